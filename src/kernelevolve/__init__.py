@@ -1,0 +1,1 @@
+"""KernelEvolve: searches for the fastest GPU kernel that can be proven correct, from a PyTorch reference."""

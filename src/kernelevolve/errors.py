@@ -1,0 +1,120 @@
+"""Every error that KernelEvolve raises on purpose, and the exit code that the command line gives for it.
+
+In: what failed, with the value. Out: one sentence that says what failed and what to do next.
+Left to others: a candidate's faults are not errors but data (see `evaluation.Verdict`).
+
+KernelEvolveError                       exit code 1
+├── UsageError                          2   an option, a name or a combination that cannot be used
+│   └── UnknownName                         names the known ones
+├── ProblemError                        3   the problem file or its sidecar cannot be used
+├── UncoveredOp                         4   the built-in engineer has no emitter for an ATen op
+├── NoCorrectCandidate                  5   a run ended without one correct candidate
+├── StoreError                          6   the run's log cannot be read or written
+│   ├── RunBusy                             another process owns the run
+│   ├── StaleLease                          this process lost the run to another one
+│   ├── StoreTooNew                         written by a newer KernelEvolve
+│   └── StoreFull                           no room on the disk
+└── MachineError                        7   the machine's fault: retried, never scored
+    ├── SeatLost                            a judge, builder or worker process died or stopped answering
+    └── MissingDevice                       an accelerator was asked for and is not here
+
+130 is the exit code of a run that Ctrl-C ended cleanly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class KernelEvolveError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class UsageError(KernelEvolveError):
+    """An option, a name or a combination of them that cannot be used."""
+
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """A name that nobody registered.
+
+    Args:
+        kind: what was looked up, e.g. `platform`.
+        name: the unknown name.
+        known: the names that exist.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
+        super().__init__(f"unknown {kind} {name!r}; known: {', '.join(self.known) or 'none'}")
+
+
+class ProblemError(KernelEvolveError):
+    """A problem file or its sidecar that cannot be used."""
+
+    exit_code = 3
+
+
+class UncoveredOp(KernelEvolveError):
+    """The built-in engineer has no emitter for an ATen op.
+
+    Args:
+        op: the op with its overload, e.g. `aten.sort.default`.
+        where: file and line of the reference that calls it.
+        detail: which use of the op is not covered, where only some are.
+    """
+
+    exit_code = 4
+
+    def __init__(self, op: str, where: str, detail: str = "") -> None:
+        self.op, self.where, self.detail = op, where, detail
+        more = f" ({detail})" if detail else ""
+        super().__init__(
+            f"the built-in engineer cannot write {op}{more}, used at {where}; "
+            "write the first kernel yourself or configure a model as writer"
+        )
+
+
+class NoCorrectCandidate(KernelEvolveError):
+    """A run ended without one correct candidate."""
+
+    exit_code = 5
+
+
+class StoreError(KernelEvolveError):
+    """The run's log cannot be read or written."""
+
+    exit_code = 6
+
+
+class RunBusy(StoreError):
+    """Another process owns the run."""
+
+
+class StaleLease(StoreError):
+    """This process lost the ownership of the run to another one; its append was refused."""
+
+
+class StoreTooNew(StoreError):
+    """The database was written by a newer KernelEvolve."""
+
+
+class StoreFull(StoreError):
+    """There is no room on the disk for the next event or blob; what was written before is intact."""
+
+
+class MachineError(KernelEvolveError):
+    """The machine's fault: the work is retried elsewhere and never scored."""
+
+    exit_code = 7
+
+
+class SeatLost(MachineError):
+    """A judge, builder or worker process died or stopped answering."""
+
+
+class MissingDevice(MachineError):
+    """An accelerator was asked for and is not here."""

@@ -1,0 +1,136 @@
+"""The bodies of the messages between the roles, as frozen values; `wire` carries them, `codec` writes them.
+
+In: what the host knows. Out: what judge, builder and worker are asked and answer. Left to others: doing it.
+
+Who answers what (each conversation is with one forked child, see `nursery`):
+
+judge    describe -> Description[]        the problem's workloads at full size, scaled for the CPU, and ragged
+         oracle (Opened) -> case (Case) -> compare (outputs) -> Check[]        fp64 oracle, error budget, verdict
+         baseline (Opened) -> warm, burst        the reference, eager and compiled, on the device
+builder  capture -> the tensor program of the reference        plan -> LaunchPlan[]        build -> Resources[]
+worker   load (Opened) -> call (Case) -> outputs        warm, burst        on CPU under the interpreter or on a device
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kernelevolve.problem import InputKind
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A workload at one size, as a problem file's text.
+
+    Attributes:
+        workload: the workload's name.
+        size: `full`, `scaled` (small enough for the interpreter) or `ragged` (scaled, with odd and prime sizes).
+        source: the problem file's text at this size.
+        scaled: what was changed, one line each, e.g. `dim: 4096 -> 64 (line 12, 15)`; empty at full size.
+    """
+
+    workload: str
+    size: Literal["full", "scaled", "ragged"]
+    source: str
+    scaled: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """`declared` or `declared/scaled`: what checks print."""
+        return self.workload if self.size == "full" else f"{self.workload}/{self.size}"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One leaf of `forward`'s arguments (flattened as a pytree).
+
+    Attributes:
+        name: `forward`'s parameter name, with the path inside it where the argument is a container.
+        kind: `values` are redrawn for each case; others are taken from `get_inputs()` under the case's seed.
+        shape, stride, dtype: of a tensor; dtype is torch's name without `torch.`; empty for a plain value.
+        value: the plain value where it is no tensor.
+    """
+
+    name: str
+    kind: InputKind | Literal["plain"]
+    shape: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    dtype: str = ""
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """One parameter or buffer of the reference and how it is redrawn: `mean + std * N(0, 1)`, absolute if positive.
+
+    `redraw` is `normal` or `positive` for parameters and running statistics, `keep` for buffers that carry structure.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    redraw: Literal["normal", "positive", "keep"]
+    mean: float = 0.0
+    std: float = 0.0
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One leaf of the reference's output (flattened as a pytree)."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the reference takes, holds and gives at one size."""
+
+    variant: Variant
+    inputs: tuple[InputSpec, ...]
+    state: tuple[StateSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call's inputs: judge and worker draw the same tensors from it.
+
+    Attributes:
+        seed: of everything drawn for this call; inputs and state use different streams of it.
+        distribution: `declared` (as `get_inputs` draws), or `D1`, `D2`, `D3`, `D5`, `D6` of rigor 5.3.
+        redraw_state: whether parameters and statistics are redrawn by their StateSpec.
+    """
+
+    seed: int
+    distribution: str = "declared"
+    redraw_state: bool = True
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What an oracle, baseline or worker conversation starts from.
+
+    Attributes:
+        description: the size at hand.
+        device: `cpu`, `cuda` or `cuda:1`.
+        precision, direction, mode: of the problem.
+        module_seed: seed under which `Model` and `ModelNew` are constructed.
+        candidate: the kernel file's text; empty for the reference.
+        choice: knob values to use, by name.
+        platform: name of the platform that a stand-in device answers as, where there is no device.
+    """
+
+    description: Description
+    device: str
+    precision: str
+    direction: str
+    mode: str
+    module_seed: int = 0
+    candidate: str = ""
+    choice: Mapping[str, Any] = field(default_factory=dict)
+    platform: str = ""

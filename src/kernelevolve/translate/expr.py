@@ -1,0 +1,416 @@
+"""Integer expressions over sizes and coordinates.
+
+In: names (sizes such as ``batch_size``, coordinates such as ``row``) and integers. Out: expressions in polynomial normal
+form, so that equal index arithmetic is equal as a value; simplification of quotients and remainders from the known
+extents of coordinates; source text for host and device. What a name stands for is left to the caller.
+
+An expression is a sum of products. An *atom* of a product is a name, or a quotient or remainder of two expressions that
+could not be simplified.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from kernelevolve.translate.errors import TranslateError
+
+Atom = "str | Quotient | Remainder"
+Extents = Mapping[str, "Expr"]
+
+
+@dataclass(frozen=True)
+class Quotient:
+    """``numerator // denominator``, rounded down."""
+
+    numerator: Expr
+    denominator: Expr
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """``numerator % denominator``, never negative for a positive denominator."""
+
+    numerator: Expr
+    denominator: Expr
+
+
+def _order(atom: str | Quotient | Remainder) -> tuple[int, str]:
+    return (0, atom) if isinstance(atom, str) else (1, repr(atom))
+
+
+Monomial = tuple["str | Quotient | Remainder", ...]
+
+
+@dataclass(frozen=True)
+class Expr:
+    """A polynomial with integer coefficients: ``terms`` pairs each product of atoms with its coefficient."""
+
+    terms: tuple[tuple[Monomial, int], ...]
+
+    def __add__(self, other: Expr | int) -> Expr:
+        merged = dict(self.terms)
+        for monomial, coefficient in const(other).terms:
+            merged[monomial] = merged.get(monomial, 0) + coefficient
+        return _make(merged)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Expr:
+        return self * -1
+
+    def __sub__(self, other: Expr | int) -> Expr:
+        return self + const(other) * -1
+
+    def __rsub__(self, other: int) -> Expr:
+        return const(other) - self
+
+    def __mul__(self, other: Expr | int) -> Expr:
+        merged: dict[Monomial, int] = {}
+        for left, a in self.terms:
+            for right, b in const(other).terms:
+                monomial = tuple(sorted(left + right, key=_order))
+                merged[monomial] = merged.get(monomial, 0) + a * b
+        return _make(merged)
+
+    __rmul__ = __mul__
+
+    @property
+    def value(self) -> int | None:
+        """The integer this is, or None where it holds a name."""
+        if not self.terms:
+            return 0
+        if len(self.terms) == 1 and not self.terms[0][0]:
+            return self.terms[0][1]
+        return None
+
+    @property
+    def name(self) -> str | None:
+        """The single name this is, or None."""
+        if len(self.terms) == 1:
+            monomial, coefficient = self.terms[0]
+            if coefficient == 1 and len(monomial) == 1 and isinstance(monomial[0], str):
+                return monomial[0]
+        return None
+
+    def names(self) -> frozenset[str]:
+        """Every name that occurs, inside quotients and remainders too."""
+        return _names(self)
+
+    def evaluate(self, sizes: Mapping[str, int]) -> int:
+        """The value where each name is the given integer."""
+        total = 0
+        for monomial, coefficient in self.terms:
+            product = coefficient
+            for atom in monomial:
+                if isinstance(atom, str):
+                    product *= sizes[atom]
+                elif isinstance(atom, Quotient):
+                    product *= atom.numerator.evaluate(sizes) // atom.denominator.evaluate(sizes)
+                else:
+                    product *= atom.numerator.evaluate(sizes) % atom.denominator.evaluate(sizes)
+            total += product
+        return total
+
+    def __str__(self) -> str:
+        return text(self)
+
+
+@lru_cache(maxsize=100_000)
+def _names(expr: Expr) -> frozenset[str]:
+    found: set[str] = set()
+    for monomial, _ in expr.terms:
+        for atom in monomial:
+            if isinstance(atom, str):
+                found.add(atom)
+            else:
+                found |= _names(atom.numerator) | _names(atom.denominator)
+    return frozenset(found)
+
+
+def _make(terms: Mapping[Monomial, int]) -> Expr:
+    kept = [(monomial, c) for monomial, c in terms.items() if c]
+    return Expr(tuple(sorted(kept, key=lambda term: (-len(term[0]), [_order(atom) for atom in term[0]]))))
+
+
+def const(value: Expr | int) -> Expr:
+    """An integer as an expression; an expression stays itself."""
+    if isinstance(value, Expr):
+        return value
+    return Expr((((), int(value)),)) if value else Expr(())
+
+
+def symbol(name: str) -> Expr:
+    """A name as an expression."""
+    return Expr((((name,), 1),))
+
+
+ZERO, ONE = const(0), const(1)
+
+
+def product(values: tuple[Expr, ...] | list[Expr]) -> Expr:
+    """The product of all, 1 for none."""
+    total = ONE
+    for value in values:
+        total = total * value
+    return total
+
+
+def divide_exactly(numerator: Expr, denominator: Expr) -> Expr | None:
+    """The quotient where the denominator is one product that divides each term, else None."""
+    if len(denominator.terms) != 1:
+        return ONE if numerator == denominator else None
+    atoms, divisor = denominator.terms[0]
+    terms: dict[Monomial, int] = {}
+    for monomial, coefficient in numerator.terms:
+        left = list(monomial)
+        if coefficient % divisor:
+            return None
+        for atom in atoms:
+            if atom not in left:
+                return None
+            left.remove(atom)
+        terms[tuple(left)] = coefficient // divisor
+    return _make(terms)
+
+
+def _split(numerator: Expr, denominator: Expr) -> tuple[Expr, Expr]:
+    """(q, r) with numerator = q * denominator + r, moving every term that divides exactly into q."""
+    quotient, rest = ZERO, ZERO
+    for monomial, coefficient in numerator.terms:
+        term = Expr(((monomial, coefficient),))
+        whole = divide_exactly(term, denominator)
+        value = denominator.value
+        if whole is not None:
+            quotient = quotient + whole
+        elif value and value > 1 and not monomial:
+            quotient, rest = quotient + coefficient // value, rest + coefficient % value
+        else:
+            rest = rest + term
+    return quotient, rest
+
+
+def _all_nonnegative(expr: Expr) -> bool:
+    """True when provably >= 0 because each size is at least 1: constants may be paid for by positive terms."""
+    constant = sum(c for monomial, c in expr.terms if not monomial)
+    others = [(m, c) for m, c in expr.terms if m]
+    if any(c < 0 for _, c in others):
+        return False
+    return constant + sum(c for _, c in others) >= 0
+
+
+def greatest(expr: Expr, extents: Extents) -> Expr | None:
+    """An upper bound (reached or not) of a sum of non-negative terms over coordinates; None where it is not known."""
+    total = ZERO
+    for monomial, coefficient in expr.terms:
+        if coefficient < 0:
+            return None
+        bound = const(coefficient)
+        for atom in monomial:
+            if isinstance(atom, str):
+                bound = bound * (extents[atom] - 1 if atom in extents else symbol(atom))
+            elif isinstance(atom, Remainder):
+                bound = bound * (atom.denominator - 1)
+            else:
+                top = greatest(atom.numerator, extents)
+                if top is None:
+                    return None
+                whole = divide_exactly(top + 1, atom.denominator)
+                if whole is None:
+                    return None
+                bound = bound * (whole - 1)
+        total = total + bound
+    return total
+
+
+def _below(expr: Expr, limit: Expr, extents: Extents) -> bool:
+    top = greatest(expr, extents)
+    return top is not None and _all_nonnegative(limit - 1 - top)
+
+
+def floordiv(numerator: Expr, denominator: Expr | int, extents: Extents) -> Expr:
+    """``numerator // denominator``, simplified with the coordinates' extents (0 <= coordinate < extent)."""
+    denominator = const(denominator)
+    if denominator == ONE:
+        return numerator
+    n, d = numerator.value, denominator.value
+    if n is not None and d:
+        return const(n // d)
+    whole, rest = _split(numerator, denominator)
+    if rest == ZERO or _below(rest, denominator, extents):
+        return whole
+    return whole + Expr((((Quotient(rest, denominator),), 1),))
+
+
+def mod(numerator: Expr, denominator: Expr | int, extents: Extents) -> Expr:
+    """``numerator % denominator``, simplified with the coordinates' extents."""
+    denominator = const(denominator)
+    if denominator == ONE:
+        return ZERO
+    n, d = numerator.value, denominator.value
+    if n is not None and d:
+        return const(n % d)
+    _, rest = _split(numerator, denominator)
+    if rest == ZERO or _below(rest, denominator, extents):
+        return rest
+    return Expr((((Remainder(rest, denominator),), 1),))
+
+
+def recombine(expr: Expr) -> Expr:
+    """Undoes a split: ``(e % d) * c + (e // d) * c * d`` becomes ``e * c``."""
+    changed = True
+    while changed:
+        changed = False
+        for monomial, coefficient in expr.terms:
+            for atom in monomial:
+                if not isinstance(atom, Remainder):
+                    continue
+                rest = list(monomial)
+                rest.remove(atom)
+                scale = Expr(((tuple(rest), coefficient),))
+                whole = Expr((((Quotient(atom.numerator, atom.denominator),), 1),)) * atom.denominator * scale
+                if whole.terms and all(dict(expr.terms).get(m) == c for m, c in whole.terms):
+                    part = Expr((((atom,), 1),)) * scale
+                    expr = expr - whole - part + atom.numerator * scale
+                    changed = True
+                    break
+            if changed:
+                break
+    return expr
+
+
+def substitute(expr: Expr, values: Mapping[str, Expr], extents: Extents) -> Expr:
+    """Replaces names by expressions and simplifies; ``extents`` are those of the names that remain."""
+    if not (expr.names() & values.keys()):
+        return expr
+    total = ZERO
+    for monomial, coefficient in expr.terms:
+        term = const(coefficient)
+        for atom in monomial:
+            if isinstance(atom, str):
+                term = term * values.get(atom, symbol(atom))
+            else:
+                numerator = substitute(atom.numerator, values, extents)
+                denominator = substitute(atom.denominator, values, extents)
+                step = floordiv if isinstance(atom, Quotient) else mod
+                term = term * step(numerator, denominator, extents)
+        total = total + term
+    return recombine(total)
+
+
+def flatten(coordinates: list[Expr], shape: list[Expr]) -> Expr:
+    """The row-major position of coordinates in a shape."""
+    total = ZERO
+    for coordinate, size in zip(coordinates, shape, strict=True):
+        total = total * size + coordinate
+    return recombine(total)
+
+
+def unflatten(position: Expr, shape: list[Expr], extents: Extents) -> list[Expr]:
+    """The coordinates of a row-major position in a shape (the first one is taken as in range)."""
+    coordinates: list[Expr] = []
+    for axis in range(len(shape) - 1, 0, -1):
+        if shape[axis] == ONE:
+            coordinates.append(ZERO)
+            continue
+        if all(size == ONE for size in shape[:axis]):
+            coordinates.append(position)
+            position = ZERO
+            continue
+        coordinates.append(mod(position, shape[axis], extents))
+        position = floordiv(position, shape[axis], extents)
+    if shape:
+        coordinates.append(ZERO if shape[0] == ONE else position)
+    return coordinates[::-1]
+
+
+def coefficients(expr: Expr, names: frozenset[str]) -> dict[Monomial, Expr]:
+    """Groups the terms by their product of atoms that hold one of ``names``; the rest becomes the coefficient."""
+    grouped: dict[Monomial, Expr] = {}
+    for monomial, c in expr.terms:
+        inside = tuple(a for a in monomial if _atom_names(a) & names)
+        outside = tuple(a for a in monomial if not (_atom_names(a) & names))
+        grouped[inside] = grouped.get(inside, ZERO) + Expr(((outside, c),))
+    return grouped
+
+
+def _atom_names(atom: str | Quotient | Remainder) -> frozenset[str]:
+    return frozenset((atom,)) if isinstance(atom, str) else _names(atom.numerator) | _names(atom.denominator)
+
+
+def text(expr: Expr, name: Callable[[str], str] = str) -> str:
+    """Python source of the expression; valid on the host and in a Triton kernel."""
+    if not expr.terms:
+        return "0"
+    parts: list[str] = []
+    for monomial, coefficient in expr.terms:
+        factors = [_atom_text(atom, name) for atom in monomial]
+        if abs(coefficient) != 1 or not factors:
+            factors.append(str(abs(coefficient)))
+        sign = "-" if coefficient < 0 else "+"
+        if len(factors) > 1 and "//" in factors[0] or "%" in factors[0] and len(factors) > 1:
+            factors[0] = f"({factors[0]})"
+        parts.append(f"{sign} {' * '.join(factors)}")
+    parts.sort(key=lambda part: part[0] == "-")
+    joined = " ".join(parts)
+    return joined[2:] if joined.startswith("+ ") else "-" + joined[2:]
+
+
+def _atom_text(atom: str | Quotient | Remainder, name: Callable[[str], str]) -> str:
+    if isinstance(atom, str):
+        return name(atom)
+    sign = "//" if isinstance(atom, Quotient) else "%"
+    return f"({_wrapped(atom.numerator, name)} {sign} {_wrapped(atom.denominator, name)})"
+
+
+def _wrapped(expr: Expr, name: Callable[[str], str]) -> str:
+    shown = text(expr, name)
+    simple = expr.value is not None or expr.name is not None
+    return shown if simple and not shown.startswith("-") else f"({shown})"
+
+
+def parse(source: str | int) -> Expr:
+    """Reads what `text` wrote.
+
+    Raises:
+        TranslateError: the source holds anything but names, integers, ``+ - * // %`` and brackets.
+    """
+    if isinstance(source, int):
+        return const(source)
+    return _parse(source)
+
+
+@lru_cache(maxsize=100_000)
+def _parse(source: str) -> Expr:
+    return _read(ast.parse(source, mode="eval").body)
+
+
+def _read(node: ast.expr) -> Expr:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return const(node.value)
+    if isinstance(node, ast.Name):
+        return symbol(node.id)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_read(node.operand)
+    if isinstance(node, ast.BinOp):
+        left, right = _read(node.left), _read(node.right)
+        match node.op:
+            case ast.Add():
+                return left + right
+            case ast.Sub():
+                return left - right
+            case ast.Mult():
+                return left * right
+            case ast.FloorDiv():
+                return floordiv(left, right, {})
+            case ast.Mod():
+                return mod(left, right, {})
+    raise TranslateError(f"cannot read the size expression {ast.unparse(node)!r}: only + - * // % of names and integers")
+
+
+def gcd_of(values: list[int]) -> int:
+    """The greatest common divisor of all values."""
+    return math.gcd(*values)
