@@ -1,0 +1,398 @@
+"""From a reference file to a `Program`: the only file of this package that imports torch.
+
+In: a KernelBench-shaped source. Out: the captured program with its sizes named. The model is built and exported under
+fake tensors, at full size and without memory. It runs foreign code, so the caller runs it in a sandbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import operator
+import re
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from kernelevolve.translate.errors import TranslateError
+from kernelevolve.translate.expr import Expr, const
+from kernelevolve.translate.ir import Dtype, Number, Op, Program, Ref, Size, Tensor, Value
+from kernelevolve.translate.symbols import Fitter, perturb
+
+#: Ops that have a better lowering whole than decomposed.
+WHOLE = (
+    "scaled_dot_product_attention.default", "logsumexp.default", "linear.default", "lstm.input", "gru.input",
+    "rnn_tanh.input", "rnn_relu.input", "gelu.default", "log_sigmoid_forward.default", "softplus.default",
+    "hardswish.default", "hardsigmoid.default", "silu.default", "mish.default", "var_mean.correction",
+    "adaptive_avg_pool2d.default", "adaptive_avg_pool1d.default", "adaptive_avg_pool3d.default",
+)  # fmt: skip
+
+#: What a graph's structure is compared by between sizes, and what it may hold besides ATen calls.
+_IGNORED = ("_assert_tensor_metadata.default", "_assert_scalar.default", "sym_constrain_range.default")
+
+
+class _Reference:
+    """One executed source: its model, inputs and integer variables, under one fake mode."""
+
+    def __init__(self, source: str, path: str) -> None:
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.module = types.ModuleType("reference")
+        self.module.__file__ = path
+        with self.mode:
+            exec(compile(source, path, "exec"), self.module.__dict__)
+            self.model = self.module.Model(*self.module.get_init_inputs())
+            self.inputs = list(self.module.get_inputs())
+
+    def shapes(self) -> tuple[object, ...]:
+        """Shapes of all inputs, parameters and buffers, after the model ran once."""
+        with self.mode, torch.no_grad():
+            self.model(*self.inputs)
+        leaves = torch.utils._pytree.tree_leaves(self.inputs)
+        tensors = [*leaves, *self.model.parameters(), *self.model.buffers()]
+        return tuple(tuple(t.shape) if isinstance(t, torch.Tensor) else t for t in tensors)
+
+    def export(self) -> torch.export.ExportedProgram:
+        """The exported program after decomposition."""
+        with self.mode, torch.no_grad():
+            exported = torch.export.export(self.model, tuple(self.inputs), strict=False)
+            table = torch.export.default_decompositions()
+            for name in WHOLE:
+                base, _, overload = name.partition(".")
+                table.pop(getattr(getattr(torch.ops.aten, base), overload), None)
+            return exported.run_decompositions(table)
+
+
+def capture(module_source_path: str | Path, *, variants: int = 2) -> Program:
+    """Captures the reference in a file.
+
+    Args:
+        module_source_path: a KernelBench-shaped file (``Model``, ``get_inputs``, ``get_init_inputs``).
+        variants: at how many other sizes the graph is compared, to know which integers follow the sizes.
+
+    Raises:
+        TranslateError: the file does not export under fake tensors.
+    """
+    path = Path(module_source_path)
+    return capture_source(path.read_text(), path=str(path), variants=variants)
+
+
+def capture_source(source: str, *, path: str = "reference.py", variants: int = 2) -> Program:
+    """Captures a reference given as source; see `capture`."""
+    try:
+        base = _Reference(source, path)
+        exported = [base.export()]
+    except _CAPTURE_FAULTS as fault:
+        raise TranslateError(
+            f"{path} does not export under fake tensors: {type(fault).__name__}: {_first_line(fault)}; "
+            "use a model or guest writer for this problem"
+        ) from fault
+    references, notes = [base], []
+    for variant in range(variants):
+        changed = perturb(source, variant, lambda text: _shapes(text, path))
+        if changed is None:
+            continue
+        try:
+            other = _Reference(changed, path)
+            graph = other.export()
+        except _CAPTURE_FAULTS as fault:
+            notes.append(f"variant {variant} did not export: {_first_line(fault)}")
+            continue
+        if _structure(graph) == _structure(exported[0]):
+            references.append(other)
+            exported.append(graph)
+        else:
+            notes.append(f"variant {variant} has another graph, so sizes are fixed where only it tells them apart")
+    return _Reader(references, exported, notes).program()
+
+
+#: What foreign model code and torch.export raise; anything else is ours.
+_CAPTURE_FAULTS = (
+    RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError, KeyError, NotImplementedError,
+    ImportError, ZeroDivisionError, NameError, torch.export.graph_signature.SpecViolationError
+    if hasattr(torch.export.graph_signature, "SpecViolationError") else RuntimeError,
+)  # fmt: skip
+
+
+def _first_line(fault: BaseException) -> str:
+    return (str(fault).strip().splitlines() or [""])[0][:200]
+
+
+def _shapes(source: str, path: str) -> tuple[object, ...] | None:
+    with _quiet():
+        try:
+            return _Reference(source, path).shapes()
+        except _CAPTURE_FAULTS:
+            return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Sizes that do not fit are expected here; torch would log each with its stack."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _structure(exported: torch.export.ExportedProgram) -> list[str]:
+    return [f"{node.op}:{node.name}:{node.target}" for node in exported.graph.nodes]
+
+
+def _path(target: str, root: str = "self") -> str:
+    return root + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in target.split("."))
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+class _Reader:
+    """Reads exported graphs of one structure in step, so that each integer is a vector over the sizes."""
+
+    def __init__(
+        self, references: Sequence[_Reference], exported: Sequence[torch.export.ExportedProgram], notes: list[str]
+    ) -> None:
+        self.references, self.exported, self.notes = references, exported, notes
+        self.graphs = [list(e.graph.nodes) for e in exported]
+        self.fitter = Fitter()
+        self.sizes: list[Size] = []
+        self.tensors: list[Tensor] = []
+        self.renamed: dict[str, str] = {}
+
+    def program(self) -> Program:
+        """The program, all sizes named."""
+        self._placeholders()
+        ops: list[Op] = []
+        outputs: Any = None
+        for nodes in zip(*self.graphs, strict=True):
+            node = nodes[0]
+            if node.op == "output":
+                outputs = self._outputs([n.args[0] for n in nodes])
+            elif node.op == "call_function":
+                op = self._op(nodes)
+                if op is not None:
+                    ops.append(op)
+            elif node.op != "placeholder":
+                raise TranslateError(f"cannot read the graph node {node.format_node()}: expected only ATen calls")
+        results, mutations = outputs
+        return Program(
+            class_name="Model", sizes=tuple(self.sizes), tensors=tuple(self.tensors), ops=tuple(ops), outputs=results,
+            mutations=mutations, notes=tuple(self.notes),
+        )  # fmt: skip
+
+    # -- tensors and sizes
+
+    def _placeholders(self) -> None:
+        specs = {s.arg.name: s for s in self.exported[0].graph_signature.input_specs if hasattr(s.arg, "name")}
+        paths = self._input_paths()
+        found: list[tuple[str, str, str, list[Any]]] = []
+        user = 0
+        for nodes in zip(*self.graphs, strict=True):
+            node = nodes[0]
+            if node.op != "placeholder":
+                continue
+            kind = specs[node.name].kind.name
+            if kind == "USER_INPUT":
+                found.append((node.name, paths[user], "input", list(nodes)))
+                user += 1
+            elif kind in ("PARAMETER", "BUFFER"):
+                found.append((node.name, _path(str(specs[node.name].target)), kind.lower(), list(nodes)))
+            elif kind == "CONSTANT_TENSOR":
+                found.append((node.name, self._constant_path(str(specs[node.name].target)), "buffer", list(nodes)))
+        found.sort(key=lambda entry: entry[2] != "input")
+        self._name_sizes(found)
+        for name, path, role, nodes in found:
+            values = [n.meta.get("val") for n in nodes]
+            if not isinstance(values[0], torch.Tensor) or not (nodes[0].users or role == "input"):
+                continue
+            self.tensors.append(Tensor(name, path, role, self._value(values), self._strides(path, values)))
+
+    def _constant_path(self, target: str) -> str:
+        owner: Any = self.references[0].model
+        for part in target.split("."):
+            if not hasattr(owner, part):
+                raise TranslateError(
+                    f"the reference makes the tensor {target!r} inside forward: make it in __init__ as a buffer"
+                )
+            owner = getattr(owner, part)
+        return _path(target)
+
+    def _input_paths(self) -> list[str]:
+        signature = inspect.signature(self.references[0].model.forward)
+        names = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
+        rest = [p.name for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL]
+        paths: list[str] = []
+        for position, value in enumerate(self.references[0].inputs):
+            root = names[position] if position < len(names) else f"{rest[0]}[{position - len(names)}]"
+            paths.extend(_leaf_paths(value, root))
+        return paths
+
+    def _name_sizes(self, found: list[tuple[str, str, str, list[Any]]]) -> None:
+        variables = self._integer_variables()
+        for name, path, role, nodes in found:
+            values = [n.meta.get("val") for n in nodes]
+            if not isinstance(values[0], torch.Tensor) or not (nodes[0].users or role == "input"):
+                continue
+            for axis in range(values[0].dim()):
+                vector = tuple(int(v.shape[axis]) for v in values)
+                if self.fitter.fit(vector, simple=True) is None:
+                    self._add_size(variables.get(vector, f"{_identifier(name)}_{axis}"), f"{path}.shape[{axis}]", vector)
+
+    def _add_size(self, name: str, source: str, vector: tuple[int, ...]) -> str:
+        taken = {size.name for size in self.sizes} | {"x", "self"}
+        while name in taken or not name.isidentifier():
+            name = f"{_identifier(name)}_size"
+        self.sizes.append(Size(name, source, vector))
+        self.fitter.name(name, vector)
+        return name
+
+    def _integer_variables(self) -> dict[tuple[int, ...], str]:
+        names: dict[tuple[int, ...], str] = {}
+        for name, value in vars(self.references[0].module).items():
+            if type(value) is int:
+                names.setdefault(tuple(getattr(r.module, name) for r in self.references), name.lower())
+        return names
+
+    def _strides(self, path: str, values: list[torch.Tensor]) -> tuple[Expr, ...] | None:
+        if all(v.is_contiguous() for v in values):
+            return None
+        strides: list[Expr] = []
+        for axis in range(values[0].dim()):
+            vector = tuple(int(v.stride(axis)) for v in values)
+            expr = self.fitter.fit(vector, simple=True)
+            if expr is None:
+                name = self._add_size(f"{_identifier(path)}_stride_{axis}", f"{path}.stride({axis})", vector)
+                expr = self.fitter.fit(vector)
+                assert expr is not None, name
+            strides.append(expr)
+        return tuple(strides)
+
+    def _value(self, values: Sequence[torch.Tensor]) -> Value:
+        shape = tuple(
+            self._integer([int(v.shape[axis]) for v in values], f"a dimension of {tuple(values[0].shape)}")
+            for axis in range(values[0].dim())
+        )
+        return Value(shape, _dtype(values[0].dtype))
+
+    def _integer(self, vector: Sequence[int], what: str) -> Expr:
+        expr = self.fitter.fit(vector)
+        if expr is None:
+            self.notes.append(f"{what} stays fixed at {vector[0]}: it follows no dimension of an input ({list(vector)})")
+            return const(int(vector[0]))
+        return expr
+
+    # -- ops
+
+    def _op(self, nodes: Sequence[Any]) -> Op | None:
+        node = nodes[0]
+        if node.target is operator.getitem:
+            self.renamed[node.name] = f"{self.renamed.get(node.args[0].name, node.args[0].name)}.{node.args[1]}"
+            return None
+        name = str(node.target)
+        if name.removeprefix("aten.") in _IGNORED:
+            return None
+        args = tuple(self._argument(list(parts), name) for parts in zip(*(n.args for n in nodes), strict=True))
+        kwargs = tuple((k, self._argument([n.kwargs[k] for n in nodes], name)) for k in node.kwargs)
+        metas = [n.meta.get("val") for n in nodes]
+        if isinstance(metas[0], tuple | list):
+            values = tuple(
+                self._value(list(parts)) if isinstance(parts[0], torch.Tensor) else None
+                for parts in zip(*metas, strict=True)
+            )
+        else:
+            values = (self._value(metas) if isinstance(metas[0], torch.Tensor) else None,)
+        return Op(node.name, name, args, kwargs, values, _source_line(node))
+
+    def _argument(self, parts: list[Any], op: str) -> Any:
+        first = parts[0]
+        if isinstance(first, torch.fx.Node):
+            return Ref(self.renamed.get(first.name, first.name))
+        if isinstance(first, list | tuple):
+            return tuple(self._argument(list(inner), op) for inner in zip(*parts, strict=True))
+        if isinstance(first, bool) or first is None or isinstance(first, str):
+            return first
+        if isinstance(first, int):
+            if all(part == first for part in parts):
+                return first
+            return self._integer(parts, f"an integer of {op}")
+        if isinstance(first, float):
+            return self._float(parts, op)
+        if isinstance(first, torch.dtype):
+            return Dtype(_dtype(first))
+        if isinstance(first, torch.device | torch.layout | torch.memory_format):
+            return str(first)
+        raise TranslateError(f"cannot read the argument {first!r} of {op}")
+
+    def _float(self, parts: list[float], op: str) -> Any:
+        first = parts[0]
+        if all(part == first or (part != part and first != first) for part in parts):
+            return first
+        source = self.fitter.fit_float(parts)
+        if source is None:
+            self.notes.append(f"a number of {op} stays fixed at {first}: it follows no size ({parts})")
+            return first
+        return Number(source, first)
+
+    def _outputs(self, results: list[Any]) -> tuple[Any, tuple[tuple[str, str], ...]]:
+        signature = self.exported[0].graph_signature
+        user: list[Any] = []
+        mutations: list[tuple[str, str]] = []
+        targets = {t.path: t.name for t in self.tensors}
+        by_name = {t.name for t in self.tensors}
+        for spec, result in zip(signature.output_specs, results[0], strict=True):
+            if spec.kind.name == "USER_OUTPUT":
+                user.append(self._argument([result], "output") if result is not None else None)
+            elif spec.kind.name == "BUFFER_MUTATION":
+                mutations.append((targets[_path(str(spec.target))], self._argument([result], "output").name))
+            elif spec.kind.name == "USER_INPUT_MUTATION" and str(spec.target) in by_name:
+                mutations.append((str(spec.target), self._argument([result], "output").name))
+            else:
+                raise TranslateError(f"the reference has an effect that is not covered: {spec.kind.name} {spec.target}")
+        spec = self.exported[0].call_spec.out_spec
+        return _structured(torch.utils._pytree.tree_unflatten(list(range(len(user))), spec), user), tuple(mutations)
+
+
+def _structured(tree: Any, leaves: list[Any]) -> Any:
+    if isinstance(tree, dict):
+        return ("dict", *((key, _structured(part, leaves)) for key, part in tree.items()))
+    if isinstance(tree, list | tuple):
+        return ("list" if isinstance(tree, list) else "tuple", *(_structured(part, leaves) for part in tree))
+    if tree is None:
+        return None
+    return leaves[tree]
+
+
+def _leaf_paths(value: Any, root: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaf_paths(part, f"{root}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for position, part in enumerate(value):
+            yield from _leaf_paths(part, f"{root}[{position}]")
+    else:
+        yield root
+
+
+def _identifier(name: str) -> str:
+    cleaned = re.sub(r"\W+", "_", name.removeprefix("self.")).strip("_").lower()
+    return cleaned if cleaned and not cleaned[0].isdigit() else f"t_{cleaned}"
+
+
+def _source_line(node: Any) -> str:
+    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").strip().splitlines()]
+    ours = [i for i, line in enumerate(lines) if line.startswith("File") and "site-packages" not in line]
+    if not ours:
+        return ""
+    where = re.search(r'File "([^"]*)", line (\d+)', lines[ours[-1]])
+    text = lines[ours[-1] + 1] if ours[-1] + 1 < len(lines) else ""
+    return f"line {where.group(2)}: {text}" if where else text
+
+
