@@ -100,13 +100,13 @@ def split_bf16(x_ptr, planes_ptr, count, plane_stride, PLANES: tl.constexpr, BLO
 def _load_a(a, row, m, k, M, K, BM: tl.constexpr, BK: tl.constexpr, TMA: tl.constexpr, EVEN_K: tl.constexpr):
     """One (BM, BK) tile; `row` is the first row of the wanted plane and batch in the stack of planes."""
     if TMA:
-        return a.load([row + m, k])
-    rows = tl.minimum(m + tl.arange(0, BM), M - 1)
-    columns = k + tl.arange(0, BK)
-    at = a + row.to(tl.int64) * K + rows[:, None] * K + columns[None, :]
-    if EVEN_K:
-        return tl.load(at)
-    return tl.load(at, mask=columns[None, :] < K, other=0.0)
+        loaded = a.load([row + m, k])
+    else:
+        rows = tl.minimum(m + tl.arange(0, BM), M - 1)
+        columns = k + tl.arange(0, BK)
+        at = a + row.to(tl.int64) * K + rows[:, None] * K + columns[None, :]
+        loaded = tl.load(at) if EVEN_K else tl.load(at, mask=columns[None, :] < K, other=0.0)
+    return loaded
 
 
 @triton.jit
@@ -114,18 +114,16 @@ def _load_b(b, row, n, k, N, K, BN: tl.constexpr, BK: tl.constexpr, TMA: tl.cons
             B_NK: tl.constexpr):  # fmt: skip
     """One (BK, BN) tile out of planes stored (N, K) where B_NK, else (K, N)."""
     if TMA:
-        if B_NK:
-            return b.load([row + n, k]).T
-        return b.load([row + k, n])
-    columns = tl.minimum(n + tl.arange(0, BN), N - 1)
-    depth = k + tl.arange(0, BK)
-    if B_NK:
-        at = b + row.to(tl.int64) * K + columns[None, :] * K + depth[:, None]
+        loaded = b.load([row + n, k]).T if B_NK else b.load([row + k, n])
     else:
-        at = b + row.to(tl.int64) * N + depth[:, None] * N + columns[None, :]
-    if EVEN_K:
-        return tl.load(at)
-    return tl.load(at, mask=depth[:, None] < K, other=0.0)
+        columns = tl.minimum(n + tl.arange(0, BN), N - 1)
+        depth = k + tl.arange(0, BK)
+        if B_NK:
+            at = b + row.to(tl.int64) * K + columns[None, :] * K + depth[:, None]
+        else:
+            at = b + row.to(tl.int64) * N + depth[:, None] * N + columns[None, :]
+        loaded = tl.load(at) if EVEN_K else tl.load(at, mask=depth[:, None] < K, other=0.0)
+    return loaded
 
 
 @triton.jit
@@ -155,12 +153,11 @@ def _tile_origin(tile, M, N, BM: tl.constexpr, BN: tl.constexpr, GROUP_M: tl.con
 def planes_gemm(a, b, exponent_a, exponent_b, bias, c, M, N, K, batches, BM: tl.constexpr, BN: tl.constexpr,
                 BK: tl.constexpr, GROUP_M: tl.constexpr, PLANES: tl.constexpr, SCALED: tl.constexpr,
                 LOW_SCALED: tl.constexpr, PROMOTE: tl.constexpr, B_NK: tl.constexpr, EVEN_K: tl.constexpr,
-                TMA: tl.constexpr, BIAS: tl.constexpr, GELU: tl.constexpr, FLATTEN: tl.constexpr,
-                SPECIALIZE: tl.constexpr):  # fmt: skip
+                TMA: tl.constexpr, BIAS: tl.constexpr, GELU: tl.constexpr, FLATTEN: tl.constexpr):  # fmt: skip
     """c = act(a @ b + bias) from planes stacked (plane, batch, rows, columns); products are added smallest first."""
     tiles = batches * tl.cdiv(M, BM) * tl.cdiv(N, BN)
     b_rows = N if B_NK else K
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN, warp_specialize=SPECIALIZE):
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN):
         batch, m, n = _tile_origin(tile, M, N, BM, BN, GROUP_M)
         row_a = batch * M
         row_b = batch * b_rows
@@ -264,12 +261,11 @@ class Variant:
     tma: bool = False
     persistent: bool = False
     flatten: bool = False
-    specialize: bool = False
     promote: bool = True
 
     @property
     def name(self) -> str:
-        flags = [word for word in ("tma", "persistent", "flatten", "specialize") if getattr(self, word)]
+        flags = [word for word in ("tma", "persistent", "flatten") if getattr(self, word)]
         tile = f"{self.bm}x{self.bn}x{self.bk}-w{self.warps}-s{self.stages}"
         return "-".join([self.scheme, tile, *flags, *([] if self.promote else ["raw"])])
 
@@ -291,7 +287,7 @@ class Variant:
             return common | {"PRECISION": self.scheme.removeprefix("dot-")}
         return common | {"PLANES": self.planes, "SCALED": self.scheme.startswith("fp16"),
                          "LOW_SCALED": self.scheme == "fp16x3w", "PROMOTE": self.promote,
-                         "FLATTEN": self.flatten, "SPECIALIZE": self.specialize}  # fmt: skip
+                         "FLATTEN": self.flatten}  # fmt: skip
 
 
 VARIANTS = [
@@ -303,8 +299,7 @@ VARIANTS = [
     Variant("fp16x3"),
     Variant("fp16x3", tma=True),
     Variant("fp16x3", tma=True, persistent=True),
-    Variant("fp16x3", tma=True, persistent=True, flatten=True),
-    Variant("fp16x3", tma=True, persistent=True, specialize=True),
+    Variant("fp16x3", stages=2, tma=True, persistent=True, flatten=True),
     Variant("fp16x3", bk=32, stages=4, tma=True),
     Variant("fp16x3", 64, 128, 64, 4, 2, tma=True),
     Variant("fp16x3", 128, 64, 64, 4, 2, tma=True),
@@ -386,7 +381,12 @@ class Runner:
 def reference(size: Size, a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """The same product by PyTorch in the dtype given: cuBLAS fp32 with TF32 off, or the fp64 oracle."""
     used_bias = bias if size.bias else None
-    out = torch.nn.functional.linear(a, b[0], used_bias) if size.b_nk else torch.bmm(a, b)
+    if size.b_nk:
+        out = torch.nn.functional.linear(a, b[0], used_bias)
+    elif size.batch == 1:
+        out = torch.mm(a[0], b[0])[None]
+    else:
+        out = torch.bmm(a, b)
     return torch.nn.functional.gelu(out) if size.gelu else out
 
 
@@ -515,13 +515,13 @@ def _compile_one(job: tuple[Variant, Size]) -> tuple[str, float, str]:
 def warm_cache(jobs: list[tuple[Variant, Size]], processes: int) -> dict[str, str]:
     """Compiles into Triton's disk cache in parallel children; returns what failed, by variant name."""
     failed = {}
-    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=4) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
         pending = [(job, pool.apply_async(_compile_one, (job,))) for job in jobs]
         for job, result in pending:
             try:
-                name, seconds, why = result.get(timeout=100)
+                name, seconds, why = result.get(timeout=60)
             except multiprocessing.TimeoutError:
-                name, seconds, why = job[0].name, 100.0, "no answer within 100 s (crashed or hung)"
+                name, seconds, why = job[0].name, 60.0, "no answer within 60 s (crashed or hung)"
             if why:
                 failed[name] = why
                 print(f"left out {name} after {seconds:.0f} s: {why}", flush=True)
