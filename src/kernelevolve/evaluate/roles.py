@@ -1,0 +1,226 @@
+"""Judge, builder and worker as processes of their own, and conversations with their sealed children.
+
+In: the name of a role. Out: `Role.open` gives a `Conversation` with a fresh child. Left to others: what is said. A child
+that dies or stays silent is told apart: `ChildDied` and `ChildSilent` carry how it ended and what it printed, and the
+caller decides whose fault that was. A role's own death is the machine's fault: `SeatLost`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kernelevolve import codec
+from kernelevolve.errors import KernelEvolveError, SeatLost
+from kernelevolve.nursery import Limits
+from kernelevolve.wire import Attachment, Channel, Message, WireError, WireTimeout
+
+RoleName = Literal["judge", "builder", "worker"]
+_MODULE: dict[RoleName, str] = {
+    "judge": "kernelevolve.judge",
+    "builder": "kernelevolve.worker",
+    "worker": "kernelevolve.worker",
+}
+_START_SECONDS = 120.0
+_SPAWN_SECONDS = 30.0
+
+
+class ChildDied(KernelEvolveError):
+    """A child ended in the middle of a conversation.
+
+    Attributes:
+        signal: the signal's name, or None.
+        log: the end of what it printed.
+    """
+
+    def __init__(self, what: str, status: int | None, signal: str | None, log: str) -> None:
+        self.status, self.signal, self.log = status, signal, log
+        how = f"by {signal}" if signal else f"with exit code {status}"
+        last = log.strip().splitlines()[-1:] or ["nothing printed"]
+        super().__init__(f"{what} ended {how} ({last[0][:300]})")
+
+
+class ChildSilent(KernelEvolveError):
+    """A child did not answer in time and was killed."""
+
+
+@dataclass(frozen=True)
+class Refusal(KernelEvolveError):
+    """A child answered `fault`: what it was asked cannot be done, and why; `verdict` is its own claim."""
+
+    verdict: str
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Conversation:
+    """One child of a role; use it as a context manager, it is ended at the end.
+
+    Not thread-safe: one question at a time.
+    """
+
+    def __init__(self, role: Role, pid: int, channel: Channel, isolation: str) -> None:
+        self.role, self.pid, self.channel, self.isolation = role, pid, channel, isolation
+        self._ended: Mapping[str, Any] | None = None
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def ask(
+        self, kind: str, body: Any = None, attachments: Mapping[str, Attachment] | None = None, *, seconds: float
+    ) -> Message:
+        """The child's answer to one question.
+
+        Args:
+            body: JSON data or a frozen value; it is written by `codec`.
+            seconds: how long the child may think.
+
+        Raises:
+            Refusal: the child answered `fault`.
+            ChildSilent, ChildDied: it did not answer in time, or ended.
+        """
+        try:
+            answer = self.channel.ask(kind, codec.to_data(body or {}), attachments, timeout=seconds)
+        except WireTimeout:
+            self.end()
+            raise ChildSilent(f"{self.role.name} did not answer {kind!r} within {seconds:g} s") from None
+        except WireError as error:
+            ended = self.end()
+            raise ChildDied(f"{self.role.name} child", ended["status"], ended["signal"], ended["log"]) from error
+        if answer.kind == "fault":
+            answer.close()
+            raise Refusal(str(answer.body.get("verdict", "")), str(answer.body.get("message", "")))
+        return answer
+
+    def end(self) -> Mapping[str, Any]:
+        """Hangs up and ends the child; how it ended."""
+        if self._ended is None:
+            self.channel.close()
+            self._ended = self.role.end(self.pid)
+        return self._ended
+
+
+class Role:
+    """A warm process that forks one sealed child per conversation; thread-safe."""
+
+    def __init__(self, name: RoleName, *, seal: bool = True, environment: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self.seal = seal
+        self._lock = threading.Lock()
+        ours, theirs = Channel.pair()
+        command = [sys.executable, "-m", _MODULE[name], "--fd", str(theirs.fileno()), "--role", name]
+        self._process = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=_environment(environment or {}),
+        )
+        theirs.close()
+        self._control = ours
+        self._ready = False
+
+    def _wait_ready(self) -> None:
+        if self._ready:
+            return
+        try:
+            message = self._control.receive(_START_SECONDS)
+        except WireError as error:
+            self._process.kill()
+            _, stderr = self._process.communicate()
+            last = stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it printed nothing"]
+            raise SeatLost(f"the {self.name} process did not start: {last[0][:400]}; run `kernelevolve doctor`") from error
+        self.versions: Mapping[str, str] = dict(message.body)
+        self._ready = True
+
+    def open(self, limits: Limits | None = None) -> Conversation:
+        """A conversation with a fresh child.
+
+        Raises:
+            SeatLost: the role's process is gone.
+        """
+        limits = limits or Limits()
+        body = {**codec.to_data(limits), "seal": self.seal}
+        with self._lock:
+            try:
+                self._wait_ready()
+                message = self._control.ask("spawn", body, timeout=_SPAWN_SECONDS)
+            except WireError as error:
+                raise SeatLost(f"the {self.name} process is gone: {error}") from error
+        channel = Channel.from_fd(os.dup(message.attachments["socket"].fd))
+        message.close()
+        return Conversation(self, int(message.body["pid"]), channel, str(message.body["isolation"]))
+
+    def end(self, pid: int) -> Mapping[str, Any]:
+        """Ends the child `pid`; how it ended: `status`, `signal`, `log`."""
+        with self._lock:
+            try:
+                return self._control.ask("end", {"pid": pid}, timeout=_SPAWN_SECONDS).body
+            except WireError:
+                return {"status": None, "signal": None, "log": f"the {self.name} process is gone"}
+
+    def close(self) -> None:
+        """Ends the process and all its children."""
+        self._control.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stderr:
+            self._process.stderr.close()
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """What a role inherits: nothing that is not on this list, so that no key or token reaches foreign code."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR", "CUDA_HOME")
+    devices = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+    environment = {k: os.environ[k] for k in (*kept, *devices) if k in os.environ}
+    # Triton's default for fused multiply-add changes in 3.10; results must not depend on the installed release.
+    environment |= {"TRITON_DEFAULT_FP_FUSION": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return environment | dict(extra)
+
+
+class Roles:
+    """The roles of one run, started when first needed, closed together."""
+
+    def __init__(self, *, seal: bool = True) -> None:
+        self._seal = seal
+        self._roles: dict[RoleName, Role] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: RoleName) -> Role:
+        with self._lock:
+            if name not in self._roles:
+                self._roles[name] = Role(name, seal=self._seal)
+            return self._roles[name]
+
+    def close(self) -> None:
+        """Ends every role's process."""
+        with self._lock:
+            for role in self._roles.values():
+                role.close()
+            self._roles.clear()
+
+
+@contextlib.contextmanager
+def clocked(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Adds the wall time of its body to `seconds[name]`."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start

@@ -1,0 +1,225 @@
+"""A warm parent that forks one sealed child per conversation.
+
+In: a control channel to the host and a function that serves one conversation. Out: for each `spawn` a forked child with
+a socket of its own, handed to the host. Left to others: what is said (`judge`, `worker`), deadlines (the host's clock).
+
+The parent has imported torch but never ran a tensor operation: a forked child of a parent that had started torch's
+thread pool dead-locks. The child unshares its namespaces before it imports anything foreign. What held is reported with
+every child, so an evaluation can print it; nothing here claims to stop a determined attacker on its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernelevolve.wire import Attachment, Channel, WireError, memory_file
+
+_NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+_MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_TMPFS = ("/tmp", "/dev/shm", "/var/tmp")
+_LOG_TAIL = 16_384
+_KILL_PATIENCE = 5.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may use: bytes of private memory, of one file, and open processes; 0 = no limit set here."""
+
+    memory_bytes: int = 0
+    file_bytes: int = 0
+    processes: int = 0
+
+
+def serve(control: Channel, handle: Callable[[Channel], None]) -> None:
+    """Answers `spawn` and `end` until the host closes the control channel, then ends every child.
+
+    `spawn {memory_bytes, file_bytes, processes, seal}` answers `spawned {pid, isolation}` with the attachment `socket`.
+    `end {pid}` kills what is left of the child and answers `ended {status, signal, log}`: how it ended, and the end of
+    what it printed.
+    """
+    children: dict[int, Attachment] = {}
+    try:
+        while True:
+            try:
+                message = control.receive()
+            except WireError:
+                return
+            if message.kind == "spawn":
+                _spawn(control, handle, message.body, children)
+            elif message.kind == "end":
+                control.send("ended", _end(int(message.body["pid"]), children))
+            else:
+                control.send("unknown", {"kind": message.kind})
+    finally:
+        for pid in list(children):
+            _end(pid, children)
+
+
+def _spawn(
+    control: Channel, handle: Callable[[Channel], None], body: Mapping[str, object], children: dict[int, Attachment]
+) -> None:
+    ours, theirs = Channel.pair()
+    log = memory_file(0, "child-log")
+    ready_read, ready_write = os.pipe()
+    limits = Limits(*(int(str(body.get(k, 0))) for k in ("memory_bytes", "file_bytes", "processes")))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ready_read)
+        control.sock.close()
+        ours.sock.close()
+        _child(theirs, handle, log.fd, ready_write, limits, bool(body.get("seal", True)))
+    os.close(ready_write)
+    theirs.sock.close()
+    with os.fdopen(ready_read, "rb") as ready:
+        isolation = ready.read().decode() or "none"
+    children[pid] = log
+    control.send("spawned", {"pid": pid, "isolation": isolation}, {"socket": Attachment(ours.fileno(), 0)})
+    ours.sock.close()
+
+
+def _child(
+    channel: Channel, handle: Callable[[Channel], None], log: int, ready: int, limits: Limits, seal: bool
+) -> None:
+    """Never returns: serves one conversation and leaves without running the parent's exit handlers."""
+    status = 1
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        isolation = _seal() if seal else "none"
+        if isolation == "namespaces":
+            _become_init(ready)
+        _limit(limits)
+        os.write(ready, (isolation if isolation != "none" else "rlimits").encode())
+        os.close(ready)
+        handle(channel)
+        status = 0
+    except WireError:
+        status = 0  # the host hung up: an ordinary end
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc().prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl({option})")
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    arguments = (source.encode(), target.encode(), kind and kind.encode(), ctypes.c_ulong(flags), data and data.encode())
+    if _libc().mount(*arguments):
+        error = ctypes.get_errno()
+        raise OSError(error, f"mount {kind or 'bind'} on {target}: {os.strerror(error)}")
+
+
+def _seal() -> str:
+    """Unshares mount, pid, ipc, net and host name; `namespaces` if all of it held, else `none` with nothing changed."""
+    uid, gid = os.getuid(), os.getgid()
+    flags = _NEWNS | _NEWIPC | _NEWPID | _NEWNET | _NEWUTS | (0 if uid == 0 else _NEWUSER)
+    if _libc().unshare(flags):
+        return "none"
+    if uid:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+    for folder in _TMPFS:
+        if os.path.isdir(folder) and not os.path.islink(folder):
+            _fresh_tmpfs(folder)
+    os.chdir("/tmp")
+    os.environ["HOME"] = "/tmp"
+    return "namespaces"
+
+
+def _fresh_tmpfs(folder: str) -> None:
+    """Hides `folder` under an empty tmpfs, but keeps what Python itself is running from, where that lies inside."""
+    needed = {os.path.realpath(p) for p in (*sys.path, sys.prefix, sys.base_prefix, os.path.dirname(__file__)) if p}
+    inside = sorted(p for p in needed if p.startswith(folder + "/"))
+    kept = [p for p in inside if not any(p != q and p.startswith(q + "/") for q in inside)]
+    handles = [(p, os.open(p, os.O_PATH)) for p in kept]
+    _mount("tmpfs", folder, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4g,mode=1777")
+    for path, handle in handles:
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            os.makedirs(path, exist_ok=True)
+        else:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            Path(path).touch()
+        _mount(f"/proc/self/fd/{handle}", path, None, _MS_BIND | _MS_REC)
+        os.close(handle)
+
+
+def _become_init(ready: int) -> None:
+    """Forks the first process of the new pid namespace; the outer one only waits and passes on how it ended."""
+    inner = os.fork()
+    if inner:
+        os.close(ready)
+        os.closerange(3, 256)
+        _, status = os.waitpid(inner, 0)
+        if os.WIFSIGNALED(status):
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL) if os.WTERMSIG(status) != signal.SIGKILL else None
+            os.kill(os.getpid(), os.WTERMSIG(status))
+        os._exit(os.waitstatus_to_exitcode(status))
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _mount("proc", "/proc", "proc", 0)
+
+
+def _limit(limits: Limits) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for which, value in (
+        (resource.RLIMIT_DATA, limits.memory_bytes),
+        (resource.RLIMIT_FSIZE, limits.file_bytes),
+        (resource.RLIMIT_NPROC, limits.processes),
+    ):
+        if value:
+            resource.setrlimit(which, (value, value))
+
+
+def _end(pid: int, children: dict[int, Attachment]) -> dict[str, object]:
+    log = children.pop(pid, None)
+    if log is None:
+        return {"status": None, "signal": None, "log": ""}
+    done, status = os.waitpid(pid, os.WNOHANG)
+    killed = done == 0
+    if killed:
+        for target in (lambda: os.killpg(pid, signal.SIGKILL), lambda: os.kill(pid, signal.SIGKILL)):
+            with contextlib.suppress(ProcessLookupError):
+                target()
+        deadline = time.monotonic() + _KILL_PATIENCE
+        while done == 0 and time.monotonic() < deadline:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.002 if done == 0 else 0)
+    size = os.fstat(log.fd).st_size
+    tail = os.pread(log.fd, _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace")
+    log.close()
+    code = None if killed or done == 0 else os.waitstatus_to_exitcode(status)
+    return {
+        "status": code if code is not None and code >= 0 else None,
+        "signal": signal.Signals(-code).name if code is not None and code < 0 else None,
+        "log": tail,
+    }

@@ -1,0 +1,40 @@
+"""Starts a builder or worker: a warm parent with torch and triton imported, which forks a sealed child per conversation.
+
+In: `--fd N`, the socket to the host. Out: nothing on stdout. Left to others: everything foreign, see `conversation`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+
+import numpy
+import torch
+import triton
+import triton.language
+
+from kernelevolve import nursery
+from kernelevolve.wire import Channel
+from kernelevolve.worker.conversation import handle
+
+
+def main() -> None:
+    """Announces itself with its versions, then serves until the host hangs up."""
+    parser = argparse.ArgumentParser(prog="python -m kernelevolve.worker")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--role", choices=("builder", "worker"), required=True)
+    arguments = parser.parse_args()
+    with Channel.from_fd(arguments.fd) as control:
+        control.send(
+            "ready",
+            {
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+                "triton": str(triton.__version__),
+                "numpy": str(numpy.__version__),
+            },
+        )
+        nursery.serve(control, handle)
+
+
+main()

@@ -1,0 +1,41 @@
+"""One conversation with the host, from inside a sealed child.
+
+In: messages of `protocol`. Out: answers, or `fault` with the verdict that the candidate earned. Left to others: each kind
+of work has its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kernelevolve.wire import Channel, Message
+from kernelevolve.worker.fault import Fault
+
+Answer = tuple[str, Mapping[str, Any]]
+
+
+class Session:
+    """What a conversation remembers between questions; each kind of question is a method here or in a subclass."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+
+def handle(channel: Channel) -> None:
+    """Answers until the host hangs up."""
+    from kernelevolve.worker.answers import ANSWERS
+
+    state: dict[str, Any] = {}
+    while True:
+        message = channel.receive()
+        answer: Callable[[dict[str, Any], Message, Channel], None] | None = ANSWERS.get(message.kind)
+        try:
+            if answer is None:
+                channel.send("fault", {"verdict": "INFRA", "message": f"unknown question {message.kind!r}"})
+            else:
+                answer(state, message, channel)
+        except Fault as fault:
+            channel.send("fault", {"verdict": fault.verdict.value, "message": str(fault)})
+        finally:
+            message.close()

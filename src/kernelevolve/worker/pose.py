@@ -1,0 +1,80 @@
+"""Meta tensors that pose as tensors of a device that is not here.
+
+In: the answers that a stand-in device gives (`Platform.device_answers`). Out: a context in which a candidate's host code
+runs at full size without memory: `is_cuda`, `.device`, `device="cuda"` and `torch.cuda` queries answer as the platform.
+Left to others: recording the launches (`worker.plan`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_CUDA = torch.device("cuda", 0)
+
+
+class _Pose(TorchFunctionMode):
+    """Answers `is_cuda` and `device` as a GPU would and sends factories for it to the meta device."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is _IS_CUDA:
+            return True
+        if function is _DEVICE:
+            return _CUDA
+        if function is _GET_DEVICE:
+            return 0
+        if function is torch.Tensor.cuda:
+            return args[0]
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": _elsewhere(kwargs["device"])}
+        return function(*(_elsewhere(a) if isinstance(a, torch.device) else a for a in args), **kwargs)
+
+
+_IS_CUDA = torch.Tensor.is_cuda.__get__
+_DEVICE = torch.Tensor.device.__get__
+_GET_DEVICE = torch.Tensor.get_device
+
+
+def _elsewhere(device: Any) -> Any:
+    if device is None:
+        return None
+    if isinstance(device, int):
+        return torch.device("meta")
+    return torch.device("meta") if torch.device(device).type == "cuda" else device
+
+
+@contextlib.contextmanager
+def posing(answers: Mapping[str, Any]) -> Iterator[None]:
+    """Within this context meta tensors and `torch.cuda` answer as the device that `answers` describes.
+
+    Args:
+        answers: `multi_processor_count`, `name`, `total_memory`, `major`, `minor`, `warp_size`,
+            `shared_memory_per_block_optin` and so on, as `torch.cuda.get_device_properties` has them.
+    """
+    properties = SimpleNamespace(**answers)
+    capability = (int(answers.get("major", 9)), int(answers.get("minor", 0)))
+    stand_ins: dict[str, Callable[..., Any]] = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "get_device_properties": lambda device=None: properties,
+        "get_device_capability": lambda device=None: capability,
+        "get_device_name": lambda device=None: answers.get("name", "stand-in"),
+        "current_stream": lambda device=None: SimpleNamespace(cuda_stream=0),
+        "synchronize": lambda device=None: None,
+    }
+    with contextlib.ExitStack() as stack:
+        for name, answer in stand_ins.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, answer))
+        stack.enter_context(mock.patch.object(torch.cuda, "device", lambda device=None: contextlib.nullcontext()))
+        stack.enter_context(_Pose())
+        yield
