@@ -1,0 +1,108 @@
+"""Accelerator: a platform that is described by its figures alone.
+
+In: the figures of one product. Out: a `Platform`. Left to others: the figures (`nvidia`, `amd`), the model (`cost`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from kernelevolve.evaluation import Evidence, Figure, Resources
+from kernelevolve.hardware import HardwareFigures, Target, Vendor
+from kernelevolve.platforms.cost import Efficiency, Work, modelled_time, physics_floor
+
+# A stand-in must answer something to `torch.version`; code only asks whether there is a value.
+_TOOLKIT = {"nvidia": {"cuda": "13.0", "hip": None}, "amd": {"cuda": None, "hip": "7.0"}}
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A platform as data; see `Platform` for the attributes.
+
+    Attributes:
+        capability: what `torch.cuda.get_device_capability` answers.
+        queried_l2_bytes: what the driver answers for the L2 cache, where it differs from the sheet's last cache.
+    """
+
+    name: str
+    vendor: Vendor
+    figures: HardwareFigures
+    target: Target
+    efficiency: Efficiency
+    input_precisions: tuple[str, ...]
+    knowledge: str
+    capability: tuple[int, int]
+    queried_l2_bytes: int = 0
+
+    @property
+    def rules(self) -> str:
+        """What a writer must respect here: the vendor's rules, then the figures that bound a launch."""
+        text = files("kernelevolve.platforms").joinpath("rules", f"{self.vendor}.md").read_text(encoding="utf-8")
+        f = self.figures
+        return text.rstrip() + (
+            f"\n\n## {f.name}\n"
+            f"- {f.units} units, at most {f.shared_bytes_per_block} bytes of shared memory per block, "
+            f"{f.max_warps_per_unit} warps of {self.target.warp_size} threads and "
+            f"{f.registers_per_unit} registers per unit\n"
+            f"- {f.bandwidth / 1e12:.2f} TB/s, last cache {f.l2_bytes / 2**20:.0f} MiB\n"
+            f"- `tl.dot` builds with input_precision {', '.join(self.input_precisions)}\n"
+        )
+
+    def device_answers(self) -> Mapping[str, Any]:
+        """See `Platform.device_answers`."""
+        f, target = self.figures, self.target
+        properties = {
+            "name": f.name,
+            "major": self.capability[0],
+            "minor": self.capability[1],
+            "total_memory": f.memory_bytes,
+            "multi_processor_count": f.units,
+            "max_threads_per_multi_processor": f.max_warps_per_unit * target.warp_size,
+            "max_threads_per_block": 1024,
+            "regs_per_multiprocessor": f.registers_per_unit,
+            "shared_memory_per_block": min(f.shared_bytes_per_block, 48 * 1024)
+            if self.vendor == "nvidia"
+            else f.shared_bytes_per_block,
+            "shared_memory_per_block_optin": f.shared_bytes_per_block,
+            "shared_memory_per_multiprocessor": f.shared_bytes_per_unit,
+            "L2_cache_size": self.queried_l2_bytes or f.l2_bytes,
+            "warp_size": target.warp_size,
+            "clock_rate": round(f.clock_hz / 1e3),
+            "is_integrated": False,
+            "is_multi_gpu_board": False,
+            "gcnArchName": str(target.arch) if target.backend == "hip" else "",
+        }
+        return {
+            "cuda": {
+                "is_available": True,
+                "device_count": 1,
+                "current_device": 0,
+                "get_device_name": f.name,
+                "get_device_capability": list(self.capability),
+                "is_bf16_supported": True,
+            },
+            "properties": properties,
+            "version": dict(_TOOLKIT[self.vendor]),
+            "triton": {
+                "max_shared_mem": f.shared_bytes_per_block,
+                "max_num_regs": f.registers_per_unit,
+                "multiprocessor_count": f.units,
+                "sm_clock_rate": round(f.clock_hz / 1e3),
+                "warpSize": target.warp_size,
+                "max_threads_per_sm": f.max_warps_per_unit * target.warp_size,
+                "arch": str(target.arch),
+            },
+            "target": {"backend": target.backend, "arch": target.arch, "warp_size": target.warp_size},
+        }
+
+    def modelled(self, works: Sequence[Work], resources: Sequence[Resources | None] = ()) -> Figure:
+        """See `Platform.modelled`."""
+        return modelled_time(self.figures, self.efficiency, self.target.warp_size, works, resources)
+
+    def floor(self, works: Sequence[Work]) -> Figure:
+        """See `Platform.floor`."""
+        seconds = physics_floor(self.figures, works)
+        return Figure(seconds * 1e3, "ms", Evidence.MODELLED, f"bytes and FLOPs at the ceilings of {self.figures.name}")
