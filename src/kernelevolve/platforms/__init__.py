@@ -48,11 +48,10 @@ class Platform(Protocol):
     def rules(self) -> str: ...
 
     def device_answers(self) -> Mapping[str, Any]:
-        """What `torch.cuda` and Triton's driver answer on a stand-in for this device, as JSON data.
+        """What `torch.cuda.get_device_properties` answers on a stand-in for this device, as flat JSON data.
 
-        Sections: `cuda` (functions of `torch.cuda` without arguments, or with a device), `properties` (fields of
-        `torch.cuda.get_device_properties`), `version` (`torch.version`), `triton` (the driver's device properties) and
-        `target` (backend, arch, warp_size).
+        Fields are torch's own: `name`, `major`, `minor`, `total_memory` (bytes), `multi_processor_count`, `warp_size`,
+        `shared_memory_per_block_optin` (bytes), `clock_rate` (kHz), ...
         """
         ...
 

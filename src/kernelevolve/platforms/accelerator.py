@@ -14,9 +14,6 @@ from kernelevolve.evaluation import Evidence, Figure, Resources
 from kernelevolve.hardware import HardwareFigures, Target, Vendor
 from kernelevolve.platforms.cost import Efficiency, Work, modelled_time, physics_floor
 
-# A stand-in must answer something to `torch.version`; code only asks whether there is a value.
-_TOOLKIT = {"nvidia": {"cuda": "13.0", "hip": None}, "amd": {"cuda": None, "hip": "7.0"}}
-
 
 @dataclass(frozen=True)
 class Accelerator:
@@ -53,49 +50,27 @@ class Accelerator:
 
     def device_answers(self) -> Mapping[str, Any]:
         """See `Platform.device_answers`."""
-        f, target = self.figures, self.target
-        properties = {
+        f = self.figures
+        on_nvidia = self.vendor == "nvidia"
+        return {
             "name": f.name,
             "major": self.capability[0],
             "minor": self.capability[1],
             "total_memory": f.memory_bytes,
             "multi_processor_count": f.units,
-            "max_threads_per_multi_processor": f.max_warps_per_unit * target.warp_size,
+            "max_threads_per_multi_processor": f.max_warps_per_unit * self.target.warp_size,
             "max_threads_per_block": 1024,
             "regs_per_multiprocessor": f.registers_per_unit,
-            "shared_memory_per_block": min(f.shared_bytes_per_block, 48 * 1024)
-            if self.vendor == "nvidia"
-            else f.shared_bytes_per_block,
+            # Without opting in, a CUDA kernel has 48 KiB (CUDA C++ Programming Guide, Shared Memory, 9.x).
+            "shared_memory_per_block": 48 << 10 if on_nvidia else f.shared_bytes_per_block,
             "shared_memory_per_block_optin": f.shared_bytes_per_block,
             "shared_memory_per_multiprocessor": f.shared_bytes_per_unit,
             "L2_cache_size": self.queried_l2_bytes or f.l2_bytes,
-            "warp_size": target.warp_size,
+            "warp_size": self.target.warp_size,
             "clock_rate": round(f.clock_hz / 1e3),
             "is_integrated": False,
             "is_multi_gpu_board": False,
-            "gcnArchName": str(target.arch) if target.backend == "hip" else "",
-        }
-        return {
-            "cuda": {
-                "is_available": True,
-                "device_count": 1,
-                "current_device": 0,
-                "get_device_name": f.name,
-                "get_device_capability": list(self.capability),
-                "is_bf16_supported": True,
-            },
-            "properties": properties,
-            "version": dict(_TOOLKIT[self.vendor]),
-            "triton": {
-                "max_shared_mem": f.shared_bytes_per_block,
-                "max_num_regs": f.registers_per_unit,
-                "multiprocessor_count": f.units,
-                "sm_clock_rate": round(f.clock_hz / 1e3),
-                "warpSize": target.warp_size,
-                "max_threads_per_sm": f.max_warps_per_unit * target.warp_size,
-                "arch": str(target.arch),
-            },
-            "target": {"backend": target.backend, "arch": target.arch, "warp_size": target.warp_size},
+            "gcnArchName": "" if on_nvidia else str(self.target.arch),
         }
 
     def modelled(self, works: Sequence[Work], resources: Sequence[Resources | None] = ()) -> Figure:

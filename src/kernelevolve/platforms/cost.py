@@ -34,7 +34,8 @@ _UNITS_TO_FILL_MEMORY = 0.5
 _OCCUPANCY_TO_FILL_MEMORY = 0.25
 # ... but a pipelined loop keeps going with very few warps, so the loss is bounded.
 _WORST_OCCUPANCY_LOSS = 2.0
-# What the last cache gives over device memory, for data that the launch before has just written.
+# What the last cache gives over device memory, for data that the launch before has just written: Chips and Cheese
+# measured 21 of 7.7 TB/s on a B200 and above 5.5 of 2 TB/s on an H100 PCIe; a mix of hits and misses gets less.
 _CACHE_GAIN = 2.0
 # Such data is still there if everything the launch touches fits into this share of the cache.
 _CACHE_SHARE = 0.5
