@@ -8,6 +8,8 @@ KernelEvolveError                       exit code 1
 │   └── UnknownName                         names the known ones
 ├── ProblemError                        3   the problem file or its sidecar cannot be used
 ├── UncoveredOp                         4   the built-in engineer has no emitter for an ATen op
+├── WriterError                         1   a writer could not answer a brief; told as Dropped
+│   └── NoMovesLeft                         nothing is left to try from the given parents
 ├── NoCorrectCandidate                  5   a run ended without one correct candidate
 ├── StoreError                          6   the run's log cannot be read or written
 │   ├── RunBusy                             another process owns the run
@@ -76,6 +78,14 @@ class UncoveredOp(KernelEvolveError):
             f"the built-in engineer cannot write {op}{more}, used at {where}; "
             "write the first kernel yourself or configure a model as writer"
         )
+
+
+class WriterError(KernelEvolveError):
+    """A writer could not answer a brief: the brief is dropped with this reason and the run goes on."""
+
+
+class NoMovesLeft(WriterError):
+    """Nothing is left to try from the given parents, or, raised by `ask`, from any."""
 
 
 class NoCorrectCandidate(KernelEvolveError):
