@@ -1,0 +1,151 @@
+"""The Description of a Variant: what the reference takes, holds and gives, and how its state is redrawn.
+
+In: the problem and one Variant of it; at full size also the Description of the small one, for statistics of weights too
+large to be built here. Out: a Description. Left to others: drawing (`draw`), what a degenerate output means (`judge`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+
+from kernelevolve.errors import ProblemError
+from kernelevolve.problem import InputKind, Problem
+from kernelevolve.protocol import Case, Description, InputSpec, OutputSpec, StateSpec, Variant
+from kernelevolve.tensors.call import run
+from kernelevolve.tensors.draw import draw_cotangents, draw_inputs
+from kernelevolve.tensors.load import blamed, build_model, load_module, seeded
+from kernelevolve.tensors.outputs import dtype_name
+from kernelevolve.tensors.probe import Probe, probe
+
+BUILT = 1 << 28  # weights of at most so many elements are built to take their statistics
+NOISE = 0.1  # standard deviation given to weights that are all equal, such as an affine layer's ones and zeros
+
+
+def describe(problem: Problem, variant: Variant, small: Description | None = None) -> Description:
+    """The Description of `variant`, at any size without running it for real.
+
+    Args:
+        small: the scaled Description; its weights' statistics stand in where the full ones are too large to build.
+
+    Raises:
+        ProblemError: the file cannot be run, or an input is neither a tensor nor a plain value.
+    """
+    seen = probe(variant.source, problem)
+    inputs = tuple(_input(problem, i, name, leaf) for i, (name, leaf) in enumerate(seen.inputs))
+    _check_kinds(problem, inputs)
+    outputs = tuple(OutputSpec(path, tuple(t.shape), dtype_name(t.dtype)) for path, t in seen.outputs)
+    return Description(variant, inputs, _state(problem, variant, seen, small), outputs)
+
+
+def check_random(problem: Problem, description: Description) -> None:
+    """Runs the reference twice at this size on the CPU and refuses one that draws random numbers.
+
+    Raises:
+        ProblemError: it moves the generator's state or gives two results for the same inputs and state.
+    """
+    if problem.random == "statistical":
+        return
+    module = load_module(description.variant.source, problem.path)
+    model = build_model(module, seed=0, precision=problem.precision, mode=problem.mode)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    case, results = Case(1), []
+    for _ in range(2):
+        arguments = draw_inputs(description, case, "cpu", module, requires_grad=problem.direction != "forward")
+        with torch.no_grad():
+            for name, value in model.state_dict().items():
+                value.copy_(before[name])
+        with seeded(7), blamed(module.__file__ or "", problem.path, "forward"):
+            state = torch.get_rng_state()
+            results.append(run(model, arguments, problem.direction, draw_cotangents(case, "cpu")))
+            moved = not torch.equal(state, torch.get_rng_state())
+        if moved:
+            dropout = any("Dropout" in type(m).__name__ and m.training for m in model.modules())
+            cause = "dropout in training mode" if dropout else "it draws random numbers"
+            raise ProblemError(
+                f'{problem.path}: forward is random ({cause}); write mode = "eval" in the sidecar, or '
+                'random = "statistical" to have it compared by statistics'
+            )
+    for (path, first), (_, second) in zip(*results, strict=True):
+        same = torch.nan_to_num(first.double()), torch.nan_to_num(second.double())
+        if (
+            (same[0] - same[1]).abs().max().item() > 1e-3 * max(same[0].abs().max().item(), 1e-30)
+            if first.numel()
+            else 0
+        ):
+            raise ProblemError(
+                f"{problem.path}: {path} differs between two runs on the same inputs; a reference must be "
+                'deterministic (or random = "statistical")'
+            )
+
+
+def _input(problem: Problem, position: int, name: str, leaf: Any) -> InputSpec:
+    if not isinstance(leaf, torch.Tensor):
+        if leaf is not None and not isinstance(leaf, (bool, int, float, str)):
+            raise ProblemError(
+                f"{problem.path}: input {name} is a {type(leaf).__name__}; inputs are tensors, numbers, text or None"
+            )
+        return InputSpec(name, "plain", value=leaf)
+    default: InputKind = "values" if leaf.is_floating_point() else "mask" if leaf.dtype is torch.bool else "index"
+    argument = name.split("[")[0]
+    kind = problem.kinds.get(name) or problem.kinds.get(argument) or problem.kinds.get(str(position)) or default
+    return InputSpec(name, kind, tuple(leaf.shape), tuple(leaf.stride()), dtype_name(leaf.dtype))
+
+
+def _check_kinds(problem: Problem, inputs: tuple[InputSpec, ...]) -> None:
+    known = {s.name for s in inputs} | {s.name.split("[")[0] for s in inputs} | {str(i) for i in range(len(inputs))}
+    for kind in ("inputs", "mutates"):
+        named = problem.kinds if kind == "inputs" else ()
+        unknown = sorted(set(named) - known)
+        if unknown:
+            raise ProblemError(
+                f"{problem.path}: the sidecar's [{kind}] names {unknown[0]!r}; forward's inputs: "
+                f"{', '.join(s.name for s in inputs)}"
+            )
+
+
+def _state(problem: Problem, variant: Variant, seen: Probe, small: Description | None) -> tuple[StateSpec, ...]:
+    total = sum(t.numel() for t, _ in seen.state.values())
+    real: dict[str, Any] = {}
+    if total <= BUILT:
+        module = load_module(variant.source, problem.path)
+        real = build_model(module, seed=0, precision=problem.precision, mode=problem.mode).state_dict(keep_vars=True)
+    known = {s.name: s for s in small.state} if small else {}
+    owners = [id(t) for t, _ in seen.state.values()]
+    specs = []
+    for name, (tensor, parameter) in seen.state.items():
+        shape, dtype = tuple(tensor.shape), dtype_name(tensor.dtype)
+        tied = owners.count(id(tensor)) > 1
+        statistic = name.endswith(("running_mean", "running_var"))
+        if tied or not tensor.is_floating_point() or not (parameter or statistic) or tensor.numel() == 0:
+            specs.append(StateSpec(name, shape, dtype, "keep"))
+            continue
+        if name in real:
+            mean, std = _statistics(real[name])
+        elif name in known:
+            mean, std = _stand_in(known[name], shape)
+        else:
+            specs.append(StateSpec(name, shape, dtype, "keep"))
+            continue
+        if not (math.isfinite(mean) and math.isfinite(std)):
+            specs.append(StateSpec(name, shape, dtype, "keep"))
+            continue
+        redraw: Literal["normal", "positive"] = "positive" if name.endswith("running_var") else "normal"
+        specs.append(StateSpec(name, shape, dtype, redraw, mean, std if std > 1e-12 * abs(mean) else NOISE))
+    return tuple(specs)
+
+
+def _statistics(tensor: Any) -> tuple[float, float]:
+    values = tensor.detach().reshape(-1)
+    mean = values.mean(dtype=torch.float64).item()
+    square = sum((part.double() - mean).square().sum().item() for part in values.split(1 << 24))
+    return mean, math.sqrt(square / values.numel())
+
+
+def _stand_in(spec: StateSpec, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Statistics of the small weight; the usual 1/sqrt(3 fan-in) of torch's layers follows the full fan-in."""
+    fan_small, fan_full = math.prod(spec.shape[1:]), math.prod(shape[1:])
+    usual = len(shape) > 1 and abs(spec.std * math.sqrt(3 * fan_small) - 1) < 0.25
+    return spec.mean, spec.std * math.sqrt(fan_small / fan_full) if usual else spec.std
