@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from kernelevolve.wire import Attachment, Channel, WireError, memory_file
 
@@ -101,6 +102,8 @@ def _child(
         os.dup2(null, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         isolation = _seal() if seal else "none"
@@ -132,7 +135,13 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    arguments = (source.encode(), target.encode(), kind and kind.encode(), ctypes.c_ulong(flags), data and data.encode())
+    arguments = (
+        source.encode(),
+        target.encode(),
+        kind and kind.encode(),
+        ctypes.c_ulong(flags),
+        data and data.encode(),
+    )
     if _libc().mount(*arguments):
         error = ctypes.get_errno()
         raise OSError(error, f"mount {kind or 'bind'} on {target}: {os.strerror(error)}")
@@ -175,18 +184,42 @@ def _fresh_tmpfs(folder: str) -> None:
 
 
 def _become_init(ready: int) -> None:
-    """Forks the first process of the new pid namespace; the outer one only waits and passes on how it ended."""
-    inner = os.fork()
-    if inner:
+    """Enters the new pid namespace: an init that only waits, and below it the process that goes on.
+
+    The init is needed because the first process of a pid namespace ignores most signals, its own included.
+    """
+    status_read, status_write = os.pipe()
+    if os.fork():
         os.close(ready)
-        os.closerange(3, 256)
-        _, status = os.waitpid(inner, 0)
-        if os.WIFSIGNALED(status):
-            signal.signal(os.WTERMSIG(status), signal.SIG_DFL) if os.WTERMSIG(status) != signal.SIGKILL else None
-            os.kill(os.getpid(), os.WTERMSIG(status))
-        os._exit(os.waitstatus_to_exitcode(status))
+        os.close(status_write)
+        os.closerange(status_read + 1, 256)
+        with os.fdopen(status_read, "rb") as pipe:
+            text = pipe.read()
+        _leave(int(text) if text else int(signal.SIGKILL))
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.close(status_read)
     _mount("proc", "/proc", "proc", 0)
+    worker = os.fork()
+    if worker:
+        os.close(ready)
+        os.closerange(status_write + 1, 256)
+        pid = 0
+        while pid != worker:
+            pid, status = os.wait()
+        os.write(status_write, str(status).encode())
+        os._exit(0)
+    os.close(status_write)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends this process the way that `status`, a wait status, says another one ended."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1)
 
 
 def _limit(limits: Limits) -> None:
@@ -207,9 +240,10 @@ def _end(pid: int, children: dict[int, Attachment]) -> dict[str, object]:
     done, status = os.waitpid(pid, os.WNOHANG)
     killed = done == 0
     if killed:
-        for target in (lambda: os.killpg(pid, signal.SIGKILL), lambda: os.kill(pid, signal.SIGKILL)):
-            with contextlib.suppress(ProcessLookupError):
-                target()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # where the child has not made its own group yet
+            os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + _KILL_PATIENCE
         while done == 0 and time.monotonic() < deadline:
             done, status = os.waitpid(pid, os.WNOHANG)

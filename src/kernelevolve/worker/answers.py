@@ -1,0 +1,171 @@
+"""What a builder or worker child answers to each kind of question.
+
+In: a message and what the conversation remembers. Out: the answer on the channel. Left to others: the work itself
+(`plan`, `build`, `run`, `interpret`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from kernelevolve import codec
+from kernelevolve.hardware import HardwareFigures, Target
+from kernelevolve.protocol import Case, Opened
+from kernelevolve.tensors import clock, load, outputs
+from kernelevolve.wire import Channel, Message
+from kernelevolve.worker import ipc, plan
+from kernelevolve.worker.build import build
+from kernelevolve.worker.interpret import interpreting
+from kernelevolve.worker.load import build_candidate, choose, load_candidate, silence_autotune
+from kernelevolve.worker.run import Runner
+
+State = dict[str, Any]
+Answer = Callable[[State, Message, Channel], None]
+
+
+def _prepare(state: State, message: Message, channel: Channel) -> None:
+    """`prepare {opened}`: loads a candidate on meta tensors at full size, for `plan`."""
+    opened = codec.from_data(Opened, message.body["opened"])
+    silence_autotune()
+    problem = load.load_module(opened.description.variant.source)
+    module = load_candidate(opened.candidate, opened.choice)
+    with load.seeded(opened.module_seed), torch.device("meta"):
+        init = problem.get_init_inputs()
+    model = build_candidate(module, init, opened.module_seed, "meta")
+    model = load.prepare(model, device="meta", precision=opened.precision, mode=opened.mode)
+    state |= {
+        "opened": opened,
+        "module": module,
+        "model": model,
+        "inputs": _meta_inputs(opened, problem),
+        "devices": {},
+    }
+    channel.send("prepared", {"kernels": plan.candidate_kernels(module)})
+
+
+def _meta_inputs(opened: Opened, problem: Any) -> list[Any]:
+    declared = load.declared_inputs(problem, seed=0, device="meta")
+    leaves, tree = torch.utils._pytree.tree_flatten(declared)
+    specs = opened.description.inputs
+    made = [
+        torch.empty_strided(s.shape, s.stride, dtype=outputs.dtype_of(s.dtype), device="meta") if s.dtype else leaf
+        for s, leaf in zip(specs, leaves, strict=True)
+    ]
+    return list(torch.utils._pytree.tree_unflatten(made, tree))
+
+
+def _plan(state: State, message: Message, channel: Channel) -> None:
+    """`plan {platform, target, figures, answers, choice, build}`: the LaunchPlan, its census, and its Resources."""
+    body = message.body
+    opened: Opened = state["opened"]
+    target, figures = codec.from_data(Target, body["target"]), codec.from_data(HardwareFigures, body["figures"])
+    choose(state["module"], body["choice"])
+    index = state["devices"].setdefault(body["platform"], len(state["devices"]))
+    recorded, recording = plan.record_plan(
+        state["model"],
+        (state["inputs"], {}),
+        workload=opened.description.variant.workload,
+        platform=body["platform"],
+        target=target,
+        answers=body["answers"],
+        device_index=index,
+    )
+    resources = [build(c, target, figures) for c in _distinct(recording)] if body["build"] else []
+    channel.send(
+        "planned",
+        {
+            "plan": codec.to_data(recorded),
+            "forbidden": plan.forbidden_ops(recording.ops),
+            "resources": codec.to_data(resources),
+        },
+    )
+
+
+def _distinct(recording: plan.Recording) -> Iterator[plan.Compilable]:
+    seen: set[str] = set()
+    for compilable in recording.compilables:
+        key = repr((compilable.function.__name__, compilable.signature, compilable.constants, compilable.attributes))
+        key += repr(compilable.options)
+        if key not in seen:
+            seen.add(key)
+            yield compilable
+
+
+def _load(state: State, message: Message, channel: Channel) -> None:
+    """`load {opened, answers, program_limit}`: constructs the candidate, on the CPU under the interpreter."""
+    opened = codec.from_data(Opened, message.body["opened"])
+    silence_autotune()
+    stack = state["stack"] = contextlib.ExitStack()
+    if opened.device == "cpu":
+        state["recorder"] = stack.enter_context(interpreting(device_answers=message.body["answers"]))
+    state["runner"] = Runner(opened)
+    channel.send("loaded", {"device": _device_facts(opened.device)})
+
+
+def _device_facts(device: str) -> dict[str, Any]:
+    if not device.startswith("cuda"):
+        return {}
+    properties = torch.cuda.get_device_properties(device)
+    return {"name": properties.name, "units": properties.multi_processor_count, "torch": str(torch.__version__)}
+
+
+def _call(state: State, message: Message, channel: Channel) -> None:
+    """`call {case, ipc}`: the outputs for one case, as attachments or, with `ipc`, as CUDA IPC handles."""
+    runner: Runner = state["runner"]
+    leaves, changed = runner.call(codec.from_data(Case, message.body["case"]))
+    body: dict[str, Any] = {"changed": changed}
+    if message.body.get("ipc"):
+        state["held"] = leaves  # the judge reads them in place until the next question
+        body["metas"] = codec.to_data([outputs.meta_of(path, leaf) for path, leaf in leaves])
+        body["handles"] = {path: ipc.export(leaf) for path, leaf in leaves if leaf.numel()}
+        channel.send("called", body)
+        return
+    metas, files = outputs.to_attachments(leaves)
+    body["metas"] = codec.to_data(metas)
+    if (recorder := state.get("recorder")) is not None:
+        body["interpreted"] = codec.to_data(recorder.report())
+    channel.send("called", body, files)
+    for file in files.values():
+        file.close()
+
+
+def _choose(state: State, message: Message, channel: Channel) -> None:
+    """`choose {choice}`: other knob values from the next call on."""
+    state["runner"].choose(dict(message.body["choice"]))
+    channel.send("chosen", {})
+
+
+def _warm(state: State, message: Message, channel: Channel) -> None:
+    """`warm {seed, seconds}`: fills a ring of input slots and calls the candidate until it is warm."""
+    runner: Runner = state["runner"]
+    state.pop("held", None)
+    if "ring" not in state:
+        state["ring"] = clock.Ring(
+            lambda seed: runner.arguments(Case(seed, "D1")), int(message.body["seed"]), runner.device
+        )
+    with torch.no_grad():
+        facts = runner.guarded(lambda: clock.warm(runner.model, state["ring"], float(message.body["seconds"])))
+    channel.send("warmed", codec.to_data(facts))
+
+
+def _burst(state: State, message: Message, channel: Channel) -> None:
+    """`burst {calls}`: times calls one by one, cold; milliseconds."""
+    runner: Runner = state["runner"]
+    with torch.no_grad():
+        times = runner.guarded(lambda: clock.burst(runner.model, state["ring"], int(message.body["calls"])))
+    channel.send("timed", {"milliseconds": list(times)})
+
+
+ANSWERS: dict[str, Answer] = {
+    "prepare": _prepare,
+    "plan": _plan,
+    "load": _load,
+    "call": _call,
+    "choose": _choose,
+    "warm": _warm,
+    "burst": _burst,
+}

@@ -1,0 +1,115 @@
+"""Running a candidate on drawn inputs: under the interpreter on the CPU, or on a device.
+
+In: an `Opened` (problem at one size, candidate, device) and Cases. Out: outputs as bytes or CUDA IPC handles, and what
+happened to the inputs. Left to others: what the outputs should be (`judge`), how launches run on the CPU (`interpret`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from kernelevolve.evaluation import Verdict
+from kernelevolve.protocol import Case, Opened
+from kernelevolve.tensors import call, draw, load
+from kernelevolve.worker.fault import Fault, blame
+from kernelevolve.worker.load import build_candidate, choose, load_candidate
+
+
+class Runner:
+    """One candidate, constructed and ready to be called on one device."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.opened = opened
+        self.device = opened.device
+        load.set_precision(opened.precision)
+        self.problem = load.load_module(opened.description.variant.source)
+        self.module = load_candidate(opened.candidate, opened.choice)
+        with load.seeded(opened.module_seed):
+            init = self.problem.get_init_inputs()
+        model = build_candidate(self.module, init, opened.module_seed, "cpu")
+        self.model = load.prepare(model, device=self.device, precision=opened.precision, mode=opened.mode)
+        self._built = {name: tensor.detach().clone() for name, tensor in self._state()}
+
+    def _state(self) -> list[tuple[str, Any]]:
+        return [*self.model.named_parameters(), *self.model.named_buffers()]
+
+    def choose(self, choice: dict[str, Any]) -> None:
+        """Other values for the knobs from the next call on."""
+        choose(self.module, choice)
+
+    def arguments(self, case: Case) -> list[Any]:
+        """Draws state and inputs of `case`; the state goes into the model.
+
+        Raises:
+            Fault: `WRONG_META` when the candidate lacks a parameter of the reference.
+        """
+        with torch.no_grad():
+            for name, tensor in self._state():
+                tensor.copy_(self._built[name])
+        description = self.opened.description
+        drawn = draw.draw_state(description.state, case, self.device)
+        absent = draw.apply_state(self.model, drawn)
+        if absent:
+            raise Fault(
+                Verdict.WRONG_META,
+                f"the candidate has no parameter or buffer {absent[0]!r} of the reference's shape; ModelNew.__init__ "
+                "must repeat the reference's own parameters and names",
+            )
+        needs_grad = self.opened.direction != "forward"
+        return draw.draw_inputs(description, case, self.device, self.problem, requires_grad=needs_grad)
+
+    def call(self, case: Case) -> tuple[list[tuple[str, Any]], list[str]]:
+        """The candidate's named output leaves for `case`, and the names of inputs and parameters that it changed."""
+        arguments = self.arguments(case)
+        watched = call.named_leaves(arguments, call.forward_names(self.model, len(arguments)))
+        before = [
+            (n, t, digest(t)) for n, t in (*watched, *self.model.named_parameters()) if isinstance(t, torch.Tensor)
+        ]
+        leaves = self.guarded(lambda: self._leaves(arguments, case))
+        changed = [name for name, tensor, was in before if digest(tensor) != was]
+        return leaves, changed
+
+    def _leaves(self, arguments: list[Any], case: Case) -> list[tuple[str, Any]]:
+        cotangents = draw.draw_cotangents(case, self.device)
+        leaves = call.run(self.model, arguments, self.opened.direction, cotangents)
+        running = [(f"state:{n}", t) for n, t in self.model.named_buffers() if t.is_floating_point() or t.dim() == 0]
+        return [*leaves, *running]
+
+    def guarded(self, work: Callable[[], Any]) -> Any:
+        """`work()` with whatever the candidate's code raises turned into its fault."""
+        try:
+            result = work()
+            if self.device.startswith("cuda"):
+                torch.cuda.synchronize()
+            return result
+        except Fault:
+            raise
+        except (Exception, SystemExit) as error:
+            raise blame(error, _verdict_of(error)) from error
+
+
+def _verdict_of(error: BaseException) -> Verdict:
+    name = type(error).__name__
+    if name in ("OutOfBounds", "IndexOverflow"):
+        return Verdict.MEM_RACE
+    if name in ("CompilationError", "CompileTimeAssertionFailure", "OutOfResources", "PTXASError"):
+        return Verdict.COMPILE_ERROR
+    return Verdict.CRASH
+
+
+def digest(tensor: Any) -> Any:
+    """A fingerprint of a tensor's bytes: SHA-256 on the CPU, a sum of 64-bit words and positions on a device."""
+    flat = tensor.detach().contiguous().view(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
+    if flat.device.type == "cpu":
+        return hashlib.sha256(memoryview(flat.numpy())).hexdigest()
+    total = 0
+    for start in range(0, flat.numel(), 1 << 28):
+        part = flat[start : start + (1 << 28)]
+        words = part[: part.numel() // 8 * 8].view(torch.int64)
+        position = torch.arange(1, words.numel() + 1, device=words.device)
+        total ^= int((words * (2 * position + 1)).sum().item()) ^ int(part[part.numel() // 8 * 8 :].sum().item())
+    return total

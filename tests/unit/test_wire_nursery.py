@@ -1,0 +1,123 @@
+"""The wire and the nursery with real processes: frames, attachments, sealed children, how a child ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kernelevolve import nursery
+from kernelevolve.wire import Channel, WireError, WireTimeout, memory_bytes
+
+
+def test_frames_carry_json_and_memory_files() -> None:
+    a, b = Channel.pair()
+    big = os.urandom(3 << 20)
+    a.send("outputs", {"n": 1, "text": "ü"}, {"y": memory_bytes(big), "empty": memory_bytes(b"")})
+    a.send("second", {})
+    first, second = b.receive(1), b.receive(1)
+    assert first.kind == "outputs" and first.body == {"n": 1, "text": "ü"}
+    assert first.attachments["y"].read() == big and first.attachments["empty"].read() == b""
+    assert second.kind == "second"
+    first.close()
+
+
+def test_silence_and_a_closed_line_are_told_apart() -> None:
+    a, b = Channel.pair()
+    with pytest.raises(WireTimeout):
+        b.receive(0.05)
+    a.close()
+    with pytest.raises(WireError, match="closed"):
+        b.receive(1)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"GET / HTTP/1.1\r\n\r\n", struct.pack("<4sIH", b"KEw1", 2**31, 0), struct.pack("<4sIH", b"KEw1", 3, 0) + b"{a}"],
+)
+def test_what_is_no_frame_is_refused(raw: bytes) -> None:
+    left, right = socket.socketpair()
+    left.sendall(raw)
+    with pytest.raises(WireError):
+        Channel(right).receive(1)
+
+
+def _serve(channel: Channel) -> None:
+    """One conversation: does what the test asks."""
+    while True:
+        message = channel.receive()
+        if message.kind == "die":
+            os.write(2, b"about to die\n")
+            os.kill(os.getpid(), int(message.body["signal"]))
+        elif message.kind == "exit":
+            os._exit(int(message.body["code"]))
+        elif message.kind == "hog":
+            hog = bytearray(int(message.body["bytes"]))
+            channel.send("hogged", {"n": len(hog)})
+        else:
+            interfaces = sorted(os.listdir("/sys/class/net")) if os.path.isdir("/sys/class/net") else []
+            Path("/dev/shm/kernelevolve-leak").write_text("x")
+            facts = {"pid": os.getpid(), "tmp": os.listdir("/tmp"), "home": os.environ["HOME"], "net": interfaces}
+            channel.send("facts", facts)
+
+
+@pytest.fixture
+def control() -> Iterator[Channel]:
+    ours, theirs = Channel.pair()
+    pid = os.fork()
+    if pid == 0:
+        ours.sock.close()
+        nursery.serve(theirs, _serve)
+        os._exit(0)
+    theirs.sock.close()
+    yield ours
+    ours.close()
+    os.waitpid(pid, 0)
+
+
+def _spawn(control: Channel, **body: object) -> tuple[Channel, int, str]:
+    message = control.ask("spawn", body, timeout=10)
+    channel = Channel.from_fd(os.dup(message.attachments["socket"].fd))
+    return channel, int(message.body["pid"]), str(message.body["isolation"])
+
+
+def test_a_sealed_child_sees_nothing_of_ours_and_leaves_nothing(control: Channel) -> None:
+    channel, pid, isolation = _spawn(control)
+    facts = channel.ask("facts", {}, timeout=10).body
+    if isolation == "namespaces":
+        assert facts["pid"] == 2 and facts["home"] == "/tmp"
+        assert not Path("/dev/shm/kernelevolve-leak").exists()
+    else:
+        assert isolation == "rlimits"
+        Path("/dev/shm/kernelevolve-leak").unlink()
+    channel.close()
+    assert control.ask("end", {"pid": pid}, timeout=10).body["signal"] is None
+
+
+@pytest.mark.parametrize(("question", "body", "status", "signal"), [
+    ("die", {"signal": 11}, None, "SIGSEGV"),
+    ("exit", {"code": 3}, 3, None),
+])  # fmt: skip
+def test_how_a_child_ended_is_reported(
+    control: Channel, question: str, body: dict[str, int], status: int | None, signal: str | None
+) -> None:
+    channel, pid, _ = _spawn(control)
+    with pytest.raises(WireError):
+        channel.ask(question, body, timeout=10)
+    threading.Event().wait(0.2)
+    ended = control.ask("end", {"pid": pid}, timeout=10).body
+    assert (ended["status"], ended["signal"]) == (status, signal)
+    assert ("about to die" in ended["log"]) == (question == "die")
+
+
+def test_memory_is_limited(control: Channel) -> None:
+    channel, pid, _ = _spawn(control, memory_bytes=512 << 20)
+    with pytest.raises(WireError):
+        channel.ask("hog", {"bytes": 4 << 30}, timeout=10)
+    threading.Event().wait(0.2)
+    assert "Memory" in control.ask("end", {"pid": pid}, timeout=10).body["log"]
