@@ -11,14 +11,12 @@ could not be simplified.
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from kernelevolve.translate.errors import TranslateError
 
-Atom = "str | Quotient | Remainder"
 Extents = Mapping[str, "Expr"]
 
 
@@ -40,6 +38,11 @@ class Remainder:
 
 def _order(atom: str | Quotient | Remainder) -> tuple[int, str]:
     return (0, atom) if isinstance(atom, str) else (1, repr(atom))
+
+
+@dataclass(frozen=True)
+class Exact(Quotient):
+    """A quotient without remainder, so that it cancels against its denominator."""
 
 
 Monomial = tuple["str | Quotient | Remainder", ...]
@@ -133,7 +136,24 @@ def _names(expr: Expr) -> frozenset[str]:
 
 def _make(terms: Mapping[Monomial, int]) -> Expr:
     kept = [(monomial, c) for monomial, c in terms.items() if c]
+    for position, (monomial, c) in enumerate(kept):
+        if any(isinstance(atom, Exact) for atom in monomial):
+            whole = _cancelled(monomial, c)
+            if whole is not None:
+                return _make(dict(kept[:position] + kept[position + 1 :])) + whole
     return Expr(tuple(sorted(kept, key=lambda term: (-len(term[0]), [_order(atom) for atom in term[0]]))))
+
+
+def _cancelled(monomial: Monomial, coefficient: int) -> Expr | None:
+    """The product without one exact quotient whose denominator divides the rest, None where there is none."""
+    for atom in monomial:
+        if isinstance(atom, Exact):
+            rest = list(monomial)
+            rest.remove(atom)
+            whole = divide_exactly(Expr(((tuple(rest), coefficient),)), atom.denominator)
+            if whole is not None:
+                return whole * atom.numerator
+    return None
 
 
 def const(value: Expr | int) -> Expr:
@@ -163,7 +183,14 @@ def divide_exactly(numerator: Expr, denominator: Expr) -> Expr | None:
     """The quotient where the denominator is one product that divides each term, else None."""
     if len(denominator.terms) != 1:
         return ONE if numerator == denominator else None
+    if numerator == denominator:
+        return ONE
     atoms, divisor = denominator.terms[0]
+    for atom in atoms:
+        if isinstance(atom, Exact) and not all(atom in monomial for monomial, _ in numerator.terms):
+            rest = list(atoms)
+            rest.remove(atom)
+            return divide_exactly(numerator * atom.denominator, Expr(((tuple(rest), divisor),)) * atom.numerator)
     terms: dict[Monomial, int] = {}
     for monomial, coefficient in numerator.terms:
         left = list(monomial)
@@ -245,6 +272,13 @@ def floordiv(numerator: Expr, denominator: Expr | int, extents: Extents) -> Expr
     return whole + Expr((((Quotient(rest, denominator),), 1),))
 
 
+def exact(numerator: Expr, denominator: Expr | int) -> Expr:
+    """``numerator // denominator`` where the caller knows that nothing remains."""
+    denominator = const(denominator)
+    whole = ONE * numerator if denominator == ONE else divide_exactly(numerator, denominator)
+    return whole if whole is not None else Expr((((Exact(numerator, denominator),), 1),))
+
+
 def mod(numerator: Expr, denominator: Expr | int, extents: Extents) -> Expr:
     """``numerator % denominator``, simplified with the coordinates' extents."""
     denominator = const(denominator)
@@ -295,8 +329,11 @@ def substitute(expr: Expr, values: Mapping[str, Expr], extents: Extents) -> Expr
             else:
                 numerator = substitute(atom.numerator, values, extents)
                 denominator = substitute(atom.denominator, values, extents)
-                step = floordiv if isinstance(atom, Quotient) else mod
-                term = term * step(numerator, denominator, extents)
+                if isinstance(atom, Exact):
+                    term = term * exact(numerator, denominator)
+                else:
+                    step = floordiv if isinstance(atom, Quotient) else mod
+                    term = term * step(numerator, denominator, extents)
         total = total + term
     return recombine(total)
 
@@ -341,35 +378,40 @@ def _atom_names(atom: str | Quotient | Remainder) -> frozenset[str]:
     return frozenset((atom,)) if isinstance(atom, str) else _names(atom.numerator) | _names(atom.denominator)
 
 
-def text(expr: Expr, name: Callable[[str], str] = str) -> str:
+def text(expr: Expr, name: Callable[[str], str] = str, exact_call: bool = False) -> str:
     """Python source of the expression; valid on the host and in a Triton kernel."""
     if not expr.terms:
         return "0"
     parts: list[str] = []
     for monomial, coefficient in expr.terms:
-        factors = [_atom_text(atom, name) for atom in monomial]
+        factors = [_atom_text(atom, name, exact_call) for atom in monomial]
         if abs(coefficient) != 1 or not factors:
             factors.append(str(abs(coefficient)))
         sign = "-" if coefficient < 0 else "+"
-        if len(factors) > 1 and "//" in factors[0] or "%" in factors[0] and len(factors) > 1:
-            factors[0] = f"({factors[0]})"
         parts.append(f"{sign} {' * '.join(factors)}")
     parts.sort(key=lambda part: part[0] == "-")
     joined = " ".join(parts)
     return joined[2:] if joined.startswith("+ ") else "-" + joined[2:]
 
 
-def _atom_text(atom: str | Quotient | Remainder, name: Callable[[str], str]) -> str:
+def canonical(expr: Expr) -> str:
+    """Like `text`, but quotients known to be exact are written as calls, so that `parse` gives the same expression."""
+    return text(expr, str, exact_call=True)
+
+
+def _atom_text(atom: str | Quotient | Remainder, name: Callable[[str], str], exact_call: bool) -> str:
     if isinstance(atom, str):
         return name(atom)
+    if exact_call and isinstance(atom, Exact):
+        return f"exact({text(atom.numerator, name, exact_call)}, {text(atom.denominator, name, exact_call)})"
     sign = "//" if isinstance(atom, Quotient) else "%"
-    return f"({_wrapped(atom.numerator, name)} {sign} {_wrapped(atom.denominator, name)})"
+    return f"({_wrapped(atom.numerator, name, exact_call)} {sign} {_wrapped(atom.denominator, name, exact_call)})"
 
 
-def _wrapped(expr: Expr, name: Callable[[str], str]) -> str:
-    shown = text(expr, name)
-    simple = expr.value is not None or expr.name is not None
-    return shown if simple and not shown.startswith("-") else f"({shown})"
+def _wrapped(expr: Expr, name: Callable[[str], str], exact_call: bool) -> str:
+    shown = text(expr, name, exact_call)
+    single = len(expr.terms) <= 1 and (not expr.terms or len(expr.terms[0][0]) + (abs(expr.terms[0][1]) != 1) <= 1)
+    return shown if single and not shown.startswith("-") else f"({shown})"
 
 
 def parse(source: str | int) -> Expr:
@@ -408,9 +450,6 @@ def _read(node: ast.expr) -> Expr:
                 return floordiv(left, right, {})
             case ast.Mod():
                 return mod(left, right, {})
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "exact":
+        return exact(_read(node.args[0]), _read(node.args[1]))
     raise TranslateError(f"cannot read the size expression {ast.unparse(node)!r}: only + - * // % of names and integers")
-
-
-def gcd_of(values: list[int]) -> int:
-    """The greatest common divisor of all values."""
-    return math.gcd(*values)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kernelevolve.translate.errors import TranslateError
-from kernelevolve.translate.expr import Expr, const, parse, product
+from kernelevolve.translate.expr import Expr, canonical, const, parse, product
 
 #: Bytes of one element.
 ITEMSIZE = {
@@ -204,7 +204,7 @@ _CLASSES: dict[str, type] = {cls.__name__: cls for cls in (Ref, Number, Dtype, S
 
 def _encode(thing: Any) -> Any:
     if isinstance(thing, Expr):
-        return {"expr": str(thing)}
+        return {"expr": canonical(thing)}
     if isinstance(thing, tuple | list):
         return [_encode(part) for part in thing]
     if isinstance(thing, float) and thing in (float("inf"), float("-inf")) or thing != thing:

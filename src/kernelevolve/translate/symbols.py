@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kernelevolve.translate.expr import Expr, const, floordiv, symbol
+from kernelevolve.translate.expr import Expr, const, exact, floordiv, symbol
 
 #: The first factors tried, another one for each literal and variant, so that no two literals move alike.
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
@@ -149,7 +149,7 @@ class Fitter:
             if all(v and s % v == 0 for v, s in zip(vector, values, strict=True)):
                 divisor = self._product(tuple(s // v for v, s in zip(vector, values, strict=True)), min(depth - 1, 1))
                 if divisor is not None:
-                    return floordiv(symbol(name), divisor, {})
+                    return exact(symbol(name), divisor)
         return None
 
     def _sum(self, vector: tuple[int, ...]) -> Expr | None:
