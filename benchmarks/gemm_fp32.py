@@ -6,10 +6,11 @@ included, and prints their errors. It leaves to others: choosing a scheme for a 
 
 Schemes. `dot-*` leaves the split to `tl.dot` inside the loop. The others split each operand once into narrow planes in
 a workspace and multiply planes: `fp16x3` (two fp16 planes, three products, exact power-of-two scale per row of A and
-per column of B), `fp16x3w` (the same, low plane kept 2^11 higher), `bf16x3`, `bf16x6` (three bf16 planes). Tensor cores
-round their fp32 accumulator toward zero at every k step, a bias that grows with K; so the partial sum of each K tile
-starts at zero and is added with an ordinary fp32 addition ("promoted"), unless the variant's name ends in `-raw`.
-Split after Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores" (2022).
+per column of B), `gluon-fp16x3` (the same by the kernel of `gemm_fp32_gluon.py`), `fp16x3w` (the same, low plane kept
+2^11 higher), `bf16x3`, `bf16x6` (three bf16 planes, six products). Tensor cores round their fp32 accumulator toward
+zero at every k step, a bias that grows with K; so the partial sum of each K tile starts at zero and is added with an
+ordinary fp32 addition ("promoted"), unless the variant's name ends in `-raw`. Split after Ootomo and Yokota,
+"Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance" (2022).
 """
 # ruff: noqa: N803  (kernel parameters carry the names of the matrices' dimensions)
 
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
+from gemm_fp32_gluon import descriptor, planes_gemm_hopper
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 NONFINITE = tl.constexpr(4096)  # added to a row's exponent when the row holds an infinity or a NaN
@@ -270,22 +272,36 @@ class Variant:
         return "-".join([self.scheme, tile, *flags, *([] if self.promote else ["raw"])])
 
     @property
+    def gluon(self) -> bool:
+        return self.scheme.startswith("gluon-")
+
+    @property
     def planes(self) -> int:
+        """Narrow planes per operand; 0 where tl.dot splits by itself."""
+        if self.scheme.startswith("dot-"):
+            return 0
         return 3 if self.scheme == "bf16x6" else 2
 
     @property
     def plane_dtype(self) -> torch.dtype:
-        return torch.float16 if self.scheme.startswith("fp16") else torch.bfloat16
+        return torch.float16 if "fp16" in self.scheme.replace("bf16", "") else torch.bfloat16
 
     def options(self) -> dict[str, int]:
-        return {"num_warps": self.warps, "num_stages": self.stages}
+        return {"num_warps": 4} if self.gluon else {"num_warps": self.warps, "num_stages": self.stages}
+
+    def fits(self, size: Size) -> bool:
+        """Bulk copies of a last, partial K tile would read the next plane; the Gluon kernel has no GELU."""
+        return not (self.tma and size.k % self.bk) and not (self.gluon and size.gelu)
 
     def constants(self, size: Size) -> dict[str, object]:
         common = {"BM": self.bm, "BN": self.bn, "BK": self.bk, "GROUP_M": self.group_m, "B_NK": size.b_nk,
                   "EVEN_K": size.k % self.bk == 0, "TMA": self.tma, "BIAS": size.bias, "GELU": size.gelu}  # fmt: skip
-        if self.scheme.startswith("dot-"):
+        if self.gluon:
+            mine = {key: common[key] for key in ("BM", "BN", "BK", "GROUP_M", "B_NK", "BIAS")}
+            return mine | {"STAGES": self.stages, "SCALED": True}
+        if not self.planes:
             return common | {"PRECISION": self.scheme.removeprefix("dot-")}
-        return common | {"PLANES": self.planes, "SCALED": self.scheme.startswith("fp16"),
+        return common | {"PLANES": self.planes, "SCALED": self.plane_dtype == torch.float16,
                          "LOW_SCALED": self.scheme == "fp16x3w", "PROMOTE": self.promote,
                          "FLATTEN": self.flatten}  # fmt: skip
 
@@ -305,6 +321,10 @@ VARIANTS = [
     Variant("fp16x3", 128, 64, 64, 4, 2, tma=True),
     Variant("fp16x3", 64, 256, 64, 8, 2, tma=True),
     Variant("fp16x3", 128, 256, 64, 8, 2, tma=True, promote=False),
+    Variant("gluon-fp16x3", tma=True, persistent=True),
+    Variant("gluon-fp16x3", bk=32, stages=6, tma=True, persistent=True),
+    Variant("gluon-fp16x3", 192, 128, 64, 12, 2, tma=True, persistent=True),
+    Variant("gluon-fp16x3", 192, 128, 32, 12, 5, tma=True, persistent=True),
     Variant("fp16x3w", tma=True),
     Variant("bf16x3", tma=True),
     Variant("bf16x6", stages=2, tma=True),
@@ -335,7 +355,7 @@ class Runner:
     def __init__(self, variant: Variant, size: Size, device: str = "cuda") -> None:
         self.variant, self.size = variant, size
         empty = lambda shape, dtype: torch.empty(shape, dtype=dtype, device=device)  # noqa: E731
-        if not variant.scheme.startswith("dot-"):
+        if variant.planes:
             b_shape = (size.n, size.k) if size.b_nk else (size.k, size.n)
             self.planes_a = empty((variant.planes, size.batch, size.m, size.k), variant.plane_dtype)
             self.planes_b = empty((variant.planes, size.batch, *b_shape), variant.plane_dtype)
@@ -345,29 +365,34 @@ class Runner:
         self.programs = self.tiles
         if variant.persistent:
             self.programs = min(self.tiles, torch.cuda.get_device_properties(0).multi_processor_count)
-        if variant.tma and size.k % variant.bk:
-            raise ValueError(f"{variant.name}: bulk copies would read the next plane: k={size.k} is no multiple of bk")
+        if not variant.fits(size):
+            raise ValueError(f"{variant.name} cannot do {size}: choose another variant")
 
     def split(self, a: torch.Tensor, b: torch.Tensor) -> None:
-        if self.variant.scheme.startswith("fp16"):
+        if self.variant.plane_dtype == torch.float16 and self.variant.planes:
             low_scaled = self.variant.scheme == "fp16x3w"
             _split_fp16(a, self.planes_a, self.exponent_a, 1, low_scaled)
             _split_fp16(b, self.planes_b, self.exponent_b, 1 if self.size.b_nk else 2, low_scaled)
-        elif not self.variant.scheme.startswith("dot-"):
+        elif self.variant.planes:
             for x, planes in ((a, self.planes_a), (b, self.planes_b)):
                 grid = (triton.cdiv(x.numel(), 2048),)
                 split_bf16[grid](x, planes, x.numel(), x.numel(), PLANES=self.variant.planes, BLOCK=2048, num_warps=8)
 
     def product(self, a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor, c: torch.Tensor) -> None:
         v, s = self.variant, self.size
-        narrow = not v.scheme.startswith("dot-")
-        left, right = (self.planes_a, self.planes_b) if narrow else (a, b)
+        left, right = (self.planes_a, self.planes_b) if v.planes else (a, b)
+        block = [v.bn, v.bk] if s.b_nk else [v.bk, v.bn]
+        fixed = v.constants(s) | v.options()
+        if v.gluon:
+            left = descriptor(left, left.numel() // s.k, s.k, [64, v.bk])
+            right = descriptor(right, right.numel() // right.shape[-1], right.shape[-1], block)
+            planes_gemm_hopper[(self.programs,)](left, right, self.exponent_a, self.exponent_b, bias, c, s.m, s.n, s.k,
+                                                 s.batch, **fixed)  # fmt: skip
+            return
         if v.tma:
             left = TensorDescriptor.from_tensor(left.view(-1, s.k), [v.bm, v.bk])
-            block = [v.bn, v.bk] if s.b_nk else [v.bk, v.bn]
             right = TensorDescriptor.from_tensor(right.view(-1, right.shape[-1]), block)
-        fixed = v.constants(s) | v.options()
-        if narrow:
+        if v.planes:
             planes_gemm[(self.programs,)](left, right, self.exponent_a, self.exponent_b, bias, c, s.m, s.n, s.k,
                                           s.batch, **fixed)  # fmt: skip
         else:
@@ -479,7 +504,7 @@ def measure(runners: list[Runner], size: Size, repetitions: int) -> dict[str, li
     calls = {"cublas": lambda: reference(size, a, b, bias)}
     for runner in runners:
         calls[runner.variant.name] = lambda runner=runner: runner(a, b, bias, c)
-        if not runner.variant.scheme.startswith("dot-"):
+        if runner.variant.planes:
             calls[runner.variant.name + " (split)"] = lambda runner=runner: runner.split(a, b)
     flush = torch.empty(64 * 1024 * 1024, dtype=torch.int32, device="cuda")
     events = {name: [] for name in calls}
@@ -515,13 +540,13 @@ def _compile_one(job: tuple[Variant, Size]) -> tuple[str, float, str]:
 def warm_cache(jobs: list[tuple[Variant, Size]], processes: int) -> dict[str, str]:
     """Compiles into Triton's disk cache in parallel children; returns what failed, by variant name."""
     failed = {}
-    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=4) as pool:
         pending = [(job, pool.apply_async(_compile_one, (job,))) for job in jobs]
         for job, result in pending:
             try:
-                name, seconds, why = result.get(timeout=60)
+                name, seconds, why = result.get(timeout=40)
             except multiprocessing.TimeoutError:
-                name, seconds, why = job[0].name, 60.0, "no answer within 60 s (crashed or hung)"
+                name, seconds, why = job[0].name, 40.0, "no answer within 40 s (crashed or hung)"
             if why:
                 failed[name] = why
                 print(f"left out {name} after {seconds:.0f} s: {why}", flush=True)
@@ -549,12 +574,12 @@ def report(name: str, size: Size, times: dict[str, list[float]], errors: dict[st
 def benchmark(arguments: argparse.Namespace) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     sizes = {name: SIZES[name] for name in arguments.sizes.split(",")}
-    wanted = [v for v in VARIANTS if not arguments.variants or any(w in v.name for w in arguments.variants.split(","))]
+    wanted = [v for v in VARIANTS if v.name.startswith(tuple(arguments.variants.split(",")))]
     jobs = {}
     for size in sizes.values():
         for variant in wanted:
-            if not (variant.tma and size.k % variant.bk):
-                jobs.setdefault((variant, str(variant.constants(size)), size.batch > 1), (variant, size))
+            if variant.fits(size):
+                jobs.setdefault((variant, str(variant.constants(size))), (variant, size))
     begin = time.monotonic()
     failed = warm_cache(list(jobs.values()), arguments.processes)
     print(f"compiled {len(jobs)} in {time.monotonic() - begin:.0f} s", flush=True)
@@ -564,8 +589,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
         "python": platform.python_version(), "failed": failed, "sizes": {},
     }  # fmt: skip
     for name, size in sizes.items():
-        runners = [Runner(v, size) for v in wanted
-                   if v.name not in failed and not (v.tma and size.k % v.bk)]  # fmt: skip
+        runners = [Runner(v, size) for v in wanted if v.name not in failed and v.fits(size)]
         times = measure(runners, size, arguments.repetitions)
         kinds = arguments.distributions.split(",") if name == next(iter(sizes)) else ["uniform", "normal"]
         errors = {kind: check(runners, size, kind, arguments.limit) for kind in kinds}
@@ -657,7 +681,7 @@ def emulate() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="square,batched,linear", help=f"of {', '.join(SIZES)}")
-    parser.add_argument("--variants", default="", help="comma-separated parts of variant names; default: all")
+    parser.add_argument("--variants", default="", help="comma-separated beginnings of variant names; default: all")
     parser.add_argument("--distributions", default=",".join(DISTRIBUTIONS), help="for the first size")
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--processes", type=int, default=12, help="for compiling")
