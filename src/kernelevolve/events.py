@@ -98,7 +98,11 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Noted:
-    """A remark that changes no node, e.g. a seat that was lost; topic `settings` replaces the run's settings by `data`."""
+    """A remark that changes no node, e.g. a seat that was lost.
+
+    Attributes:
+        topic: `settings` replaces the run's settings by `data`; others only tell.
+    """
 
     topic: str
     text: str

@@ -232,7 +232,9 @@ def fold(graph: Graph, entry: Entry) -> Graph:
         StoreError: the entry does not follow from what is in the graph: a gap, an answer to no brief, a second Created.
     """
     if entry.sequence != graph._next:
-        raise StoreError(f"the log goes from entry {graph._next - 1} to {entry.sequence}; an entry is missing or doubled")
+        raise StoreError(
+            f"the log goes from entry {graph._next - 1} to {entry.sequence}; an entry is missing or doubled"
+        )
     event = entry.event
     if isinstance(event, Created) != (entry.sequence == 0):
         raise StoreError(f"entry {entry.sequence} is a {entry.kind!r} event; a log has Created first and only there")
@@ -261,7 +263,9 @@ def _take_asked(graph: Graph, event: Asked) -> None:
     brief = event.brief
     unknown = [p for p in brief.parents if p not in graph._nodes]
     if unknown or brief.index != graph._asked:
-        raise StoreError(f"brief {brief.id} has index {brief.index} after {graph._asked} asks, unknown parents {unknown}")
+        raise StoreError(
+            f"brief {brief.id} has index {brief.index} after {graph._asked} asks, unknown parents {unknown}"
+        )
     graph._pending[brief.id] = Pending(brief)
     graph._asked += 1
     graph._drafts += not brief.parents

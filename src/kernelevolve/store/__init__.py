@@ -7,8 +7,9 @@ The rules that every store keeps (`testing.check_store` holds them):
 
 - An append is one transaction: it returns after the entry would survive the death of this process, or it raises and
   nothing is in the log. Sequence numbers are 0, 1, 2, ... without gaps.
-- A store has at most one owner. `take` raises RunBusy while a live process owns it; the lease of a dead process is taken
-  over. Each lease has a higher epoch than all before it; an append under an older or released lease raises StaleLease.
+- A store has at most one owner. `take` raises RunBusy while a live process owns it; the lease of a dead process is
+  taken over. Each lease has a higher epoch than all before it; an append under an older or released lease raises
+  StaleLease.
 - Reading never owns and never waits for the owner.
 - Full disk raises StoreFull, a newer schema StoreTooNew, everything else that fails StoreError.
 """

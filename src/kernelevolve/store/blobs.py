@@ -1,7 +1,7 @@
 """Large bytes beside the log, named by their content.
 
-In: bytes. Out: their SHA-256, by which they are read back and verified. Left to others: what is in them, and which event
-mentions them.
+In: bytes. Out: their SHA-256, by which they are read back and verified. Left to others: what is in them, and which
+event mentions them.
 
 The place is a folder or any address that fsspec knows (`s3://...` with its own package installed). A blob appears whole
 or not at all: it is written under another name and renamed.

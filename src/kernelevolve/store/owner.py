@@ -2,8 +2,8 @@
 
 In: this process, or a line of a lease. Out: an Owner. Left to others: what to do about it (`store`).
 
-A process number alone lies: it is reused after a while, after a reboot, and in another container. So an owner is known by
-its start time, boot and process namespace too; where these differ from ours, nothing can be said about it from here.
+A process number alone lies: it is reused after a while, after a reboot, and in another container. So an owner is known
+by its start time, boot and process namespace too; where these differ from ours, nothing can be said about it from here.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ In: a folder. Out: the log in `FOLDER/log.sqlite` (WAL mode, so that readers nev
 blobs (`store.blobs`).
 
 What SQLite alone needs is in `_dialect`; the tables and statements above it are standard SQL for any database that
-SQLAlchemy knows. With `synchronous=NORMAL` a commit survives the death of the process, not always a power cut; the log is
-consistent after either, and what a power cut takes is asked or evaluated again.
+SQLAlchemy knows. With `synchronous=NORMAL` a commit survives the death of the process, not always a power cut; the log
+is consistent after either, and what a power cut takes is asked or evaluated again.
 """
 
 from __future__ import annotations
@@ -83,8 +83,6 @@ class SqliteStore:
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         self.path = folder / FILE
         if create:
-            if self.path.exists():
-                raise StoreError(f"{folder} holds a run already; resume it or give another folder")
             with _explained(self.path):
                 folder.mkdir(parents=True, exist_ok=True)
         elif not self.path.is_file():
@@ -150,8 +148,12 @@ class SqliteStore:
     def _create(self) -> None:
         with self._transaction() as connection:
             _metadata.create_all(connection)
-            connection.execute(insert(_layout).values(version=LAYOUT))
-            connection.execute(insert(_lease).values(id=0, epoch=0, owner=None))
+            # A creation that was cut short left an empty log; it is taken up again.
+            if connection.execute(select(func.count()).select_from(_log)).scalar():
+                raise StoreError(f"{self.path.parent} holds a run already; resume it or give another folder")
+            if not connection.execute(select(func.count()).select_from(_layout)).scalar():
+                connection.execute(insert(_layout).values(version=LAYOUT))
+                connection.execute(insert(_lease).values(id=0, epoch=0, owner=None))
 
     def _check_layout(self) -> None:
         with _explained(self.path), self._engine.connect() as connection:

@@ -1,0 +1,104 @@
+"""Proposing: from parents to the next candidate's source.
+
+In: the graph and the parents that the policy selected. Out: a brief, and a writer's answer to it. Left to others:
+choosing parents (`search`), numbering and logging (`run`), judging (`evaluate`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kernelevolve.candidate import Brief, Cost
+from kernelevolve.graph import Graph, Reducer
+from kernelevolve.hardware import HardwareFigures
+from kernelevolve.problem import Problem
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a writer gives back for a brief; the run makes a Candidate of it.
+
+    Attributes:
+        source: the kernel file.
+        note: one sentence: what was changed and why.
+        plan: the built-in writer's plan as JSON data; empty for other writers.
+    """
+
+    source: str
+    note: str = ""
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What the translator gives: a kernel file, the plan that it was written from (JSON data), and one sentence."""
+
+    source: str
+    plan: Mapping[str, Any]
+    note: str
+
+
+class Translator(Protocol):
+    """The built-in engineer for one problem and platform. Both methods are deterministic in their arguments."""
+
+    async def first(self, seed: int) -> Draft:
+        """A first kernel; other seeds may give other plans, seed 0 is the plainest.
+
+        Raises:
+            UncoveredOp: the reference uses an op that cannot be written.
+        """
+        ...
+
+    async def next(
+        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random
+    ) -> Draft | None:
+        """The kernel of the most promising plan that is one move away from `plan`; None when no move is left.
+
+        Args:
+            limit: what limits the kernel of `plan`, one of `diagnose.LIMITS`.
+            tried: keys (`plan_key`) of plans that must not come again.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What a writer is built with, beside its own arguments: `Class(workbench, **args)`.
+
+    Attributes:
+        platform: name of the objective platform.
+        seed: of the run.
+        translator: None where there is no built-in engineer.
+    """
+
+    problem: Problem
+    platform: str
+    seed: int
+    figures: HardwareFigures | None = None
+    translator: Translator | None = None
+
+
+class Writer(Protocol):
+    """Answers briefs. Several `write` calls may wait at the same time.
+
+    Attributes:
+        name: as recorded with each candidate: `built-in`, `model:PROVIDER:NAME`.
+        reducers: what the writer needs of the log at scale.
+    """
+
+    name: str
+    reducers: tuple[Reducer, ...]
+
+    async def write(self, brief: Brief, graph: Graph) -> Answer:
+        """The answer to `brief`; the same again for the same brief and log, as far as the writer can.
+
+        Raises:
+            WriterError: no answer; the brief is dropped with this reason.
+            NoMovesLeft: nothing is left to try from the brief's parents.
+            MachineError: the machine's fault; asked again.
+        """
+        ...

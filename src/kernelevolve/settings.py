@@ -1,0 +1,108 @@
+"""The one dial: `effort = quick | standard | deep` and every default that it stands for.
+
+In: an effort. Out: frozen Settings. Left to others: a knob of one class is that class's constructor argument; what a
+user overrides is replaced in the value (`dataclasses.replace`) and travels with the run's first event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from kernelevolve.errors import UsageError
+
+Effort = Literal["quick", "standard", "deep"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How hard to search and how closely to look.
+
+    Attributes:
+        effort: which row of `EFFORTS` these settings started from.
+        candidates: most candidates of a run.
+        drafts: briefs without parents before the first improvement.
+        plateau: candidates in a row without a new best one that end the run.
+        target: fitness that is good enough; None for none.
+        seconds: most time that the run works.
+        tokens, money_usd: most that the writers may use; None for no limit.
+        drops: briefs in a row that no writer could answer, which end the run.
+        writers: briefs that are written at the same time.
+        seats: candidates that are evaluated at the same time.
+        tuner_trials: knob choices that the tuner tries per workload.
+        interpret_programs: programs of a launch that the interpreter runs at most per case.
+        distributions: of inputs in the correctness rungs, see `protocol.Case`.
+        seeds: input seeds per distribution.
+    """
+
+    effort: Effort
+    candidates: int
+    drafts: int
+    plateau: int
+    seconds: float
+    tuner_trials: int
+    interpret_programs: int
+    distributions: tuple[str, ...]
+    seeds: int
+    writers: int = 1
+    seats: int = 1
+    drops: int = 10
+    target: float | None = None
+    tokens: int | None = None
+    money_usd: float | None = None
+
+    def __post_init__(self) -> None:
+        counts = ("candidates", "drafts", "plateau", "seconds", "tuner_trials", "interpret_programs", "seeds")
+        for name in (*counts, "writers", "seats", "drops", "target", "tokens", "money_usd"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"settings: {name} = {value}; it must be above 0")
+
+
+EFFORTS: Mapping[str, Settings] = {
+    "quick": Settings(
+        effort="quick",
+        candidates=12,
+        drafts=1,
+        plateau=8,
+        seconds=600.0,
+        tuner_trials=16,
+        interpret_programs=256,
+        distributions=("declared", "D1"),
+        seeds=2,
+    ),
+    "standard": Settings(
+        effort="standard",
+        candidates=60,
+        drafts=2,
+        plateau=25,
+        seconds=3600.0,
+        tuner_trials=48,
+        interpret_programs=1024,
+        distributions=("declared", "D1", "D2", "D3"),
+        seeds=3,
+    ),
+    "deep": Settings(
+        effort="deep",
+        candidates=300,
+        drafts=4,
+        plateau=100,
+        seconds=8 * 3600.0,
+        tuner_trials=160,
+        interpret_programs=4096,
+        distributions=("declared", "D1", "D2", "D3", "D5", "D6"),
+        seeds=5,
+    ),
+}
+
+
+def settings_for(effort: str) -> Settings:
+    """The settings of an effort.
+
+    Raises:
+        UsageError: no such effort; the message lists them.
+    """
+    if effort not in EFFORTS:
+        raise UsageError(f"unknown effort {effort!r}; known: {', '.join(EFFORTS)}")
+    return EFFORTS[effort]

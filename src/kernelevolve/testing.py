@@ -1,0 +1,288 @@
+"""Fakes and conformance kits: for our own tests and for whoever writes a policy, a store or a writer.
+
+In: a seed, or a class to be checked. Out: components that behave like the real ones without torch, network or device;
+an AssertionError that says which rule was broken. Left to others: the test runner (nothing here needs pytest).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernelevolve import codec
+from kernelevolve.candidate import Brief, Candidate
+from kernelevolve.errors import NoMovesLeft, RunBusy, SeatLost, StaleLease, StoreError, WriterError
+from kernelevolve.evaluation import (
+    Correctness,
+    Evaluation,
+    Evidence,
+    Figure,
+    Resources,
+    Rung,
+    RungReport,
+    Timing,
+    Verdict,
+    speedup,
+)
+from kernelevolve.events import Asked, Component, Created, Entry, Evaluated, Noted, Written
+from kernelevolve.graph import Graph, fold, fold_all
+from kernelevolve.problem import Problem
+from kernelevolve.propose import Answer, Draft, Workbench
+from kernelevolve.run import Equip, Equipment
+from kernelevolve.search import Policy
+from kernelevolve.search.novelty import BinariesReducer
+from kernelevolve.settings import Settings, settings_for
+from kernelevolve.store import Store
+from kernelevolve.store.owner import this_process
+
+FAKE_PLATFORM = "h100"
+
+
+def fake_problem(name: str = "relu") -> Problem:
+    """A small problem that nothing in the fakes runs."""
+    source = "class Model: ...\n\n\ndef get_inputs():\n    return []\n"
+    return Problem(name=name, suite="folder", path=f"{name}.py", source=source)
+
+
+def fake_evaluation(quality: float, *, verdict: Verdict | None = None, binary: str = "") -> Evaluation:
+    """An evaluation of a correct candidate that is `quality` times as fast as its baseline, or of a faulty one."""
+    verdict = verdict or (Verdict.OK_FASTER if quality > 1 else Verdict.OK_SLOWER)
+    faulty = not verdict.ok
+    rungs = (
+        RungReport(Rung.CHECK, "passed", 0.001, "a Triton kernel"),
+        RungReport(Rung.CORRECT, "failed" if faulty else "passed", 0.01, verdict.value, FAKE_PLATFORM),
+    )
+    resources = {FAKE_PLATFORM: (Resources("kernel", "sm_90", binary, 32, 0, 0, 4, 1.0),)} if binary else {}
+    if faulty:
+        return Evaluation(verdict, FAKE_PLATFORM, rungs, resources=resources)
+    eager = Figure(1.0, "ms", Evidence.MEASURED, "fake clock")
+    mine = Figure(1.0 / quality, "ms", Evidence.MEASURED, "fake clock")
+    timing = Timing("declared", FAKE_PLATFORM, mine, {"eager": eager}, "eager", speedup(eager, mine))
+    return Evaluation(verdict, FAKE_PLATFORM, rungs, (Correctness(Evidence.MEASURED, True, ()),), resources, (timing,))
+
+
+class FakeEvaluator:
+    """Judges a candidate by its digest: the same source always gets the same evaluation.
+
+    Args:
+        seed: of verdicts, qualities and latencies.
+        seconds: mean latency per rung; each wait is between half and one and a half of it.
+        faulty: share of candidates that are wrong.
+        lost: share of attempts that fail by the machine's fault (drawn anew for each attempt).
+    """
+
+    def __init__(self, seed: int = 0, *, seconds: float = 0.0, faulty: float = 0.2, lost: float = 0.0) -> None:
+        self._seed, self._seconds, self._faulty, self._lost = seed, seconds, faulty, lost
+        self._attempts: dict[str, int] = {}
+        self.busy = self.most_busy = 0
+
+    async def evaluate(self, candidate: Candidate, *, progress: Callable[[str], None]) -> Evaluation:
+        """See `run.Evaluator.evaluate`."""
+        attempt = self._attempts[candidate.id] = self._attempts.get(candidate.id, 0) + 1
+        luck = random.Random(f"{self._seed}:{candidate.id}:{attempt}")
+        self.busy += 1
+        self.most_busy = max(self.most_busy, self.busy)
+        try:
+            for rung in (Rung.CHECK, Rung.CORRECT):
+                progress(rung.value)
+                await asyncio.sleep(self._seconds * (0.5 + luck.random()))
+        finally:
+            self.busy -= 1
+        if luck.random() < self._lost:
+            raise SeatLost(f"fake seat lost at {candidate.id}, attempt {attempt}")
+        rng = random.Random(f"{self._seed}:{candidate.digest}")
+        verdict = Verdict.WRONG_VALUE if rng.random() < self._faulty else None
+        return fake_evaluation(0.5 + 2 * rng.random(), verdict=verdict, binary=candidate.digest[:16])
+
+
+class FakeTranslator:
+    """Plans are lists of moves; each plan has `moves` children, down to `depth`.
+
+    Args:
+        seconds: latency of each answer.
+    """
+
+    def __init__(self, *, moves: int = 4, depth: int = 100, seconds: float = 0.0) -> None:
+        self._moves, self._depth, self._seconds = moves, depth, seconds
+
+    async def first(self, seed: int) -> Draft:
+        """See `propose.Translator.first`."""
+        await asyncio.sleep(self._seconds)
+        return self._draft([seed % 3])
+
+    async def next(
+        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random
+    ) -> Draft | None:
+        """See `propose.Translator.next`."""
+        await asyncio.sleep(self._seconds)
+        path = list(plan["path"])
+        if len(path) > self._depth:
+            return None
+        for move in rng.sample(range(self._moves), self._moves):
+            draft = self._draft([*path, move])
+            if _key(draft.plan) not in tried:
+                return draft
+        return None
+
+    def _draft(self, path: list[int]) -> Draft:
+        return Draft(f"# plan {path}\n", {"path": path}, f"move {path[-1]}")
+
+
+def _key(plan: Mapping[str, Any]) -> str:
+    return hashlib.sha256(codec.dumps(plan).encode()).hexdigest()[:16]
+
+
+class FakeWriter:
+    """Answers each brief from its index alone.
+
+    Args:
+        seconds: latency of each answer.
+        failing: share of briefs that are not answered.
+        exhausted_after: briefs after which every answer is that no move is left; 0 for never.
+    """
+
+    name = "fake"
+    reducers = ()
+
+    def __init__(
+        self, workbench: Workbench, *, seconds: float = 0.0, failing: float = 0.0, exhausted_after: int = 0
+    ) -> None:
+        self._seed, self._seconds, self._failing, self._last = workbench.seed, seconds, failing, exhausted_after
+
+    async def write(self, brief: Brief, graph: Graph) -> Answer:
+        """See `propose.Writer.write`."""
+        await asyncio.sleep(self._seconds)
+        if self._last and brief.index >= self._last:
+            raise NoMovesLeft(f"the fake writer stops after {self._last} briefs")
+        if random.Random(f"{self._seed}:{brief.index}:fake").random() < self._failing:
+            raise WriterError(f"the fake writer fails at {brief.id}")
+        return Answer(f"# seed {self._seed}, brief {brief.index}, parents {brief.parents}\n", f"brief {brief.index}")
+
+
+def fake_equip(evaluator: FakeEvaluator | None = None, translator: FakeTranslator | None = None) -> Equip:
+    """An `Equip` that hands out fakes."""
+    equipment = Equipment(evaluator or FakeEvaluator(), translator=translator or FakeTranslator())
+    return lambda created, builds: equipment
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A made-up log for checking policies: `nodes` candidates told, then `pending` briefs asked."""
+
+    nodes: int
+    pending: int
+    seed: int = 0
+
+
+def fake_log(policy: Policy, chapter: Chapter, settings: Settings | None = None) -> tuple[Entry, ...]:
+    """The entries of a run in which `policy` chose all parents and the fakes did the rest."""
+    settings = settings or settings_for("quick")
+    created = Created(
+        "fake", fake_problem(), FAKE_PLATFORM, chapter.seed, Component("checked"), Component("fake"),
+        codec.to_data(settings), "0",
+    )  # fmt: skip
+    entries: list[Entry] = []
+    graph = Graph((BinariesReducer(), *policy.reducers))
+
+    def add(event: Any) -> None:
+        entries.append(Entry(len(entries), 1, float(len(entries)), event))
+        fold(graph, entries[-1])
+
+    add(created)
+    for index in range(chapter.nodes + chapter.pending):
+        parents = policy.select(graph, random.Random(f"{chapter.seed}:{index}:select"))
+        add(Asked(Brief(f"b{index}", index, parents, "")))
+        if index < chapter.nodes:
+            candidate = Candidate(f"n{index}", f"b{index}", "fake", f"# {chapter.seed} {index}\n")
+            luck = random.Random(f"{chapter.seed}:{index}")
+            verdict = Verdict.WRONG_VALUE if luck.random() < 0.3 else None
+            evaluation = fake_evaluation(0.5 + 2 * luck.random(), verdict=verdict)
+            worth = evaluation.timings[0].speedup if evaluation.timings else Figure(0.0, "x", Evidence.MEASURED, "fake")
+            add(Written(candidate))
+            add(Evaluated(candidate.id, evaluation, worth))
+    return tuple(entries)
+
+
+def check_policy(make: Callable[[], Policy], *, nodes: int = 60) -> None:
+    """Raises AssertionError where a policy breaks a rule of `search.Policy`.
+
+    It must choose known parents, none twice, and the same ones for the same log and rng, in a fresh instance as in one
+    that has seen the whole run.
+    """
+    for seed in range(3):
+        old = make()
+        for pending in (0, 3):
+            entries = fake_log(old, Chapter(nodes, pending, seed))
+            again = fake_log(make(), Chapter(nodes, pending, seed))
+            assert entries == again, "two instances choose different parents for the same log and rng"
+            graph, fresh = fold_all(entries, old.reducers), make()
+            rng = [random.Random(f"{seed}:{graph.asked}:select") for _ in range(2)]
+            chosen = old.select(graph, rng[0])
+            assert chosen == fresh.select(fold_all(entries, fresh.reducers), rng[1]), (
+                "a replayed graph gives other parents"
+            )
+            assert len(set(chosen)) == len(chosen), f"{chosen} has a parent twice"
+            assert all(parent in graph.nodes for parent in chosen), f"{chosen} are not all nodes of the graph"
+
+
+def check_store(make: Callable[[bool], Store]) -> None:
+    """Raises AssertionError where a store breaks a rule of `store.Store`.
+
+    Args:
+        make: opens one and the same empty place; its argument says whether to create it.
+    """
+    store, owner = make(True), this_process()
+    lease = store.take(owner)
+    entries = [store.append(Noted("check", f"entry {i}"), lease) for i in range(5)]
+    assert [e.sequence for e in entries] == [0, 1, 2, 3, 4], "sequence numbers are not 0, 1, 2, ..."
+    assert make(False).read_from(0) == tuple(entries), "another reader sees other entries"
+    assert store.read_from(3) == tuple(entries[3:]), "read_from does not start at its argument"
+    assert store.read_from(5) == (), "read_from past the end gives entries"
+    _must_raise(RunBusy, lambda: make(False).take(owner), "a run with a live owner was taken")
+    later = make(False).take(owner, by_force=True)
+    assert later.epoch > lease.epoch, "a later lease has no higher epoch"
+    _must_raise(StaleLease, lambda: store.append(Noted("check", "old"), lease), "an old lease could append")
+    lease.release()
+    assert store.append(Noted("check", "new"), later).sequence == 5, "a refused append used up a number"
+    later.release()
+    later.release()
+    _must_raise(StaleLease, lambda: store.append(Noted("check", "late"), later), "a released lease could append")
+    assert make(False).take(owner).epoch > later.epoch, "a released run could not be taken again"
+    _must_raise(StoreError, lambda: make(True), "a place that holds a log was created again")
+
+
+def _must_raise(kind: type[Exception], act: Callable[[], Any], otherwise: str) -> None:
+    try:
+        act()
+    except kind:
+        return
+    raise AssertionError(otherwise)
+
+
+def same_story(one: tuple[Entry, ...], other: tuple[Entry, ...]) -> str:
+    """Where two logs tell different stories, in words; empty if they differ in clocks, leases and run ids only."""
+    for a, b in zip(one, other, strict=False):
+        if _story(a) != _story(b):
+            return f"entry {a.sequence}: {_story(a):.200} / {_story(b):.200}"
+    return "" if len(one) == len(other) else f"{len(one)} entries / {len(other)} entries"
+
+
+def _story(entry: Entry) -> str:
+    data = codec.to_data(entry.event)
+    if isinstance(entry.event, Created):
+        data["run"] = ""
+    if isinstance(entry.event, Written):
+        data["candidate"]["cost"]["seconds"] = 0.0
+    return f"{entry.sequence} {entry.kind} {codec.dumps(data)}"
+
+
+def fake_folder(folder: Path) -> Path:
+    """`folder` with a problem file that parses and does nothing, for doors that want one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "relu.py").write_text(fake_problem().source, encoding="utf-8")
+    return folder / "relu.py"
