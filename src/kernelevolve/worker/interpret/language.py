@@ -1,0 +1,315 @@
+"""Triton's language bound to our builder: tensors whose operators compute, and the functions that take code regions.
+
+Comes in: a builder. Goes out: `Language`, which turns any name of ``triton.language`` into something Python can call.
+Nothing in Triton is patched: tensors are a subclass, builtins are bound to our semantics one by one. Rewriting a
+kernel's source to use these names is left to `rewrite`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .builder import Builder
+from .compat import KERNELS, TritonSemantic, is_builtin, tl
+from .errors import CannotBeSeen
+from .formats import SCALARS, Pointer
+from .values import Handle, candidate_line
+
+
+class AmbiguousTruth(ValueError):
+    """A branch on a tensor of several elements."""
+
+
+class Size(int):
+    """A dimension: an int that also has ``.value``, as a constexpr has."""
+
+    @property
+    def value(self) -> int:
+        return int(self)
+
+
+_SHAPES: dict[tuple[int, ...], tuple[Any, Size]] = {}
+
+
+def _shape(sizes: tuple[int, ...]) -> tuple[Any, Size]:
+    known = _SHAPES.get(sizes)
+    if known is None:
+        total = 1
+        for size in sizes:
+            total *= size
+        known = _SHAPES[sizes] = (tl.tuple([Size(s) for s in sizes]), Size(total))
+    return known
+
+
+class Tensor(tl.tensor):  # type: ignore[misc]
+    """A tensor of the language whose operators and methods compute at once."""
+
+    def __init__(self, handle: Any, type: Any) -> None:
+        self.handle = handle
+        self.type = type
+        self.dtype = type.scalar
+        self.shape, self.numel = _shape(tuple(type.shape) if type.is_block() else ())
+
+    __hash__ = object.__hash__
+
+
+class Semantic(TritonSemantic):  # type: ignore[misc]
+    """Triton's semantics over our builder and tensors."""
+
+    tensor = Tensor
+
+    def binary_op_sanitize_overflow_impl(self, lhs: Any, rhs: Any, binary_op: Any) -> None:
+        """Called before each integer add, subtract and multiply: asks the builder to watch signed 32-bit ones."""
+        self.builder.checked = lhs.type.scalar.name == "int32"
+
+    def make_tensor_descriptor(self, *args: Any, **kwargs: Any) -> Any:
+        made = super().make_tensor_descriptor(*args, **kwargs)
+        return DescriptorValue(made.handle, list(made.shape), list(made.strides), made.block_type)
+
+
+class DescriptorValue(tl.tensor_descriptor):  # type: ignore[misc]
+    """A tensor descriptor whose methods compute at once."""
+
+
+class Language:
+    """The language over one builder; `resolve` gives the callable stand-in of a value found in a kernel's namespace."""
+
+    def __init__(self, builder: Builder, call_kernel: Callable[..., Any]) -> None:
+        self.builder = builder
+        self.semantic = Semantic(builder)
+        self.call_kernel = call_kernel
+        self._bound: dict[int, tuple[Any, Any]] = {}
+        self._own = self._own_functions()
+        self._bind_methods(Tensor, tl.tensor)
+        self._bind_methods(DescriptorValue, tl.tensor_descriptor)
+
+    def _own_functions(self) -> dict[int, Callable[..., Any]]:
+        core = tl.core
+        pairs: list[tuple[Any, Callable[..., Any]]] = [
+            (core.reduce, self.reduce),
+            (core.associative_scan, self.associative_scan),
+            (core._reduce_with_indices, self.reduce_with_indices),
+            (core.map_elementwise, self.map_elementwise),
+            (core.multiple_of, _hint),
+            (core.max_contiguous, _hint),
+            (core.max_constancy, _hint),
+            (core.static_assert, _static_assert),
+            (core.static_print, _ignore),
+            (core.range, self.loop),
+            (core.static_range, _static_loop),
+            (core.constexpr, plain),
+            (core.condition, _condition),
+            (core.inline_asm_elementwise, _no_assembly),
+            (range, self.loop),
+            (print, self._print),
+            (min, functools.partial(core.builtin_min.__wrapped__, _semantic=self.semantic)),
+            (max, functools.partial(core.builtin_max.__wrapped__, _semantic=self.semantic)),
+        ]
+        return {id(theirs): ours for theirs, ours in pairs}
+
+    def _print(self, prefix: Any = "", *values: Any, hex: bool = False, **unused: Any) -> None:
+        if not isinstance(prefix, str):
+            prefix, values = "", (prefix, *values)
+        tl.core.device_print.__wrapped__(prefix, *values, hex=hex, _semantic=self.semantic)
+
+    def _bind_methods(self, ours: type, theirs: type) -> None:
+        for name in dir(theirs):
+            member = getattr(theirs, name)
+            if isinstance(member, KERNELS):
+                setattr(ours, name, _method(functools.partial(self.call_kernel, member)))
+            elif is_builtin(member):
+                free = getattr(tl.core, name, None) or getattr(tl.math, name, None)
+                forwards = getattr(member, "__qualname__", "").startswith("_tensor_member_fn") and is_builtin(free)
+                setattr(ours, name, _method(self.resolve(free) if forwards else self._bind(member)))
+        if ours is Tensor:
+            ours.T = property(lambda self: self.trans())
+
+    def resolve(self, value: Any) -> Any:
+        """What the kernel sees for ``value``: builtins bound to our semantics, constexprs plain, the rest unchanged."""
+        if not callable(value):
+            return plain(value)
+        known = self._bound.get(id(value))
+        if known is not None:
+            return known[1]
+        found = self._resolve(value)
+        self._bound[id(value)] = (value, found)
+        return found
+
+    def _resolve(self, value: Any) -> Any:
+        own = self._own.get(id(value))
+        if own is not None:
+            return own
+        if isinstance(value, KERNELS):
+            return functools.partial(self.call_kernel, value)
+        module = getattr(value, "__module__", None) or ""
+        if module == "triton.language.extra.libdevice":
+            return self._device_function(value)
+        if is_builtin(value) and hasattr(value, "__wrapped__"):
+            return self._extern(value) if ".extra." in module else self._bind(value)
+        return value
+
+    def _bind(self, builtin: Any) -> Any:
+        if not hasattr(builtin, "__wrapped__"):
+            return builtin
+        inner = builtin.__wrapped__
+        return functools.partial(inner, _semantic=self.semantic)
+
+    def _extern(self, function: Any) -> Any:
+        bound = self._bind(function)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            out = bound(*args, **kwargs)
+            return Tensor(out.handle, out.type) if isinstance(out, tl.tensor) else plain(out)
+
+        return call
+
+    def _device_function(self, stub: Any) -> Any:
+        """The generic ``libdevice.f``: any library's ``f`` will do, since symbols of both are known."""
+        from triton.language.extra.cuda import libdevice as nvidia
+        from triton.language.extra.hip import libdevice as amd
+
+        for library in (nvidia, amd):
+            if hasattr(library, stub.__name__):
+                return self.resolve(getattr(library, stub.__name__))
+
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise CannotBeSeen(f"device function {stub.__name__}", candidate_line())
+
+        return refuse
+
+    # Values.
+
+    def value(self, x: Any) -> Any:
+        """What an assignment or return makes of ``x``: Python scalars become tensors, as the compiler's do."""
+        if type(x) is Tensor:
+            return x
+        x = plain(x)
+        if isinstance(x, (bool, int, float)):
+            return self.semantic.to_tensor(x if isinstance(x, (bool, float)) else int(x))
+        if isinstance(x, (tuple, tl.tuple)) and not isinstance(x, str):
+            return _rebuild(x, [self.value(v) for v in x])
+        return x
+
+    def truth(self, x: Any) -> bool:
+        """The condition of an ``if`` or ``while``."""
+        if isinstance(x, tl.tensor):
+            data = x.handle.data
+            if data.size != 1:
+                raise AmbiguousTruth("Boolean value of Tensor with more than one value is ambiguous")
+            return bool(data.reshape(-1)[0])
+        return bool(plain(x))
+
+    def both(self, *thunks: Callable[[], Any]) -> Any:
+        return self._logical(thunks, "logical_and", stop=False)
+
+    def either(self, *thunks: Callable[[], Any]) -> Any:
+        return self._logical(thunks, "logical_or", stop=True)
+
+    def _logical(self, thunks: Sequence[Callable[[], Any]], method: str, stop: bool) -> Any:
+        result: Any = None
+        last: Any = None
+        for thunk in thunks:
+            last = plain(thunk())
+            if isinstance(last, tl.tensor):
+                result = last if result is None else getattr(result, method)(last)
+            elif bool(last) is stop:
+                return last
+        return last if result is None else result
+
+    def negate(self, x: Any) -> Any:
+        return x.__not__() if isinstance(x, tl.tensor) else not plain(x)
+
+    def loop(self, start: Any, end: Any = None, step: Any = None, **hints: Any) -> Any:
+        """``range`` of a kernel: its index is a tensor of the bounds' promoted integer type."""
+        if end is None:
+            start, end = 0, start
+        bounds = [self.semantic.to_tensor(_index(b)) for b in (start, end, 1 if step is None else step)]
+        ty = self.semantic.integer_promote_impl(bounds[0].dtype, bounds[1].dtype)
+        ty = self.semantic.integer_promote_impl(ty, bounds[2].dtype)
+        held = SCALARS[ty.name]
+        first, stop, stride = (int(b.handle.data.reshape(-1)[0]) for b in bounds)
+        for i in range(first, stop, stride):
+            yield Tensor(Handle(np.array([i], held.np), held), ty)
+
+    # Functions that take a region of code.
+
+    def reduce(self, input: Any, axis: Any, combine_fn: Any, keep_dims: Any = False, **unused: Any) -> Any:
+        """A tree over neighbours, vectorised: the order of operands is kept, each step rounds to the element type."""
+        from . import regions
+
+        return regions.reduce(self, input, plain(axis), combine_fn, bool(plain(keep_dims)))
+
+    def associative_scan(self, input: Any, axis: Any, combine_fn: Any, reverse: Any = False, **unused: Any) -> Any:
+        from . import regions
+
+        return regions.scan(self, input, plain(axis), combine_fn, bool(plain(reverse)))
+
+    def reduce_with_indices(self, input: Any, axis: Any, combine_fn: Any, keep_dims: Any = False, **unused: Any) -> Any:
+        from . import regions
+
+        return regions.reduce_with_indices(self, input, plain(axis), combine_fn, bool(plain(keep_dims)))
+
+    def map_elementwise(self, scalar_fn: Any, *args: Any, pack: Any = 1, **unused: Any) -> Any:
+        from . import regions
+
+        return regions.map_elementwise(self, scalar_fn, args, int(plain(pack)))
+
+
+def plain(x: Any) -> Any:
+    """``x`` without constexpr around it."""
+    while isinstance(x, tl.constexpr):
+        x = x.value
+    return x
+
+
+def _rebuild(like: Any, values: list[Any]) -> Any:
+    return type(like)(*values) if hasattr(like, "_fields") else tuple(values)
+
+
+def _index(x: Any) -> Any:
+    x = plain(x)
+    return int(x) if isinstance(x, int) else x
+
+
+def _method(function: Callable[..., Any]) -> Any:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+    return method
+
+
+def _hint(x: Any, values: Any, **unused: Any) -> Any:
+    return x
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """``static_print`` speaks at compile time only."""
+
+
+def _condition(x: Any, **hints: Any) -> Any:
+    return x
+
+
+def _static_assert(condition: Any, message: Any = "", **unused: Any) -> None:
+    if not plain(condition):
+        raise AssertionError(f"static_assert failed at {candidate_line()}: {plain(message)}")
+
+
+def _static_loop(arg1: Any, arg2: Any = None, step: Any = None, **unused: Any) -> range:
+    first, second, stride = (plain(v) for v in (arg1, arg2, step))
+    start, stop = (0, first) if second is None else (first, second)
+    return range(int(start), int(stop), 1 if stride is None else int(stride))
+
+
+def _no_assembly(*args: Any, **kwargs: Any) -> Any:
+    raise CannotBeSeen("inline assembly", candidate_line())
+
+
+def pointer_tensor(address: int, element: Any, region: Any) -> Tensor:
+    """A scalar pointer to elements of language type ``element``."""
+    handle = Handle(np.array([address], np.uint64), Pointer(SCALARS[element.name]), region)
+    return Tensor(handle, tl.pointer_type(element))
