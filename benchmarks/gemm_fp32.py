@@ -6,11 +6,12 @@ included, and prints their errors. It leaves to others: choosing a scheme for a 
 
 Schemes. `dot-*` leaves the split to `tl.dot` inside the loop. The others split each operand once into narrow planes in
 a workspace and multiply planes: `fp16x3` (two fp16 planes, three products, exact power-of-two scale per row of A and
-per column of B), `gluon-fp16x3` (the same by the kernel of `gemm_fp32_gluon.py`), `fp16x3w` (the same, low plane kept
-2^11 higher), `bf16x3`, `bf16x6` (three bf16 planes, six products). Tensor cores round their fp32 accumulator toward
-zero at every k step, a bias that grows with K; so the partial sum of each K tile starts at zero and is added with an
-ordinary fp32 addition ("promoted"), unless the variant's name ends in `-raw`. Split after Ootomo and Yokota,
-"Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance" (2022).
+per column of B), `gluon-*` (the same by the kernel of `gemm_fp32_gluon.py`), `fp16x3w` (the low plane is kept 2^11
+higher: elements of a row may span ten decades instead of six), `bf16x3`, `bf16x6` (three bf16 planes, six products).
+Tensor cores round their fp32 accumulator toward zero at every k step, a bias that grows with K; so the partial sum of
+each K tile starts at zero and is added with an ordinary fp32 addition ("promoted"), unless the variant's name ends in
+`-raw`. Split after Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores while surpassing the
+FP32 theoretical peak performance" (2022).
 """
 # ruff: noqa: N803  (kernel parameters carry the names of the matrices' dimensions)
 
@@ -276,6 +277,10 @@ class Variant:
         return self.scheme.startswith("gluon-")
 
     @property
+    def low_scaled(self) -> bool:
+        return self.scheme.endswith("fp16x3w")
+
+    @property
     def planes(self) -> int:
         """Narrow planes per operand; 0 where tl.dot splits by itself."""
         if self.scheme.startswith("dot-"):
@@ -298,11 +303,11 @@ class Variant:
                   "EVEN_K": size.k % self.bk == 0, "TMA": self.tma, "BIAS": size.bias, "GELU": size.gelu}  # fmt: skip
         if self.gluon:
             mine = {key: common[key] for key in ("BM", "BN", "BK", "GROUP_M", "B_NK", "BIAS")}
-            return mine | {"STAGES": self.stages, "SCALED": True}
+            return mine | {"STAGES": self.stages, "SCALED": True, "LOW_SCALED": self.low_scaled}
         if not self.planes:
             return common | {"PRECISION": self.scheme.removeprefix("dot-")}
         return common | {"PLANES": self.planes, "SCALED": self.plane_dtype == torch.float16,
-                         "LOW_SCALED": self.scheme == "fp16x3w", "PROMOTE": self.promote,
+                         "LOW_SCALED": self.low_scaled, "PROMOTE": self.promote,
                          "FLATTEN": self.flatten}  # fmt: skip
 
 
@@ -325,6 +330,8 @@ VARIANTS = [
     Variant("gluon-fp16x3", bk=32, stages=6, tma=True, persistent=True),
     Variant("gluon-fp16x3", 192, 128, 64, 12, 2, tma=True, persistent=True),
     Variant("gluon-fp16x3", 192, 128, 32, 12, 5, tma=True, persistent=True),
+    Variant("gluon-fp16x3w", tma=True, persistent=True),
+    Variant("gluon-fp16x3w", 192, 128, 64, 12, 2, tma=True, persistent=True),
     Variant("fp16x3w", tma=True),
     Variant("bf16x3", tma=True),
     Variant("bf16x6", stages=2, tma=True),
@@ -370,7 +377,7 @@ class Runner:
 
     def split(self, a: torch.Tensor, b: torch.Tensor) -> None:
         if self.variant.plane_dtype == torch.float16 and self.variant.planes:
-            low_scaled = self.variant.scheme == "fp16x3w"
+            low_scaled = self.variant.low_scaled
             _split_fp16(a, self.planes_a, self.exponent_a, 1, low_scaled)
             _split_fp16(b, self.planes_b, self.exponent_b, 1 if self.size.b_nk else 2, low_scaled)
         elif self.variant.planes:

@@ -75,7 +75,7 @@ def _without_flag(exponent):
 @gluon.jit
 def _multiplies(exponent_a, exponent_b, bias, c, a_tiles, b_tiles, full, empty, M, N, K, batches, BM: gl.constexpr,
                 BN: gl.constexpr, BK: gl.constexpr, GROUP_M: gl.constexpr, STAGES: gl.constexpr, SCALED: gl.constexpr,
-                B_NK: gl.constexpr, BIAS: gl.constexpr, GROUP: gl.constexpr):  # fmt: skip
+                B_NK: gl.constexpr, BIAS: gl.constexpr, LOW_SCALED: gl.constexpr, GROUP: gl.constexpr):  # fmt: skip
     """One warpgroup's rows: a chain of three products per K tile, its sum added to acc in ordinary fp32."""
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
     tiles = batches * gl.cdiv(M, BM) * gl.cdiv(N, BN)
@@ -98,6 +98,8 @@ def _multiplies(exponent_a, exponent_b, bias, c, a_tiles, b_tiles, full, empty, 
                 b1 = b_tiles.index(stage * 2 + 1)
             token = warpgroup_mma(a1, b0, part, use_acc=False, is_async=True)
             token = warpgroup_mma(a0, b1, token, is_async=True)
+            if LOW_SCALED:
+                token = warpgroup_mma_wait(0, deps=[token]) * 0.00048828125  # the low planes are kept 2^11 higher
             token = warpgroup_mma(a0, b0, token, is_async=True)
             part = warpgroup_mma_wait(0, deps=[token])
             mbarrier.arrive(empty.index(stage), count=1)
@@ -120,7 +122,7 @@ def _multiplies(exponent_a, exponent_b, bias, c, a_tiles, b_tiles, full, empty, 
 @gluon.jit(do_not_specialize=["batches"])
 def planes_gemm_hopper(a, b, exponent_a, exponent_b, bias, c, M, N, K, batches, BM: gl.constexpr, BN: gl.constexpr,
                        BK: gl.constexpr, GROUP_M: gl.constexpr, STAGES: gl.constexpr, SCALED: gl.constexpr,
-                       B_NK: gl.constexpr, BIAS: gl.constexpr):  # fmt: skip
+                       B_NK: gl.constexpr, BIAS: gl.constexpr, LOW_SCALED: gl.constexpr):  # fmt: skip
     """c = a @ b + bias, planes stacked (plane, batch, rows, columns); BM is 128 or 192; launch with num_warps=4."""
     a_tiles = gl.allocate_shared_memory(a.dtype, [STAGES * (BM // 64) * 2, 64, BK], a.layout)
     b_tiles = gl.allocate_shared_memory(b.dtype, [STAGES * 2] + b.block_type.shape, b.layout)
@@ -134,19 +136,19 @@ def planes_gemm_hopper(a, b, exponent_a, exponent_b, bias, c, M, N, K, batches, 
     if BM == 128:
         gl.warp_specialize([
             (_multiplies, (exponent_a, exponent_b, bias, c, a_tiles, b_tiles, full, empty, M, N, K, batches, BM, BN, BK,
-                            GROUP_M, STAGES, SCALED, B_NK, BIAS, 0)),
+                            GROUP_M, STAGES, SCALED, B_NK, BIAS, LOW_SCALED, 0)),
             (_multiplies, (exponent_a, exponent_b, bias, c, a_tiles, b_tiles, full, empty, M, N, K, batches, BM, BN, BK,
-                            GROUP_M, STAGES, SCALED, B_NK, BIAS, 1)),
+                            GROUP_M, STAGES, SCALED, B_NK, BIAS, LOW_SCALED, 1)),
             (_copies, (a, b, a_tiles, b_tiles, full, empty, M, N, K, batches, BM, BN, BK, GROUP_M, STAGES, B_NK)),
         ], [4, 1], [232, 40])
     else:
         gl.warp_specialize([
             (_multiplies, (exponent_a, exponent_b, bias, c, a_tiles, b_tiles, full, empty, M, N, K, batches, BM, BN, BK,
-                            GROUP_M, STAGES, SCALED, B_NK, BIAS, 0)),
+                            GROUP_M, STAGES, SCALED, B_NK, BIAS, LOW_SCALED, 0)),
             (_multiplies, (exponent_a, exponent_b, bias, c, a_tiles, b_tiles, full, empty, M, N, K, batches, BM, BN, BK,
-                            GROUP_M, STAGES, SCALED, B_NK, BIAS, 1)),
+                            GROUP_M, STAGES, SCALED, B_NK, BIAS, LOW_SCALED, 1)),
             (_multiplies, (exponent_a, exponent_b, bias, c, a_tiles, b_tiles, full, empty, M, N, K, batches, BM, BN, BK,
-                            GROUP_M, STAGES, SCALED, B_NK, BIAS, 2)),
+                            GROUP_M, STAGES, SCALED, B_NK, BIAS, LOW_SCALED, 2)),
             (_copies, (a, b, a_tiles, b_tiles, full, empty, M, N, K, batches, BM, BN, BK, GROUP_M, STAGES, B_NK)),
         ], [4, 4, 1], [160, 160, 24])
     # fmt: on
