@@ -1,8 +1,8 @@
 """Judge, builder and worker as processes of their own, and conversations with their sealed children.
 
-In: the name of a role. Out: `Role.open` gives a `Conversation` with a fresh child. Left to others: what is said. A child
-that dies or stays silent is told apart: `ChildDied` and `ChildSilent` carry how it ended and what it printed, and the
-caller decides whose fault that was. A role's own death is the machine's fault: `SeatLost`.
+In: the name of a role. Out: `Role.open` gives a `Conversation` with a fresh child. Left to others: what is said. A
+child that dies or stays silent is told apart: `ChildDied` and `ChildSilent` carry how it ended and what it printed,
+and the caller decides whose fault that was. A role's own death is the machine's fault: `SeatLost`.
 """
 
 from __future__ import annotations
@@ -142,9 +142,20 @@ class Role:
             self._process.kill()
             _, stderr = self._process.communicate()
             last = stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it printed nothing"]
-            raise SeatLost(f"the {self.name} process did not start: {last[0][:400]}; run `kernelevolve doctor`") from error
+            raise SeatLost(
+                f"the {self.name} process did not start: {last[0][:400]}; run `kernelevolve doctor`"
+            ) from error
         self.versions: Mapping[str, str] = dict(message.body)
         self._ready = True
+
+    def known_versions(self) -> Mapping[str, str]:
+        """Versions of what the role runs on; starts it if need be."""
+        with self._lock:
+            try:
+                self._wait_ready()
+            except WireError as error:
+                raise SeatLost(f"the {self.name} process is gone: {error}") from error
+        return self.versions
 
     def open(self, limits: Limits | None = None) -> Conversation:
         """A conversation with a fresh child.

@@ -6,8 +6,8 @@ In: a message and what the conversation remembers. Out: the answer on the channe
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -99,10 +99,9 @@ def _load(state: State, message: Message, channel: Channel) -> None:
     """`load {opened, answers, program_limit}`: constructs the candidate, on the CPU under the interpreter."""
     opened = codec.from_data(Opened, message.body["opened"])
     silence_autotune()
-    stack = state["stack"] = contextlib.ExitStack()
-    if opened.device == "cpu":
-        state["recorder"] = stack.enter_context(interpreting(device_answers=message.body["answers"]))
-    state["runner"] = Runner(opened)
+    answers = message.body["answers"]
+    on_cpu = opened.device == "cpu"
+    state["runner"] = Runner(opened, lambda: interpreting(device_answers=answers) if on_cpu else nullcontext())
     channel.send("loaded", {"device": _device_facts(opened.device)})
 
 
@@ -126,8 +125,8 @@ def _call(state: State, message: Message, channel: Channel) -> None:
         return
     metas, files = outputs.to_attachments(leaves)
     body["metas"] = codec.to_data(metas)
-    if (recorder := state.get("recorder")) is not None:
-        body["interpreted"] = codec.to_data(recorder.report())
+    if runner.recorder is not None:
+        body["interpreted"] = codec.to_data(runner.recorder.report)
     channel.send("called", body, files)
     for file in files.values():
         file.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -18,19 +19,30 @@ from kernelevolve.tensors import call, draw, load
 from kernelevolve.worker.fault import Fault, blame
 from kernelevolve.worker.load import build_candidate, choose, load_candidate
 
+Context = Callable[[], AbstractContextManager[Any]]
+
 
 class Runner:
     """One candidate, constructed and ready to be called on one device."""
 
-    def __init__(self, opened: Opened) -> None:
-        self.opened = opened
+    def __init__(self, opened: Opened, context: Context) -> None:
+        """Loads and constructs the candidate.
+
+        Args:
+            context: entered around everything that runs the candidate's code; gives what can report about it.
+
+        Raises:
+            Fault: the file or the constructor fails.
+        """
+        self.opened, self.context = opened, context
         self.device = opened.device
         load.set_precision(opened.precision)
         self.problem = load.load_module(opened.description.variant.source)
-        self.module = load_candidate(opened.candidate, opened.choice)
         with load.seeded(opened.module_seed):
             init = self.problem.get_init_inputs()
-        model = build_candidate(self.module, init, opened.module_seed, "cpu")
+        with context():
+            self.module = load_candidate(opened.candidate, opened.choice)
+            model = build_candidate(self.module, init, opened.module_seed, "cpu")
         self.model = load.prepare(model, device=self.device, precision=opened.precision, mode=opened.mode)
         self._built = {name: tensor.detach().clone() for name, tensor in self._state()}
 
@@ -69,7 +81,8 @@ class Runner:
         before = [
             (n, t, digest(t)) for n, t in (*watched, *self.model.named_parameters()) if isinstance(t, torch.Tensor)
         ]
-        leaves = self.guarded(lambda: self._leaves(arguments, case))
+        with self.context() as self.recorder:
+            leaves = self.guarded(lambda: self._leaves(arguments, case))
         changed = [name for name, tensor, was in before if digest(tensor) != was]
         return leaves, changed
 

@@ -1,0 +1,110 @@
+"""Bench: what is the same for every candidate of one problem, prepared once.
+
+In: a problem, settings, the roles. Out: its descriptions at full and small sizes, open conversations with the judge,
+and the build cache. Left to others: candidates (`ladder`). Sibling runs for several platforms share one bench.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kernelevolve import codec
+from kernelevolve.errors import ProblemError, SeatLost
+from kernelevolve.evaluate.cache import BuildCache
+from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal, Roles
+from kernelevolve.nursery import Limits
+from kernelevolve.problem import Problem
+from kernelevolve.protocol import Description, Opened
+from kernelevolve.wire import Attachment, Message
+
+_DESCRIBE_SECONDS = 300.0
+_JUDGE_SECONDS = 300.0
+_JUDGE_LIMITS = Limits(memory_bytes=16 << 30)
+
+
+class Bench:
+    """One problem, ready to be measured on.
+
+    Attributes:
+        problem: as read.
+        descriptions: every workload at every size, full size first.
+        labels: what describing found, e.g. `output identically zero`.
+        roles: judge, builder and worker processes.
+        cache: of build results.
+    """
+
+    def __init__(self, problem: Problem, roles: Roles, cache_folder: Path) -> None:
+        """Describes the problem in a sealed child of the judge.
+
+        Raises:
+            ProblemError: the reference cannot be used.
+        """
+        self.problem, self.roles, self.cache = problem, roles, BuildCache(cache_folder)
+        self._oracles: dict[tuple[str, str], Conversation] = {}
+        self.lock = threading.RLock()
+        with roles["judge"].open(_JUDGE_LIMITS) as judge:
+            answer = self.judged(judge, "describe", {"problem": codec.to_data(problem)}, seconds=_DESCRIBE_SECONDS)
+        self.descriptions = tuple(codec.from_data(Description, d) for d in answer.body["descriptions"])
+        labels = [label for d in self.descriptions for label in d.labels]
+        self.labels = tuple(dict.fromkeys([*answer.body.get("labels", []), *labels]))
+
+    def full(self, workload: str) -> Description:
+        """The workload at full size."""
+        return next(d for d in self.descriptions if d.variant.workload == workload and d.variant.size == "full")
+
+    def small(self) -> tuple[Description, ...]:
+        """Every workload at the sizes that the interpreter runs."""
+        return tuple(d for d in self.descriptions if d.variant.size != "full")
+
+    def opened(self, description: Description, device: str, *, candidate: str = "", choice: Any = None) -> Opened:
+        """What a conversation about one size starts from."""
+        p = self.problem
+        return Opened(description, device, p.precision, p.direction, p.mode, candidate=candidate, choice=choice or {})
+
+    def oracle(self, description: Description, device: str) -> Conversation:
+        """A conversation with the judge's oracle for one size, opened once and kept."""
+        key = (description.variant.label, device)
+        if key not in self._oracles:
+            judge = self.roles["judge"].open(_JUDGE_LIMITS if device == "cpu" else None)
+            opened = codec.to_data(self.opened(description, device))
+            self.judged(judge, "oracle", {"opened": opened, "problem": codec.to_data(self.problem)})
+            self._oracles[key] = judge
+        return self._oracles[key]
+
+    def forget(self, description: Description, device: str) -> None:
+        """Ends the oracle for one size, to free the device's memory or after it was lost."""
+        conversation = self._oracles.pop((description.variant.label, device), None)
+        if conversation is not None:
+            conversation.end()
+
+    def judged(
+        self,
+        judge: Conversation,
+        kind: str,
+        body: Mapping[str, Any],
+        attachments: Mapping[str, Attachment] | None = None,
+        *,
+        seconds: float = _JUDGE_SECONDS,
+    ) -> Message:
+        """The judge's answer; what goes wrong there is the problem's or the machine's fault, never a candidate's.
+
+        Raises:
+            ProblemError: the judge refuses, with its reason.
+            SeatLost: it died or stayed silent.
+        """
+        try:
+            return judge.ask(kind, body, attachments, seconds=seconds)
+        except Refusal as refusal:
+            raise ProblemError(str(refusal)) from refusal
+        except (ChildDied, ChildSilent) as error:
+            self._oracles = {k: c for k, c in self._oracles.items() if c is not judge}
+            raise SeatLost(f"while asked to {kind}: {error}") from error
+
+    def close(self) -> None:
+        """Ends the kept conversations; the roles belong to the caller."""
+        for conversation in self._oracles.values():
+            conversation.end()
+        self._oracles.clear()

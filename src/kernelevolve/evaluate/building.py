@@ -1,0 +1,124 @@
+"""The plan and build rungs: launches recorded at full size and compiled for the platform, with a cache by content.
+
+In: a candidate's source and a choice of its knobs. Out: per workload a LaunchPlan and the Resources of its launches.
+Left to others: recording and compiling (`worker.plan`, `worker.build`, in a sealed builder).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kernelevolve import codec
+from kernelevolve.candidate import Choice
+from kernelevolve.evaluate.bench import Bench
+from kernelevolve.evaluate.correct import Failed, candidate_asks
+from kernelevolve.evaluate.roles import Conversation
+from kernelevolve.evaluation import LaunchPlan, Resources, Verdict
+from kernelevolve.nursery import Limits
+from kernelevolve.platforms import Platform
+from kernelevolve.protocol import Description
+
+_BUILD_SECONDS = 180.0
+_LIMITS = Limits(memory_bytes=8 << 30, file_bytes=2 << 30)
+
+
+@dataclass(frozen=True)
+class Built:
+    """One workload's plan and what the compiler made of its distinct launches."""
+
+    plan: LaunchPlan
+    resources: tuple[Resources, ...]
+
+    def for_launches(self) -> tuple[Resources | None, ...]:
+        """Resources in the order of the plan's launches, by kernel name and then by order of appearance."""
+        by_name: dict[str, list[Resources]] = {}
+        for r in self.resources:
+            by_name.setdefault(r.kernel, []).append(r)
+        return tuple(by_name.get(launch.kernel, [None])[0] for launch in self.plan.launches)
+
+
+class Builder:
+    """Builds candidates of one problem for one platform; a conversation lasts while the candidate stays the same."""
+
+    def __init__(self, bench: Bench, platform: Platform) -> None:
+        self.bench, self.platform = bench, platform
+        self._open: dict[tuple[int, str, str], Conversation] = {}
+
+    def build(self, source: str, choice: Mapping[str, Choice]) -> list[Built]:
+        """Every workload's plan and build.
+
+        Raises:
+            Failed: the candidate's host code, an op that is not allowed, or the compiler said no.
+        """
+        return [self._build_one(self.bench.full(w.name), source, choice) for w in self.bench.problem.workloads]
+
+    def _build_one(self, description: Description, source: str, choice: Mapping[str, Choice]) -> Built:
+        role = self.bench.roles["builder"]
+        facts = (source, description.variant.source, self.platform.name, dict(choice), self._rules())
+        key = self.bench.cache.key(*facts, role.known_versions())
+        answer = self.bench.cache.get(key)
+        if answer is None:
+            answer = self._ask(description, source, choice)
+            self.bench.cache.put(key, answer)
+        forbidden = answer["forbidden"]
+        if forbidden and self.bench.problem.library_calls == "forbidden":
+            message = f"forward runs {forbidden[0]}; only views, allocations and fills are allowed beside kernels"
+            raise Failed(Verdict.POLICY, message)
+        resources = tuple(codec.from_data(Resources, r) for r in answer["resources"])
+        return Built(codec.from_data(LaunchPlan, answer["plan"]), resources)
+
+    def _rules(self) -> list[str]:
+        p = self.bench.problem
+        return [p.precision, p.direction, p.mode]
+
+    def _ask(self, description: Description, source: str, choice: Mapping[str, Choice]) -> Mapping[str, Any]:
+        conversation = self._conversation(description, source)
+        body = {
+            "platform": self.platform.name,
+            "target": codec.to_data(self.platform.target),
+            "figures": codec.to_data(self.platform.figures),
+            "answers": dict(self.platform.device_answers()),
+            "choice": dict(choice),
+            "build": True,
+        }
+        try:
+            message = candidate_asks(conversation, "plan", body, seconds=_BUILD_SECONDS)
+        except Failed:
+            if conversation.channel.sock.fileno() < 0:
+                self._open = {k: c for k, c in self._open.items() if c is not conversation}
+            raise
+        return dict(message.body)
+
+    def _conversation(self, description: Description, source: str) -> Conversation:
+        key = (threading.get_ident(), description.variant.label, source)
+        if key in self._open:
+            return self._open[key]
+        for stale in [k for k in self._open if k[0] == key[0] and k[2] != source]:
+            self._open.pop(stale).end()
+        conversation = self.bench.roles["builder"].open(_LIMITS)
+        opened = self.bench.opened(description, "meta", candidate=source)
+        try:
+            candidate_asks(conversation, "prepare", {"opened": codec.to_data(opened)}, seconds=_BUILD_SECONDS)
+        except Failed:
+            conversation.end()
+            raise
+        self._open[key] = conversation
+        return conversation
+
+    def close(self) -> None:
+        """Ends the open conversations."""
+        for conversation in self._open.values():
+            conversation.end()
+        self._open.clear()
+
+    def describe(self, resources: Sequence[Resources]) -> str:
+        """One line about what was built."""
+        parts = [
+            f"{r.kernel}: {r.registers} registers, {r.spill_bytes} B spilled, {r.shared_bytes} B shared, "
+            f"occupancy {r.occupancy:.0%}"
+            for r in resources
+        ]
+        return f"{self.platform.target.name}: " + "; ".join(parts)

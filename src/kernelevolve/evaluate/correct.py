@@ -1,0 +1,138 @@
+"""The interpret and correct rungs: a worker runs the candidate, the judge compares what came out.
+
+In: a candidate and the sizes and cases to try. Out: `Correctness` and, where something is wrong, the verdict. Left to
+others: the oracle and the acceptance rule (`judge`), running (`worker`). Inputs are drawn on both sides from the case;
+outputs travel as memory files that this process hands on without reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kernelevolve import codec
+from kernelevolve.candidate import Choice
+from kernelevolve.evaluate.bench import Bench
+from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal
+from kernelevolve.evaluation import Check, Correctness, Evidence, Verdict
+from kernelevolve.nursery import Limits
+from kernelevolve.protocol import Case, Description
+
+_LOAD_SECONDS = 120.0
+_CPU_LIMITS = Limits(memory_bytes=12 << 30, file_bytes=4 << 30)
+
+
+class Failed(Exception):
+    """A rung said no: the verdict, one line, and what was compared until then."""
+
+    def __init__(self, verdict: Verdict, message: str, correctness: Correctness | None = None) -> None:
+        self.verdict, self.correctness = verdict, correctness
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is run: one candidate at one size.
+
+    Attributes:
+        source, choice: the candidate's file and knob values.
+        description: the size.
+        device: `cpu` means under the interpreter.
+        answers: what the stand-in device answers on the CPU.
+        seconds: how long one call may take.
+    """
+
+    source: str
+    choice: Mapping[str, Choice]
+    description: Description
+    device: str
+    answers: Mapping[str, Any]
+    seconds: float
+
+
+def candidate_asks(worker: Conversation, kind: str, body: Mapping[str, Any], *, seconds: float) -> Any:
+    """A question to a worker that holds a candidate: whatever goes wrong is the candidate's fault.
+
+    Raises:
+        Failed: with the verdict that fits how it went wrong.
+    """
+    try:
+        return worker.ask(kind, body, seconds=seconds)
+    except Refusal as refusal:
+        raise Failed(Verdict(refusal.verdict), refusal.message) from refusal
+    except ChildSilent as error:
+        raise Failed(Verdict.TIMEOUT, f"no answer to {kind!r} within {seconds:g} s; the process was killed") from error
+    except ChildDied as error:
+        memory = "MemoryError" in error.log or "out of memory" in error.log.lower() or error.signal == "SIGKILL"
+        raise Failed(Verdict.OOM if memory else Verdict.CRASH, str(error)) from error
+
+
+def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidence) -> tuple[Correctness, str]:
+    """Runs and compares every case; returns what was found and which isolation held.
+
+    Raises:
+        Failed: at the first case that is wrong.
+        ProblemError, SeatLost: not the candidate's fault.
+    """
+    description = trial.description
+    checks: list[Check] = []
+    errors = [0.0, 0.0]
+    not_seen: tuple[str, ...] = ()
+
+    def found(passed: bool) -> Correctness:
+        scaled = description.variant.scaled
+        return Correctness(evidence, passed, tuple(checks), scaled, not_seen, errors[0], errors[1])
+
+    with bench.roles["worker"].open(_CPU_LIMITS if trial.device == "cpu" else None) as worker:
+        opened = bench.opened(description, trial.device, candidate=trial.source, choice=trial.choice)
+        body = {"opened": codec.to_data(opened), "answers": dict(trial.answers)}
+        try:
+            candidate_asks(worker, "load", body, seconds=_LOAD_SECONDS)
+            for case in cases:
+                question = {"case": codec.to_data(case), "ipc": trial.device != "cpu"}
+                called = candidate_asks(worker, "call", question, seconds=trial.seconds)
+                not_seen = tuple(called.body.get("interpreted", {}).get("not_seen", not_seen))
+                _refuse_changes(bench, called.body["changed"])
+                compared = _judge(bench, trial, case, called)
+                checks += [codec.from_data(Check, c) for c in compared["checks"]]
+                errors[0] = max(errors[0], float(compared.get("own_error", 0.0)))
+                errors[1] = max(errors[1], float(compared.get("reference_error", 0.0)))
+                wrong = [c for c in checks if not c.passed]
+                if wrong:
+                    raise Failed(_verdict(wrong[0]), _sentence(wrong[0]), None)
+        except Failed as failed:
+            raise Failed(failed.verdict, str(failed), found(False)) from failed
+        return found(True), worker.isolation
+
+
+def _judge(bench: Bench, trial: Trial, case: Case, called: Any) -> Mapping[str, Any]:
+    try:
+        with bench.lock:
+            judge = bench.oracle(trial.description, trial.device)
+            bench.judged(judge, "case", {"case": codec.to_data(case)}).close()
+            body = {
+                "case": codec.to_data(case),
+                "metas": called.body["metas"],
+                "handles": called.body.get("handles", {}),
+            }
+            answer = bench.judged(judge, "compare", body, called.attachments)
+        answer.close()
+        return answer.body
+    finally:
+        called.close()
+
+
+def _refuse_changes(bench: Bench, changed: Sequence[str]) -> None:
+    odd = [name for name in changed if name not in bench.problem.mutates]
+    if odd:
+        raise Failed(Verdict.MUTATED_INPUT, f"input or parameter {odd[0]!r} was changed by the call")
+
+
+def _verdict(check: Check) -> Verdict:
+    return Verdict.WRONG_META if check.name.startswith("meta") else Verdict.WRONG_VALUE
+
+
+def _sentence(check: Check) -> str:
+    where = f"{check.workload}, inputs {check.distribution}, seed {check.seed}"
+    return f"{check.name} {check.value:.3g} exceeds {check.limit:.3g} ({where}) {check.detail}".strip()

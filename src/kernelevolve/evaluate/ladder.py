@@ -1,0 +1,282 @@
+"""The ladder: cheapest "no" first, and each rung says what it saw.
+
+In: a Candidate, the Bench of its problem, a platform and, where there is one, a device. Out: an Evaluation. Left to
+others: each rung has its own file (`check`, `building`, `correct`, `tune`, `timing`). A candidate's fault ends the
+climb with a verdict; the machine's fault is raised and the candidate is not scored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from kernelevolve.candidate import Candidate, Choice
+from kernelevolve.evaluate.bench import Bench
+from kernelevolve.evaluate.building import Builder, Built
+from kernelevolve.evaluate.check import Finding, check_source
+from kernelevolve.evaluate.correct import Failed, Trial, compare
+from kernelevolve.evaluate.measure import Device
+from kernelevolve.evaluate.tune import Tuner, tuned
+from kernelevolve.evaluation import (
+    Correctness,
+    Evaluation,
+    Evidence,
+    Figure,
+    LaunchPlan,
+    Resources,
+    Rung,
+    RungReport,
+    Timing,
+    Verdict,
+    speedup,
+)
+from kernelevolve.platforms import Platform
+from kernelevolve.platforms.cost import Work
+from kernelevolve.protocol import Case
+from kernelevolve.settings import Settings
+
+Progress = Callable[[str], None]
+_CALL_SECONDS = 120.0
+
+
+class Costs(Protocol):
+    """Bytes and FLOPs, for the modelled time."""
+
+    def candidate(self, candidate: Candidate, plan: LaunchPlan, choice: Mapping[str, Choice]) -> Sequence[Work]:
+        """What each launch of the plan moves and computes."""
+        ...
+
+    def baselines(self, workload: str) -> Mapping[str, Sequence[Work]]:
+        """The same of each baseline, `eager` and `compile`."""
+        ...
+
+
+@dataclass
+class _Climb:
+    """What one climb has seen so far."""
+
+    candidate: Candidate
+    progress: Progress
+    reports: list[RungReport] = field(default_factory=list)
+    correctness: list[Correctness] = field(default_factory=list)
+    resources: tuple[Resources, ...] = ()
+    timings: tuple[Timing, ...] = ()
+    labels: list[str] = field(default_factory=list)
+    isolation: str = "none"
+    diagnosis: str = ""
+    choice: Mapping[str, Choice] = field(default_factory=dict)
+
+
+class Ladder:
+    """Evaluates candidates of one problem for one platform."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        platform: Platform,
+        settings: Settings,
+        costs: Costs,
+        *,
+        seed: int,
+        device: Device | None = None,
+    ) -> None:
+        self.bench, self.platform, self.settings, self.costs = bench, platform, settings, costs
+        self.seed, self.device = seed, device
+        self.builder = Builder(bench, platform)
+
+    async def evaluate(self, candidate: Candidate, *, progress: Progress) -> Evaluation:
+        """The candidate's Evaluation.
+
+        Raises:
+            MachineError: a process or device was lost; nothing is scored.
+            ProblemError: the reference fails on these inputs.
+        """
+        return await asyncio.to_thread(self.climb, candidate, progress)
+
+    def climb(self, candidate: Candidate, progress: Progress) -> Evaluation:
+        """All rungs in order, in this thread."""
+        climb = _Climb(candidate, progress)
+        try:
+            finding = self._check(climb)
+            knobs = finding.knobs.for_vendor(self.platform.vendor)
+            climb.choice = {name: allowed[0] for name, allowed in knobs.items()}
+            self._build(climb)
+            self._interpret(climb)
+            verdict = self._measure(climb, knobs, self.device) if self.device else self._model(climb, knobs)
+        except Failed as failed:
+            if failed.correctness is not None:
+                climb.correctness.append(failed.correctness)
+            return self._evaluation(climb, failed.verdict)
+        return self._evaluation(climb, verdict)
+
+    def _rung(self, climb: _Climb, rung: Rung, work: Callable[[], str]) -> None:
+        """Runs one rung and reports it; `work` returns the line to print and raises `Failed`."""
+        climb.progress(rung.value)
+        start = time.monotonic()
+        status: Any = "passed"
+        try:
+            message = work()
+        except Failed as failed:
+            status, message = "failed", f"{failed.verdict.value}: {failed}"
+            raise
+        finally:
+            seconds = time.monotonic() - start
+            if "message" in locals():
+                climb.reports.append(RungReport(rung, status, seconds, message, self.platform.name))
+
+    def _check(self, climb: _Climb) -> Finding:
+        finding = check_source(climb.candidate.source)
+
+        def work() -> str:
+            if finding.verdict is not None:
+                raise Failed(finding.verdict, finding.message)
+            climb.labels += finding.hints
+            return finding.message
+
+        self._rung(climb, Rung.CHECK, work)
+        return finding
+
+    def _build(self, climb: _Climb) -> None:
+        built: list[Built] = []
+
+        def plan() -> str:
+            built.extend(self.builder.build(climb.candidate.source, climb.choice))
+            launches = sum(len(b.plan.launches) for b in built)
+            return f"{launches} launch{'es' * (launches != 1)} for {len(built)} workload{'s' * (len(built) > 1)}"
+
+        self._rung(climb, Rung.PLAN, plan)
+
+        def build() -> str:
+            climb.resources = built[0].resources
+            return self.builder.describe(climb.resources)
+
+        self._rung(climb, Rung.BUILD, build)
+
+    def _cases(self) -> list[Case]:
+        return [
+            Case(self.seed * 1000 + 10 * i + s, distribution)
+            for i, distribution in enumerate(self.settings.distributions)
+            for s in range(self.settings.seeds)
+        ]
+
+    def _interpret(self, climb: _Climb, cases: Sequence[Case] | None = None) -> None:
+        def work() -> str:
+            checks = 0
+            for description in self.bench.small():
+                trial = Trial(
+                    climb.candidate.source,
+                    climb.choice,
+                    description,
+                    "cpu",
+                    self.platform.device_answers(),
+                    _CALL_SECONDS,
+                )
+                found, climb.isolation = compare(self.bench, trial, cases or self._cases(), Evidence.INTERPRETED)
+                climb.correctness.append(found)
+                checks += len(found.checks)
+            sizes = ", ".join(d.variant.label for d in self.bench.small())
+            return f"{checks} checks on {sizes}; not seen here: {', '.join(found.not_seen)}"
+
+        self._rung(climb, Rung.INTERPRET, work)
+
+    def _model(self, climb: _Climb, knobs: Mapping[str, tuple[Choice, ...]]) -> Verdict:
+        """Without a device: tunes by build and model, and models the full-size time."""
+        tuner = Tuner(knobs, self.seed, self.settings.tuner_trials)
+        best: list[Built] = []
+
+        def tune() -> str:
+            least: float | None = None
+            while (choice := tuner.ask()) is not None:
+                try:
+                    built = self.builder.build(climb.candidate.source, choice)
+                except Failed:
+                    tuner.tell(choice, None)
+                    continue
+                times = [self._modelled(climb.candidate, b, choice).value for b in built]
+                total = sum(times)
+                tuner.tell(choice, total)
+                if least is None or total < least:
+                    least, best[:] = total, built
+                    climb.choice = choice
+            pruned = sum(t is None for t in tuner.tried.values())
+            return f"{len(tuner.tried)} of {tuner.size} choices, {pruned} do not build, {tuner.ties} tie by model"
+
+        default = dict(climb.choice)
+        self._rung(climb, Rung.TUNE, tune)
+        if climb.choice != default:
+            # The first cases are enough here: the values were compared in full at the default choice.
+            self._interpret(climb, self._cases()[:2])
+        climb.resources = best[0].resources
+        climb.timings = tuple(self._timing(climb, built) for built in best)
+        message = f"no device: {climb.timings[0].candidate.value:.4g} ms modelled for {self.platform.name}"
+        climb.reports.append(RungReport(Rung.TIME, "skipped", 0.0, message, self.platform.name))
+        return Verdict.OK_UNTIMED
+
+    def _modelled(self, candidate: Candidate, built: Built, choice: Mapping[str, Choice]) -> Figure:
+        works = self.costs.candidate(candidate, built.plan, choice)
+        return self.platform.modelled(works, built.for_launches())
+
+    def _timing(self, climb: _Climb, built: Built) -> Timing:
+        workload = built.plan.workload
+        baselines = {name: self.platform.modelled(w) for name, w in self.costs.baselines(workload).items()}
+        against = min(baselines, key=lambda name: baselines[name].value)
+        ours = self._modelled(climb.candidate, built, climb.choice)
+        ratio = speedup(baselines[against], ours)
+        return Timing(workload, self.platform.name, ours, baselines, against, ratio, climb.choice)
+
+    def _measure(self, climb: _Climb, knobs: Mapping[str, tuple[Choice, ...]], device: Device) -> Verdict:
+        """On a device: full-size values, tuning by time, interleaved timing."""
+
+        def correct() -> str:
+            found = device.correct(self.bench, climb.candidate.source, climb.choice, self._cases())
+            climb.correctness += found
+            return f"{sum(len(f.checks) for f in found)} checks at full size, own error {found[0].own_error:.2g}"
+
+        self._rung(climb, Rung.CORRECT, correct)
+        tuner = Tuner(knobs, self.seed, self.settings.tuner_trials)
+
+        def tune() -> str:
+            climb.choice = device.tune(self.bench, self.builder, climb.candidate.source, tuner, climb.choice)
+            pruned = sum(t is None for t in tuner.tried.values())
+            return f"{len(tuner.tried)} of {tuner.size} choices, {pruned} ruled out, {tuner.ties} tie"
+
+        default = dict(climb.choice)
+        self._rung(climb, Rung.TUNE, tune)
+        if climb.choice != default:
+            self._rung(climb, Rung.CORRECT, correct)
+            climb.resources = self.builder.build(climb.candidate.source, climb.choice)[0].resources
+        verdicts: list[Verdict] = []
+
+        def timed() -> str:
+            for workload in self.bench.problem.workloads:
+                timing, verdict = device.time(self.bench, workload.name, climb.candidate.source, climb.choice)
+                climb.timings += (timing,)
+                verdicts.append(verdict)
+            return "; ".join(
+                f"{t.workload} {t.candidate.value:.4g} ms, {t.against} {t.speedup.value:.3g}x" for t in climb.timings
+            )
+
+        self._rung(climb, Rung.TIME, timed)
+        worst = (Verdict.INCONCLUSIVE, Verdict.OK_SLOWER, Verdict.OK_SAME, Verdict.OK_FASTER)
+        return min(verdicts, key=worst.index)
+
+    def _evaluation(self, climb: _Climb, verdict: Verdict) -> Evaluation:
+        versions = dict(self.bench.roles["builder"].known_versions())
+        made = Evaluation(
+            verdict=verdict,
+            platform=self.platform.name,
+            rungs=tuple(climb.reports),
+            correctness=tuple(climb.correctness),
+            resources={self.platform.name: climb.resources} if climb.resources else {},
+            timings=climb.timings,
+            diagnosis=climb.diagnosis,
+            labels=tuple(dict.fromkeys([*self.bench.labels, *climb.labels])),
+            isolation=climb.isolation,
+            versions=versions,
+        )
+        if not verdict.ok:
+            return made
+        return replace(made, tuned_source=tuned(climb.candidate.source, climb.choice))

@@ -1,0 +1,142 @@
+"""A device: full-size values, tuning by measured time, interleaved timing.
+
+In: a candidate and a choice. Out: what was measured. Left to others: the ladder's order; running (`worker`), the oracle
+and the baseline arm (`judge`). One device holds one worker at a time: the ladder is given a seat before it gets here.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kernelevolve import codec
+from kernelevolve.candidate import Choice
+from kernelevolve.evaluate.bench import Bench
+from kernelevolve.evaluate.building import Builder
+from kernelevolve.evaluate.correct import Failed, Trial, candidate_asks, compare
+from kernelevolve.evaluate.roles import Conversation
+from kernelevolve.evaluate.timing import CANDIDATE, Blocks, Burst, time_arms
+from kernelevolve.evaluate.tune import Tuner
+from kernelevolve.evaluation import Correctness, Evidence, Timing, Verdict
+from kernelevolve.protocol import Case
+
+_CALL_SECONDS = 180.0
+_WARM_SECONDS = 0.2
+_TUNE_CALLS = 7
+
+
+class Device:
+    """One accelerator, named as torch names it: `cuda:0`.
+
+    Attributes:
+        name: the product's name, printed with every figure.
+    """
+
+    def __init__(self, torch_name: str, name: str, *, blocks: Blocks, full_cases: int) -> None:
+        self.torch_name, self.name, self.blocks, self.full_cases = torch_name, name, blocks, full_cases
+        self._baselines: dict[tuple[str, str], Conversation] = {}
+
+    def correct(
+        self, bench: Bench, source: str, choice: Mapping[str, Choice], cases: Sequence[Case]
+    ) -> list[Correctness]:
+        """Compares at full size on the device: the first `full_cases` cases, one of each distribution first."""
+        found = []
+        seen: dict[str, int] = {}
+        rank = {c: seen.setdefault(c.distribution, 0) for c in cases}
+        for c in cases:
+            rank[c], seen[c.distribution] = seen[c.distribution], seen[c.distribution] + 1
+        ordered = sorted(cases, key=rank.__getitem__)
+        for workload in bench.problem.workloads:
+            trial = Trial(source, choice, bench.full(workload.name), self.torch_name, {}, _CALL_SECONDS)
+            self._free(bench)
+            one, _ = compare(bench, trial, ordered[: self.full_cases], Evidence.MEASURED)
+            bench.forget(trial.description, self.torch_name)
+            found.append(one)
+        return found
+
+    def _free(self, bench: Bench) -> None:
+        """Ends the baselines' process: it holds a ring of full-size inputs."""
+        for conversation in self._baselines.values():
+            conversation.end()
+        self._baselines.clear()
+
+    def _candidate(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Conversation:
+        worker = bench.roles["worker"].open()
+        opened = bench.opened(bench.full(workload), self.torch_name, candidate=source, choice=choice)
+        try:
+            candidate_asks(worker, "load", {"opened": codec.to_data(opened), "answers": {}}, seconds=_CALL_SECONDS)
+        except Failed:
+            worker.end()
+            raise
+        return worker
+
+    def tune(
+        self, bench: Bench, builder: Builder, source: str, tuner: Tuner, default: Mapping[str, Choice]
+    ) -> Mapping[str, Choice]:
+        """The choice with the least median time over the workloads; ruled out by the build costs no device time."""
+        if tuner.size == 1:
+            return default
+        self._free(bench)
+        workloads = [w.name for w in bench.problem.workloads]
+        workers = {w: self._candidate(bench, w, source, default) for w in workloads}
+        try:
+            while (choice := tuner.ask()) is not None:
+                try:
+                    builder.build(source, choice)
+                    times = [self._quick_time(workers[w], choice) for w in workloads]
+                except Failed:
+                    tuner.tell(choice, None)
+                    for w in workloads:
+                        if workers[w].channel.sock.fileno() < 0:
+                            workers[w] = self._candidate(bench, w, source, default)
+                    continue
+                tuner.tell(choice, statistics.geometric_mean(times))
+        finally:
+            for worker in workers.values():
+                worker.end()
+        return tuner.best or default
+
+    def _quick_time(self, worker: Conversation, choice: Mapping[str, Choice]) -> float:
+        candidate_asks(worker, "choose", {"choice": dict(choice)}, seconds=_CALL_SECONDS)
+        candidate_asks(worker, "warm", {"seed": 1, "seconds": 0.02}, seconds=_CALL_SECONDS)
+        timed = candidate_asks(worker, "burst", {"calls": _TUNE_CALLS}, seconds=_CALL_SECONDS)
+        return float(statistics.median(timed.body["milliseconds"]))
+
+    def time(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> tuple[Timing, Verdict]:
+        """Candidate and baselines interleaved."""
+        judge = self._baseline(bench, workload)
+        worker = self._candidate(bench, workload, source, choice)
+        try:
+            candidate_asks(worker, "warm", {"seed": 2, "seconds": _WARM_SECONDS}, seconds=_CALL_SECONDS)
+
+            def candidate(calls: int) -> Sequence[float]:
+                answer = candidate_asks(worker, "burst", {"calls": calls}, seconds=_CALL_SECONDS)
+                return list(answer.body["milliseconds"])
+
+            arms: dict[str, Burst] = {CANDIDATE: candidate}
+            for name in bench.problem.baselines:
+                arms[name] = self._baseline_burst(bench, judge, name)
+            return time_arms(arms, workload=workload, platform="", choice=choice, plan=self.blocks, device=self.name)
+        finally:
+            worker.end()
+
+    def _baseline(self, bench: Bench, workload: str) -> Conversation:
+        key = (bench.problem.key, workload)
+        if key not in self._baselines:
+            self._free(bench)
+            judge = bench.roles["judge"].open()
+            opened = codec.to_data(bench.opened(bench.full(workload), self.torch_name))
+            arms = list(bench.problem.baselines)
+            bench.judged(judge, "baseline", {"opened": opened, "problem": codec.to_data(bench.problem), "arms": arms})
+            for name in arms:
+                bench.judged(judge, "warm", {"arm": name, "seed": 2, "seconds": _WARM_SECONDS})
+            self._baselines[key] = judge
+        return self._baselines[key]
+
+    def _baseline_burst(self, bench: Bench, judge: Conversation, name: str) -> Burst:
+        def burst(calls: int) -> Sequence[float]:
+            answer: Any = bench.judged(judge, "burst", {"arm": name, "calls": calls})
+            return list(answer.body["milliseconds"])
+
+        return burst
