@@ -1,0 +1,33 @@
+"""The command line: a door that asks for runs and shows them.
+
+In: arguments. Out: what a person reads on stdout (stderr with `--json`), one result object as the last line of stdout
+with `--json`, and an exit code (`errors`). Left to others: all work; this door imports the public names only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from kernelevolve.errors import KernelEvolveError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and leaves the process with its exit code; an expected error is one line, never a traceback."""
+    # Imported here so that importing the package stays fast.
+    from kernelevolve.cli import summary
+    from kernelevolve.cli.app import Door, app
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    door = Door(json="--json" in given)
+    try:
+        app(given, obj=door)
+    except KernelEvolveError as error:
+        if door.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        # A run without a correct candidate has its own result object already.
+        if door.json and not door.finished:
+            print(json.dumps(summary.failure(error)))
+        sys.exit(error.exit_code)

@@ -1,0 +1,194 @@
+"""What this machine has and lacks for KernelEvolve, each missing thing with its remedy.
+
+In: the machine. Out: `Finding` values. Left to others: printing and the exit code (`app`). torch and triton are asked
+in a process of their own (`worker.probe`), because this door imports neither.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from kernelevolve.cli import words
+from kernelevolve.hardware import Target
+
+State = Literal["ok", "note", "missing"]
+
+_PACKAGES = ("numpy", "optuna", "sqlalchemy", "fsspec", "typer", "rich")
+_OLDEST_PYTHON = (3, 11)
+_ROOM_NEEDED = 2 << 30
+_PROBE_SECONDS = 300
+# Landlock's system calls have one number on every architecture (Documentation/userspace-api/landlock.rst).
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_VERSION = 444, 1
+_NEWNS, _NEWUSER, _NEWPID, _NEWIPC, _NEWNET = 0x20000, 0x10000000, 0x20000000, 0x8000000, 0x40000000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        state: `ok`; `note` where something works less well; `missing` where something does not work at all.
+        remedy: what to do about it; empty where nothing is to do.
+    """
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def examine(targets: Mapping[str, Target], folder: Path) -> list[Finding]:
+    """Looks at everything; `targets` are the platforms to build for, `folder` is where runs are written."""
+    findings = [_system(), _python(), *(_package(name) for name in _PACKAGES)]
+    findings += _accelerators(targets)
+    findings += [
+        _namespaces(),
+        _landlock(),
+        _bubblewrap(),
+        _room(folder, "runs"),
+        _room(_triton_cache(), "Triton's cache"),
+    ]
+    return findings
+
+
+def _system() -> Finding:
+    name = platform.system()
+    if name != "Linux":
+        return Finding(
+            "system",
+            "missing",
+            name,
+            "KernelEvolve needs Linux, because Triton has no wheels elsewhere; on Windows use WSL2",
+        )
+    return Finding("system", "ok", f"{name} {platform.release()} {platform.machine()}")
+
+
+def _python() -> Finding:
+    found = platform.python_version()
+    if sys.version_info < _OLDEST_PYTHON:
+        return Finding("python", "missing", found, "install Python 3.11 or newer")
+    return Finding("python", "ok", found)
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, "ok", version(name))
+    except PackageNotFoundError:
+        return Finding(name, "missing", "not installed", f"pip install {name}")
+
+
+def _accelerators(targets: Mapping[str, Target]) -> list[Finding]:
+    asked = [f"{name}={t.backend}:{t.arch}:{t.warp_size}" for name, t in sorted(targets.items())]
+    with tempfile.TemporaryDirectory(prefix="kernelevolve-doctor-") as cache:
+        # A cache of its own, so that the build is tried now and not remembered.
+        environment = {**os.environ, "TRITON_CACHE_DIR": cache, "TRITON_DEFAULT_FP_FUSION": "1"}
+        command = [sys.executable, "-m", "kernelevolve.worker.probe", *asked]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, env=environment)
+        except subprocess.TimeoutExpired:
+            silent = f"no answer within {_PROBE_SECONDS} s"
+            return [Finding("torch and triton", "missing", silent, "run `python -c 'import torch, triton'` and look")]
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return [Finding("torch and triton", "missing", last, "pip install 'torch>=2.9' 'triton>=3.6'")]
+    return _probed(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _probed(found: Mapping[str, Any]) -> list[Finding]:
+    findings = [Finding("torch", "ok", found["torch"]), Finding("triton", "ok", found["triton"])]
+    for device in found["devices"]:
+        arch = device["arch"] or f"compute capability {device['capability'][0]}.{device['capability'][1]}"
+        findings.append(Finding("device", "ok", f"{device['name']}, {words.size(device['memory_bytes'])}, {arch}"))
+    if not found["devices"]:
+        findings.append(
+            Finding(
+                "device",
+                "note",
+                "none: correctness is interpreted on scaled workloads, time is modelled",
+                "for measured figures use a machine with an NVIDIA or AMD accelerator and a torch build for it",
+            )
+        )
+    for name, built in found["targets"].items():
+        if "error" in built:
+            remedy = "this Triton cannot build for it; try another Triton between 3.6 and 3.9"
+            findings.append(Finding(f"builds for {name}", "note", built["error"], remedy))
+        else:
+            findings.append(Finding(f"builds for {name}", "ok", f"small kernel in {built['seconds']:.2f} s"))
+    return findings
+
+
+def _namespaces() -> Finding:
+    """Tries what the sandbox does, in a child: unshare, as root or with a user namespace of its own."""
+    flags = _NEWNS | _NEWPID | _NEWIPC | _NEWNET | (0 if os.getuid() == 0 else _NEWUSER)
+    code = (
+        "import ctypes, os, sys; libc = ctypes.CDLL(None, use_errno=True);"
+        f"failed = libc.unshare({flags}); print(os.strerror(ctypes.get_errno()) if failed else 'ok')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    answer = done.stdout.strip()
+    if answer == "ok":
+        return Finding("namespaces", "ok", "mount, pid, ipc and net can be unshared")
+    return Finding(
+        "namespaces",
+        "note",
+        f"cannot be unshared: {answer or 'no answer'}",
+        "candidates run with fewer walls around them; allow user namespaces "
+        "(sysctl kernel.unprivileged_userns_clone=1, or kernel.apparmor_restrict_unprivileged_userns=0), "
+        "in a container add --cap-add SYS_ADMIN or use a machine of its own",
+    )
+
+
+def _landlock() -> Finding:
+    libc = ctypes.CDLL(None, use_errno=True)
+    abi = libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_LANDLOCK_VERSION))
+    if abi > 0:
+        return Finding("Landlock", "ok", f"ABI {abi}")
+    return Finding(
+        "Landlock", "note", os.strerror(ctypes.get_errno()), "Linux 5.13 or newer with Landlock enabled has it"
+    )
+
+
+def _bubblewrap() -> Finding:
+    found = shutil.which("bwrap")
+    if found is None:
+        return Finding(
+            "bubblewrap", "note", "not installed", "install the package bubblewrap for the strongest sandbox"
+        )
+    command = [found, "--unshare-all", "--ro-bind", "/", "/", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["failed"])[-1]
+        return Finding("bubblewrap", "note", last, "allow user namespaces, see namespaces")
+    return Finding("bubblewrap", "ok", found)
+
+
+def _room(folder: Path, what: str) -> Finding:
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if not os.access(existing, os.W_OK):
+        return Finding(f"room for {what}", "missing", f"{existing} cannot be written", "choose another folder")
+    if free < _ROOM_NEEDED:
+        remedy = f"free some space or choose another folder; {words.size(_ROOM_NEEDED)} are enough for most runs"
+        return Finding(f"room for {what}", "note", f"{words.size(free)} free in {existing}", remedy)
+    return Finding(f"room for {what}", "ok", f"{words.size(free)} free in {existing}")
+
+
+def _triton_cache() -> Path:
+    return Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache")
+
+
+def sound(findings: Iterable[Finding]) -> bool:
+    """Whether nothing that is needed is missing."""
+    return all(f.state != "missing" for f in findings)

@@ -1,0 +1,99 @@
+"""Where runs live on disk, and how the options of a command become settings.
+
+In: folders and texts from the command line. Out: paths and frozen settings. Left to others: what a run's folder holds
+(`run`), printing.
+
+A run is one folder. Several platforms are siblings: `FOLDER/h100`, `FOLDER/mi300x`; they share `FOLDER/builds`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from pathlib import Path
+
+from kernelevolve.errors import UsageError
+from kernelevolve.graph import Graph
+from kernelevolve.problem import Problem
+from kernelevolve.settings import Settings, settings_for
+
+LOG = "log.sqlite"
+KERNEL = "best.py"
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def new_folder(problem: Problem, within: Path = Path("runs")) -> Path:
+    """A folder for a new run that does not exist yet."""
+    name = f"{problem.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = within / name
+    number = 2
+    while folder.exists():
+        folder = within / f"{name}-{number}"
+        number += 1
+    return folder
+
+
+def place(folder: Path, platform: str, platforms: tuple[str, ...]) -> Path:
+    """Where the run of one of several platforms lies."""
+    return folder if len(platforms) == 1 else folder / platform
+
+
+def builds(run: Path) -> Path:
+    """The folder for builds: the siblings' own, where the run has siblings."""
+    shared = run.parent / "builds"
+    return shared if shared.is_dir() else run / "builds"
+
+
+def runs_in(folder: Path) -> tuple[Path, ...]:
+    """The runs that `folder` is or holds directly, sorted by name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if (folder / LOG).is_file():
+        return (folder,)
+    found = tuple(sorted(p.parent for p in folder.glob(f"*/{LOG}")))
+    if not found:
+        raise UsageError(f"{folder} holds no run; `kernelevolve list` shows the runs in a folder")
+    return found
+
+
+def all_runs(folder: Path) -> tuple[Path, ...]:
+    """All runs and siblings in a folder of runs, sorted by name."""
+    return tuple(sorted(p.parent for pattern in (f"*/{LOG}", f"*/*/{LOG}") for p in folder.glob(pattern)))
+
+
+def save_kernel(graph: Graph, run: Path) -> Path | None:
+    """Writes the best candidate at its tuned choice into the run's folder; None where nothing is correct."""
+    if graph.best is None:
+        return None
+    path = run / KERNEL
+    path.write_text(graph.best.evaluation.tuned_source or graph.best.candidate.source, encoding="utf-8")
+    return path
+
+
+def seconds(text: str) -> float:
+    """`90`, `90s`, `5m` or `2h` as seconds.
+
+    Raises:
+        UsageError: anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if not match or float(match[1]) <= 0:
+        raise UsageError(f"--time {text!r} is no time; write 90s, 5m or 2h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def adjusted(settings: Settings, candidates: int | None, time_text: str | None) -> Settings:
+    """`settings` with what the user asked for in place of the effort's own."""
+    if candidates is not None:
+        settings = dataclasses.replace(settings, candidates=candidates)
+    if time_text is not None:
+        settings = dataclasses.replace(settings, seconds=seconds(time_text))
+    return settings
+
+
+def chosen(effort: str, candidates: int | None, time_text: str | None) -> Settings:
+    """The settings of an effort with what the user asked for."""
+    return adjusted(settings_for(effort), candidates, time_text)

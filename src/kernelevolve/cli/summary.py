@@ -1,0 +1,158 @@
+"""What a run found: for people as a page, for scripts as one JSON object.
+
+In: the graph of a run and where it lives. Out: lines of text; a result object. Left to others: printing.
+
+The result object always has `verdict` (null where no candidate was evaluated) and `correct`; every figure in it is an
+object with value, unit, evidence and how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kernelevolve.cli import words
+from kernelevolve.codec import to_data
+from kernelevolve.errors import KernelEvolveError, MachineError, ProblemError, StoreError
+from kernelevolve.evaluation import Verdict
+from kernelevolve.graph import Graph, Node
+
+
+def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
+    """The result object of one run."""
+    created, best = graph.created, graph.best
+    shown = best or _furthest(graph)
+    data: dict[str, Any] = {
+        "verdict": str(shown.evaluation.verdict) if shown else None,
+        "correct": best is not None,
+        "run": created.run,
+        "folder": str(folder),
+        "problem": created.problem.name,
+        "problem_key": created.problem.key,
+        "platform": created.platform,
+        "effort": created.settings.get("effort"),
+        "seed": created.seed,
+        "candidates": len(graph.nodes),
+        "finished": graph.finished or None,
+        "seconds": round(graph.active_seconds, 3),
+        "kernelevolve": created.version,
+    }
+    if best is not None:
+        evaluation = best.evaluation
+        data |= {
+            "node": best.id,
+            "kernel": str(kernel) if kernel else None,
+            "fitness": to_data(best.fitness),
+            "correctness": [
+                {"evidence": str(c.evidence), "passed": c.passed, "checks": len(c.checks), "scaled": list(c.scaled)}
+                for c in evaluation.correctness
+            ],
+            "timings": [
+                {
+                    "workload": t.workload,
+                    "platform": t.platform,
+                    "candidate": to_data(t.candidate),
+                    "baselines": to_data(t.baselines),
+                    "against": t.against,
+                    "speedup": to_data(t.speedup),
+                    "knobs": to_data(t.knobs),
+                }
+                for t in evaluation.timings
+            ],
+            "built_for": {name: [r.target for r in found][:1] for name, found in evaluation.resources.items()},
+            "isolation": evaluation.isolation,
+            "versions": dict(evaluation.versions),
+        }
+    return data
+
+
+def failure(error: KernelEvolveError) -> dict[str, Any]:
+    """The result object of a command that could not run."""
+    verdict = None
+    if isinstance(error, ProblemError):
+        verdict = str(Verdict.TASK_INVALID)
+    elif isinstance(error, (MachineError, StoreError)):
+        verdict = str(Verdict.INFRA)
+    return {"verdict": verdict, "correct": False, "error": str(error), "kind": type(error).__name__}
+
+
+def lines(graph: Graph, folder: Path, kernel: Path | None) -> list[str]:
+    """The summary of one run, line by line, without colours."""
+    created, best = graph.created, graph.best
+    out = [f"{created.problem.name} on {created.platform}: {_headline(graph)}"]
+    if best is not None:
+        out += [f"  kernel       {kernel}"] if kernel else []
+        out += list(_best(best))
+    out += _moves(graph)
+    reason = graph.finished or "interrupted"
+    out.append(
+        f"  run          {len(graph.nodes)} candidates in {words.duration(graph.active_seconds)}; ended: {reason}"
+    )
+    out.append(f"  look closer  kernelevolve show {folder}{f' {best.id}' if best else ''}")
+    out.append(f"  go on        kernelevolve resume {folder}")
+    return out
+
+
+def _headline(graph: Graph) -> str:
+    best = graph.best
+    if best is None:
+        furthest = _furthest(graph)
+        if furthest is None:
+            return f"no candidate was evaluated ({graph.last_drop or 'nothing was written'})"
+        failed = next((r for r in furthest.evaluation.rungs if r.status == "failed"), None)
+        where = f": {failed.message}" if failed else ""
+        return f"no correct candidate; {furthest.id} came furthest, {furthest.evaluation.verdict}{where}"
+    fast = words.speedup(best.fitness) if best.fitness.value > 0 else "not timed"
+    return f"{best.evaluation.verdict}, {fast}, {words.correctness(best.evaluation)}"
+
+
+def _best(best: Node) -> Iterable[str]:
+    evaluation = best.evaluation
+    for t in evaluation.timings:
+        others = ", ".join(f"{n} {words.figure(f)}" for n, f in t.baselines.items())
+        yield f"  {t.workload:<12} {words.figure(t.candidate)} against {others}"
+        for name, f in (("candidate", t.candidate), (t.against, t.baselines[t.against])):
+            if f.how:
+                yield f"  {'':<12} {name}: {f.how}"
+    for found in evaluation.correctness:
+        passed = sum(c.passed for c in found.checks)
+        yield f"  checked      {passed} of {len(found.checks)} comparisons passed ({found.evidence})"
+        if found.scaled:
+            yield f"  scaled       {'; '.join(dict.fromkeys(found.scaled))}"
+        if found.not_seen:
+            yield f"  not seen     {', '.join(found.not_seen)}"
+    for platform, launches in evaluation.resources.items():
+        kernels = ", ".join(
+            f"{r.kernel} {r.registers} registers, {r.spill_bytes} B spilled, {r.occupancy:.0%} occupancy"
+            for r in launches
+        )
+        target = launches[0].target if launches else "nothing to launch"
+        yield f"  built for    {platform} ({target}): {kernels} (compiled)"
+    if evaluation.diagnosis:
+        yield f"  limited by   {evaluation.diagnosis}"
+    if evaluation.isolation == "none":
+        yield "  isolation    none held while the candidate ran; `kernelevolve doctor` says what is missing"
+
+
+def _moves(graph: Graph) -> list[str]:
+    children = [n for n in graph.nodes.values() if n.parents]
+    out = []
+    for kind in ("accepted", "rejected"):
+        some = [n for n in children if words.effect(graph, n).startswith(kind)]
+        if some:
+            out.append(f"  {kind:<12} {len(some)} of {len(children)} moves")
+            newest = some[-5:]
+            out += [f"  {'':<12} {n.id} {words.change(graph, n)} ({_reason(graph, n)})" for n in newest]
+    return out
+
+
+def _reason(graph: Graph, node: Node) -> str:
+    return words.effect(graph, node).split(": ", 1)[1]
+
+
+def _furthest(graph: Graph) -> Node | None:
+    """The node that climbed most rungs; the newest of equals."""
+    if not graph.nodes:
+        return None
+    return max(graph.nodes.values(), key=lambda n: (sum(r.status == "passed" for r in n.evaluation.rungs), n.index))

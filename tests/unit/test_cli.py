@@ -1,0 +1,232 @@
+"""The commands, through the same door as a user, on fakes in place of writers and seats."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernelevolve.cli import main, places, public
+from kernelevolve.errors import UsageError
+from kernelevolve.problem import Problem
+from kernelevolve.testing import FakeEvaluator, FakeTranslator, fake_equip, fake_folder
+
+
+class Door:
+    """Runs commands and gives what they printed."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self._capfd = capfd
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        out, err = self._capfd.readouterr()
+        code = ended.value.code
+        return (0 if code is None else int(code)), out, err
+
+    def result(self, *arguments: object) -> tuple[int, dict[str, Any]]:
+        """The exit code and the last line of stdout as JSON."""
+        code, out, _ = self(*arguments, "--json")
+        return code, json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture
+def door(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Door:
+    monkeypatch.chdir(tmp_path)
+    fake_folder(tmp_path)
+    monkeypatch.setattr(public, "equip", fake_equip())
+    return Door(capfd)
+
+
+def equip_with(
+    monkeypatch: pytest.MonkeyPatch, evaluator: FakeEvaluator, translator: FakeTranslator | None = None
+) -> None:
+    monkeypatch.setattr(public, "equip", fake_equip(evaluator, translator))
+
+
+def test_optimize_searches_writes_the_best_kernel_and_says_what_it_found(door: Door, tmp_path: Path) -> None:
+    code, out, err = door("optimize", "relu.py", "--effort", "quick", "--candidates", 5, "--out", "r")
+    assert code == 0, err
+    assert "folder:relu on h100, effort quick, seed 0, in r" in out
+    assert sum(line.startswith(f"n{i}") for i in range(5) for line in out.splitlines()) == 5
+    assert "kernel       r/best.py" in out
+    assert "kernelevolve resume r" in out
+    assert (tmp_path / "r" / places.KERNEL).read_text().startswith("# plan")
+
+
+def test_with_json_stdout_is_one_result_object(door: Door) -> None:
+    code, out, err = door("optimize", "relu.py", "--candidates", 4, "--out", "r", "--json")
+    assert code == 0
+    (line,) = out.splitlines()
+    data = json.loads(line)
+    assert data["correct"] is True
+    assert data["verdict"].startswith("OK_")
+    assert data["candidates"] == 4
+    assert data["fitness"]["evidence"] == "measured"
+    assert "n0" in err
+
+
+def test_several_platforms_are_sibling_runs_that_share_builds(door: Door, tmp_path: Path) -> None:
+    code, data = door.result(
+        "optimize", "relu.py", "--platform", "h100", "--platform", "mi300x", "--candidates", 3, "--out", "r"
+    )
+    assert code == 0
+    assert list(data["platforms"]) == ["h100", "mi300x"]
+    assert data["platform"] == "h100"
+    assert (tmp_path / "r" / "builds").is_dir()
+    assert (tmp_path / "r" / "mi300x" / places.KERNEL).is_file()
+
+
+def test_the_same_seed_finds_the_same(door: Door) -> None:
+    one = door.result("optimize", "relu.py", "--seed", 7, "--candidates", 4, "--out", "a")[1]
+    two = door.result("optimize", "relu.py", "--seed", 7, "--candidates", 4, "--out", "b")[1]
+    assert one["fitness"] == two["fitness"]
+    assert one["node"] == two["node"]
+
+
+def test_resume_goes_on_under_wider_limits(door: Door) -> None:
+    door("optimize", "relu.py", "--effort", "quick", "--candidates", 3, "--out", "r")
+    code, data = door.result("resume", "r", "--candidates", 6)
+    assert code == 0
+    assert data["candidates"] == 6
+    assert data["effort"] == "quick"
+    assert door.result("resume", "r")[1]["candidates"] == 6
+
+
+def test_a_run_without_a_correct_candidate_exits_with_its_code(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    equip_with(monkeypatch, FakeEvaluator(faulty=1.0))
+    code, out, err = door("optimize", "relu.py", "--candidates", 2, "--out", "r", "--json")
+    assert code == 5
+    data = json.loads(out.splitlines()[-1])
+    assert (data["verdict"], data["correct"]) == ("WRONG_VALUE", False)
+    assert "error: no correct candidate" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["optimize", "absent.py"], 3, "absent.py: no such file"),
+        (["optimize", "relu.py", "--platform", "h1"], 2, "unknown platform 'h1'; known: a100, b200, h100"),
+        (["optimize", "relu.py", "--platform", "h100", "--platform", "h100"], 2, "given twice"),
+        (["optimize", "relu.py", "--effort", "huge"], 2, "unknown effort 'huge'; known: quick, standard, deep"),
+        (["optimize", "relu.py", "--time", "soon"], 2, "write 90s, 5m or 2h"),
+        (["resume", "nowhere"], 2, "holds no run"),
+        (["show", "nowhere"], 2, "holds no run"),
+        (["doctor", "--platform", "tpu"], 2, "unknown platform 'tpu'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_an_exit_code(door: Door, arguments, code, says) -> None:
+    got, out, err = door(*arguments)
+    assert (got, out) == (code, "")
+    assert err.startswith("error: ")
+    assert says in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1
+    got, data = door.result(*arguments)
+    assert (got, data["correct"]) == (code, False)
+    assert says in data["error"]
+
+
+def test_debug_shows_where_an_error_came_from(door: Door) -> None:
+    with pytest.raises(UsageError):
+        main(["--debug", "resume", "nowhere"])
+
+
+def test_an_option_that_does_not_exist_is_a_usage_error(door: Door) -> None:
+    code, _, err = door("optimize", "relu.py", "--fast")
+    assert code == 2
+    assert "--fast" in err
+
+
+def test_show_prints_the_tree_and_one_node_in_full(door: Door) -> None:
+    door("optimize", "relu.py", "--candidates", 4, "--out", "r")
+    code, out, _ = door("show", "r")
+    assert code == 0
+    assert "n0" in out
+    assert "n3" in out
+    code, out, _ = door("show", "r", "n0")
+    assert code == 0
+    assert "verdict" in out
+    assert "(measured)" in out
+    code, _, err = door("show", "r", "n9")
+    assert (code, "unknown node 'n9'; known: n0, n1, n2, n3" in err) == (2, True)
+
+
+def test_show_of_one_node_among_siblings_asks_which_run(door: Door) -> None:
+    door("optimize", "relu.py", "--platform", "h100", "--platform", "b200", "--candidates", 1, "--out", "r")
+    assert door("show", "r")[0] == 0
+    code, _, err = door("show", "r", "n0")
+    assert code == 2
+    assert "r/b200" in err
+    assert door("show", "r/b200", "n0")[0] == 0
+
+
+def test_list_shows_the_runs_of_a_folder(door: Door) -> None:
+    assert "no runs" in door("list")[1]
+    door("optimize", "relu.py", "--candidates", 2)
+    door("optimize", "relu.py", "--candidates", 2, "--platform", "h100", "--platform", "b200")
+    code, data = door.result("list")
+    assert code == 0
+    assert [r["platform"] for r in data["runs"]] == ["h100", "b200", "h100"]
+    assert "relu" in door("list")[1]
+
+
+def test_problems_lists_the_suites(door: Door) -> None:
+    code, data = door.result("problems")
+    assert code == 0
+    assert {"folder", "kernelbench", "recsys"} <= set(data["suites"])
+
+
+def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    equip_with(monkeypatch, FakeEvaluator(seconds=0.05))
+
+    def interrupt() -> None:
+        time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Thread(target=interrupt)
+    timer.start()
+    code, out, err = door("optimize", "relu.py", "--candidates", 500, "--effort", "deep", "--out", "r", "--json")
+    timer.join()
+    assert code == 130
+    data = json.loads(out.splitlines()[-1])
+    assert 0 < data["candidates"] < 500
+    assert data["finished"] is None
+    assert "kernelevolve resume r" in err
+    code, more = door.result("resume", "r", "--candidates", data["candidates"] + 2)
+    assert code == 0
+    assert more["candidates"] == data["candidates"] + 2
+
+
+def test_help_names_every_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "kernelevolve", "--help"], capture_output=True, text=True, check=True)
+    for command in ("optimize", "resume", "show", "list", "doctor", "problems"):
+        assert command in done.stdout
+    assert "Linux" in done.stdout
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200)])
+def test_times(text: str, seconds: float) -> None:
+    assert places.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "5 days", "m"])
+def test_texts_that_are_no_time(text: str) -> None:
+    with pytest.raises(UsageError, match="write 90s"):
+        places.seconds(text)
+
+
+def test_a_new_folder_never_meets_an_old_one(tmp_path: Path) -> None:
+    problem = Problem("p", "folder", "p.py", "")
+    first = places.new_folder(problem, tmp_path)
+    first.mkdir()
+    assert places.new_folder(problem, tmp_path) != first
