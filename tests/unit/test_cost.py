@@ -148,6 +148,12 @@ def test_nothing_to_model_is_refused() -> None:
         H100.modelled([Work("a", 1, 1), Work("b", 1, 1)], [None])
 
 
+def test_fills_have_no_resources() -> None:
+    works = [Work("fill", 0, 1e9, compiled=False), Work("a", 1e9, 1e9, programs=10**6)]
+    slow = Resources("a", "sm_90", "0", 255, 256, 0, 4, 0.1)
+    assert H100.modelled(works, [slow]).value > H100.modelled(works, [None]).value
+
+
 def a_plan() -> LaunchPlan:
     def buffer(name, role, rows=256):
         return Buffer(name, (rows, 128), (128, 1), "float32", role)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kernelevolve.evaluation import Evidence, Figure, LaunchPlan, Resources
@@ -79,6 +79,7 @@ class Work:
         programs: size of the grid; None = large enough to fill the device.
         maker: `library` for a vendor library's kernel, `generated` for one that Triton compiled.
         bytes_reused: the part of `bytes_read` that the launches just before have written or read.
+        compiled: False for a fill or copy that none of the candidate's kernels does; it has no Resources.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Work:
     programs: int | None = None
     maker: Literal["library", "generated"] = "generated"
     bytes_reused: float = 0.0
+    compiled: bool = True
 
     def __post_init__(self) -> None:
         if min(self.bytes_read, self.bytes_written, self.bytes_reused, *self.flops.values(), 0) < 0:
@@ -152,15 +154,19 @@ def modelled_time(
 ) -> Figure:
     """The modelled time of launches that run one after the other, in milliseconds.
 
+    Args:
+        resources: of the compiled works, in their order; empty where nothing was built.
+
     Raises:
-        ValueError: no work, or `resources` given for another number of launches.
+        ValueError: no work, or `resources` for another number of compiled works.
     """
     if not works:
         raise ValueError("nothing to model: the plan has no launch")
-    if resources and len(resources) != len(works):
-        raise ValueError(f"{len(resources)} resources for {len(works)} launches")
-    known = list(resources) or [None] * len(works)
-    times = [modelled_launch(figures, efficiency, warp_size, w, r) for w, r in zip(works, known, strict=True)]
+    compiled = sum(w.compiled for w in works)
+    if resources and len(resources) != compiled:
+        raise ValueError(f"{len(resources)} resources for {compiled} launches")
+    known = iter(resources or [None] * compiled)
+    times = [modelled_launch(figures, efficiency, warp_size, w, next(known) if w.compiled else None) for w in works]
     longest = max(times, key=lambda t: t.seconds)
     moved = sum(w.bytes_read + w.bytes_written for w in works)
     flops = sum(sum(w.flops.values()) for w in works)
@@ -191,7 +197,7 @@ def plan_works(plan: LaunchPlan, flops: Mapping[str, float] | None = None) -> tu
     """
     sizes = {b.name: math.prod(b.shape) * _DTYPE_BYTES.get(b.dtype, 1) for b in plan.buffers}
     roles = {b.name: b.role for b in plan.buffers}
-    works = [Work(f"fill {f.buffer}", 0.0, float(sizes.get(f.buffer, 0.0))) for f in plan.fills]
+    works = [Work(f"fill {f.buffer}", 0.0, float(sizes.get(f.buffer, 0.0)), compiled=False) for f in plan.fills]
     written = {f.buffer for f in plan.fills}
     touched: set[str] = set()
     launches: list[Work] = []
@@ -214,8 +220,7 @@ def plan_works(plan: LaunchPlan, flops: Mapping[str, float] | None = None) -> tu
 
 
 def _with_share(work: Work, flops: Mapping[str, float], share: float) -> Work:
-    shared = {arithmetic: value * share for arithmetic, value in flops.items()}
-    return Work(work.name, work.bytes_read, work.bytes_written, shared, work.programs, work.maker, work.bytes_reused)
+    return replace(work, flops={arithmetic: value * share for arithmetic, value in flops.items()})
 
 
 def _buffer_of(argument: object) -> str:
