@@ -14,8 +14,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from typing import Any, Protocol, TypeVar
 
 from kernelevolve import codec, plugins
 from kernelevolve.candidate import Brief, Candidate
+from kernelevolve.drive import Driver
 from kernelevolve.errors import (
     KernelEvolveError,
     MachineError,
@@ -33,7 +33,6 @@ from kernelevolve.errors import (
     StoreError,
     StoreTooNew,
     UsageError,
-    WriterError,
 )
 from kernelevolve.evaluation import Evaluation, Verdict
 from kernelevolve.events import (
@@ -48,15 +47,16 @@ from kernelevolve.events import (
     Noted,
     Written,
 )
+from kernelevolve.feed import Feed
 from kernelevolve.graph import Graph, Node, Reducer, fold, fold_all
 from kernelevolve.hardware import HardwareFigures
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Answer, Translator, Workbench, Writer
 from kernelevolve.propose.operator import Articles, Operator
-from kernelevolve.search import Policy, Termination
+from kernelevolve.search import Policy
 from kernelevolve.search.fitness import fitness
 from kernelevolve.search.novelty import BinariesReducer, same_source, told_as_duplicate
-from kernelevolve.search.termination import Candidates, Drops, First, Money, Plateau, Target, Time, Tokens
+from kernelevolve.search.termination import rules_for
 from kernelevolve.settings import Settings, settings_for
 from kernelevolve.store import Lease, Store
 from kernelevolve.store.owner import this_process
@@ -100,52 +100,6 @@ class Equipment:
 
 Equip = Callable[[Created, Path], Equipment]
 """Makes the equipment for a run from its first event and the folder that holds builds (siblings share it)."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What is being done about a brief.
-
-    Attributes:
-        number: 0, 1, 2, ... within this opening of the run.
-        stage: `write`, `wait` (for a seat), a rung's name, then `done`, `dropped` or `stopped`.
-        candidate: empty while there is none.
-        wall: seconds since 1970.
-    """
-
-    number: int
-    brief: str
-    candidate: str
-    stage: str
-    wall: float
-
-
-class Feed:
-    """What the work in flight is doing, in memory and for the owner's process only; read like the log, by tailing."""
-
-    def __init__(self, keep: int = 4096) -> None:
-        self._stages: deque[Stage] = deque(maxlen=keep)
-        self._now: dict[str, Stage] = {}
-        self._next = 0
-
-    @property
-    def now(self) -> Mapping[str, Stage]:
-        """The latest stage of each brief in flight."""
-        return dict(self._now)
-
-    def read_from(self, number: int) -> tuple[Stage, ...]:
-        """The stages from `number` on, as far as they are kept."""
-        return tuple(s for s in self._stages if s.number >= number)
-
-    def tell(self, brief: str, candidate: str, stage: str) -> None:
-        """Adds a stage; the run's own to call."""
-        entry = Stage(self._next, brief, candidate, stage, time.time())
-        self._next += 1
-        self._stages.append(entry)
-        if stage in ("done", "dropped", "stopped"):
-            self._now.pop(brief, None)
-        else:
-            self._now[brief] = entry
 
 
 @dataclass(frozen=True)
@@ -218,7 +172,16 @@ class Run:
         except KernelEvolveError as error:
             self.drop(brief.id, str(error), exhausted=isinstance(error, NoMovesLeft))
             raise
-        return self._written(brief.id, self._operator.writer.name, answer)
+        return self.answered(brief.id, self._operator.writer.name, answer)
+
+    def answered(self, brief: str, writer: str, answer: Answer) -> Candidate:
+        """The candidate that `answer` to a pending brief has become, before its evaluation."""
+        candidate = Candidate(
+            f"n{self._graph.written}", brief, writer, answer.source, answer.note, answer.plan, answer.cost
+        )
+        self._append(Written(candidate))
+        self.feed.tell(brief, candidate.id, "wait")
+        return candidate
 
     async def evaluate(self, candidate: Candidate) -> Evaluation:
         """What the harness found; the same source is not measured twice.
@@ -258,7 +221,7 @@ class Run:
         """
         if self._pending(brief) is not None:
             raise UsageError(f"brief {brief!r} is answered already; ask for another one")
-        candidate = self._written(brief, writer, Answer(source, note))
+        candidate = self.answered(brief, writer, Answer(source, note))
         return self.tell(candidate, await self.evaluate(candidate))
 
     def drop(self, brief: str, reason: str, *, exhausted: bool = False) -> None:
@@ -290,7 +253,7 @@ class Run:
         """
         self._stop = (asyncio.get_running_loop(), asyncio.Event())
         try:
-            return await _Driver(self, self._stop[1]).drive()
+            return await Driver(self, self._stop[1]).drive()
         finally:
             self._stop = None
 
@@ -309,7 +272,7 @@ class Run:
     def reason(self) -> str:
         """Why no further brief should be asked; empty to go on."""
         worked = self._graph.active_seconds + time.monotonic() - self._clock
-        return termination(self.settings).reason(self._graph, worked)
+        return rules_for(self.settings).reason(self._graph, worked)
 
     def close(self) -> None:
         """Gives the run back; it can be opened again. Further calls do nothing."""
@@ -332,14 +295,6 @@ class Run:
         fold(self._graph, self._store.append(event, self._lease))
         self._clock = time.monotonic()
 
-    def _written(self, brief: str, writer: str, answer: Answer) -> Candidate:
-        candidate = Candidate(
-            f"n{self._graph.written}", brief, writer, answer.source, answer.note, answer.plan, answer.cost
-        )
-        self._append(Written(candidate))
-        self.feed.tell(brief, candidate.id, "wait")
-        return candidate
-
     def _pending(self, brief: str) -> Candidate | None:
         """The candidate of a pending brief; None if it is not written."""
         if brief not in self._graph.pending:
@@ -354,92 +309,6 @@ class Run:
             except MachineError as error:
                 self._append(Noted(what, f"{name}, attempt {attempt} of {RETRIES + 1}: {error}"))
         return await work()
-
-
-class _Driver:
-    """One `drive`: the tasks in flight and the two limits."""
-
-    def __init__(self, run: Run, stop: asyncio.Event) -> None:
-        self._run, self._stop = run, stop
-        settings = run.settings
-        self._writers, self._seats = asyncio.Semaphore(settings.writers), asyncio.Semaphore(settings.seats)
-        self._most = settings.writers + settings.seats - 1
-        self._resumed = deque(pending.brief for pending in run.graph.pending.values())
-        self._flight: set[asyncio.Task[None]] = set()
-
-    async def drive(self) -> str:
-        stopped = asyncio.create_task(self._stop.wait())
-        try:
-            while True:
-                why = self._fill()
-                if not self._flight:
-                    return self._run.finish(why)
-                await asyncio.wait({*self._flight, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                done = {task for task in self._flight if task.done()}
-                self._flight -= done
-                errors = [error for task in done if (error := task.exception()) is not None]
-                if errors:
-                    raise errors[0]
-                if stopped.done():
-                    return ""
-        finally:
-            await _cancel({*self._flight, stopped})
-
-    def _fill(self) -> str:
-        """Starts as many briefs as fit; why no more will come, once nothing is in flight."""
-        while len(self._flight) < self._most:
-            if self._resumed:
-                brief = self._resumed.popleft()
-                if brief.id not in self._run.graph.pending:
-                    continue
-            elif why := self._run.reason():
-                return why
-            else:
-                try:
-                    brief = self._run.ask()
-                except NoMovesLeft as error:
-                    return str(error)
-            self._flight.add(asyncio.create_task(self._carry(brief)))
-        return ""
-
-    async def _carry(self, brief: Brief) -> None:
-        run = self._run
-        finished = False
-        try:
-            async with self._writers:
-                candidate = await self._write(brief)
-            if candidate is not None:
-                async with self._seats:
-                    run.tell(candidate, await run.evaluate(candidate))
-            finished = True
-        finally:
-            if not finished:
-                run.feed.tell(brief.id, "", "stopped")
-
-    async def _write(self, brief: Brief) -> Candidate | None:
-        try:
-            return await self._run.write(brief)
-        except WriterError:
-            return None
-
-
-async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def termination(settings: Settings) -> Termination:
-    """The rules that `settings` stands for, the first that says stop."""
-    rules: list[Termination] = []
-    if settings.target is not None:
-        rules.append(Target(settings.target))
-    rules += [Candidates(settings.candidates), Plateau(settings.plateau), Drops(settings.drops), Time(settings.seconds)]
-    if settings.tokens is not None:
-        rules.append(Tokens(settings.tokens))
-    if settings.money_usd is not None:
-        rules.append(Money(settings.money_usd))
-    return First(tuple(rules))
 
 
 def create_run(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from kernelevolve.evaluation import Evidence
 from kernelevolve.graph import Graph
 from kernelevolve.search import Termination
+from kernelevolve.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -99,3 +100,16 @@ class First:
 
     def reason(self, graph: Graph, active_seconds: float) -> str:
         return next((why for rule in self.rules if (why := rule.reason(graph, active_seconds))), "")
+
+
+def rules_for(settings: Settings) -> Termination:
+    """The rules that `settings` stands for, the first that says stop."""
+    rules: list[Termination] = []
+    if settings.target is not None:
+        rules.append(Target(settings.target))
+    rules += [Candidates(settings.candidates), Plateau(settings.plateau), Drops(settings.drops), Time(settings.seconds)]
+    if settings.tokens is not None:
+        rules.append(Tokens(settings.tokens))
+    if settings.money_usd is not None:
+        rules.append(Money(settings.money_usd))
+    return First(tuple(rules))
