@@ -98,6 +98,8 @@ class Bench:
         try:
             return judge.ask(kind, body, attachments, seconds=seconds)
         except Refusal as refusal:
+            if refusal.verdict == "INFRA":
+                raise SeatLost(f"while asked to {kind}: {refusal}") from refusal
             raise ProblemError(str(refusal)) from refusal
         except (ChildDied, ChildSilent) as error:
             self._oracles = {k: c for k, c in self._oracles.items() if c is not judge}

@@ -13,11 +13,13 @@ from typing import Any
 
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
+from kernelevolve.errors import ProblemError
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal
 from kernelevolve.evaluation import Check, Correctness, Evidence, Verdict
 from kernelevolve.nursery import Limits
 from kernelevolve.protocol import Case, Description
+from kernelevolve.wire import Message
 
 _LOAD_SECONDS = 120.0
 _CPU_LIMITS = Limits(memory_bytes=12 << 30, file_bytes=4 << 30)
@@ -79,10 +81,12 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
     checks: list[Check] = []
     errors = [0.0, 0.0]
     not_seen: tuple[str, ...] = ()
+    unusable: list[str] = []
 
     def found(passed: bool) -> Correctness:
         scaled = description.variant.scaled
-        return Correctness(evidence, passed, tuple(checks), scaled, not_seen, errors[0], errors[1])
+        seen = (*not_seen, *(f"inputs {u}" for u in unusable))
+        return Correctness(evidence, passed, tuple(checks), scaled, seen, errors[0], errors[1])
 
     with bench.roles["worker"].open(_CPU_LIMITS if trial.device == "cpu" else None) as worker:
         opened = bench.opened(description, trial.device, candidate=trial.source, choice=trial.choice)
@@ -90,10 +94,18 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
         try:
             candidate_asks(worker, "load", body, seconds=_LOAD_SECONDS)
             for case in cases:
-                question = {"case": codec.to_data(case), "ipc": trial.device != "cpu"}
+                computed = _expect(bench, trial, case)
+                if not computed["usable"]:
+                    unusable.append(f"{case.distribution}: {computed['reason']}")
+                    continue
+                question = {
+                    "case": codec.to_data(case),
+                    "ipc": trial.device != "cpu",
+                    "state": [p for p in computed["outputs"] if p.startswith("state:")],
+                }
                 called = candidate_asks(worker, "call", question, seconds=trial.seconds)
                 not_seen = tuple(called.body.get("interpreted", {}).get("not_seen", not_seen))
-                _refuse_changes(bench, called.body["changed"])
+                _refuse_changes(bench, called, computed["changed_inputs"])
                 compared = _judge(bench, trial, case, called)
                 checks += [codec.from_data(Check, c) for c in compared["checks"]]
                 errors[0] = max(errors[0], float(compared.get("own_error", 0.0)))
@@ -103,29 +115,35 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
                     raise Failed(_verdict(wrong[0]), _sentence(wrong[0]), None)
         except Failed as failed:
             raise Failed(failed.verdict, str(failed), found(False)) from failed
+        if not checks:
+            raise ProblemError(
+                f"{bench.problem.name}, {description.variant.label}: no case says anything ({'; '.join(unusable)}); "
+                "give inputs on which the reference is finite and not constant"
+            )
         return found(True), worker.isolation
 
 
-def _judge(bench: Bench, trial: Trial, case: Case, called: Any) -> Mapping[str, Any]:
+def _expect(bench: Bench, trial: Trial, case: Case) -> Mapping[str, Any]:
+    """Oracle and reference for one case: what must come out, and whether passing would mean anything."""
+    with bench.lock:
+        judge = bench.oracle(trial.description, trial.device)
+        return bench.judged(judge, "case", {"case": codec.to_data(case)}).body
+
+
+def _judge(bench: Bench, trial: Trial, case: Case, called: Message) -> Mapping[str, Any]:
     try:
         with bench.lock:
             judge = bench.oracle(trial.description, trial.device)
-            bench.judged(judge, "case", {"case": codec.to_data(case)}).close()
-            body = {
-                "case": codec.to_data(case),
-                "metas": called.body["metas"],
-                "handles": called.body.get("handles", {}),
-            }
-            answer = bench.judged(judge, "compare", body, called.attachments)
-        answer.close()
-        return answer.body
+            body = {"case": codec.to_data(case), "metas": called.body["metas"], "handles": called.body.get("handles")}
+            return bench.judged(judge, "compare", body, called.attachments).body
     finally:
         called.close()
 
 
-def _refuse_changes(bench: Bench, changed: Sequence[str]) -> None:
-    odd = [name for name in changed if name not in bench.problem.mutates]
+def _refuse_changes(bench: Bench, called: Message, allowed: Sequence[str]) -> None:
+    odd = [name for name in called.body["changed"] if name not in (*bench.problem.mutates, *allowed)]
     if odd:
+        called.close()
         raise Failed(Verdict.MUTATED_INPUT, f"input or parameter {odd[0]!r} was changed by the call")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
@@ -24,6 +23,7 @@ from kernelevolve.protocol import Case
 _CALL_SECONDS = 180.0
 _WARM_SECONDS = 0.2
 _TUNE_CALLS = 7
+_RING_SEED = 2  # candidate and baselines are timed on the same inputs
 
 
 class Device:
@@ -35,7 +35,7 @@ class Device:
 
     def __init__(self, torch_name: str, name: str, *, blocks: Blocks, full_cases: int) -> None:
         self.torch_name, self.name, self.blocks, self.full_cases = torch_name, name, blocks, full_cases
-        self._baselines: dict[tuple[str, str], Conversation] = {}
+        self._baselines: dict[tuple[str, str, str], Conversation] = {}
 
     def correct(
         self, bench: Bench, source: str, choice: Mapping[str, Choice], cases: Sequence[Case]
@@ -99,16 +99,15 @@ class Device:
 
     def _quick_time(self, worker: Conversation, choice: Mapping[str, Choice]) -> float:
         candidate_asks(worker, "choose", {"choice": dict(choice)}, seconds=_CALL_SECONDS)
-        candidate_asks(worker, "warm", {"seed": 1, "seconds": 0.02}, seconds=_CALL_SECONDS)
+        candidate_asks(worker, "warm", {"seed": _RING_SEED, "seconds": 0.02}, seconds=_CALL_SECONDS)
         timed = candidate_asks(worker, "burst", {"calls": _TUNE_CALLS}, seconds=_CALL_SECONDS)
         return float(statistics.median(timed.body["milliseconds"]))
 
     def time(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> tuple[Timing, Verdict]:
         """Candidate and baselines interleaved."""
-        judge = self._baseline(bench, workload)
         worker = self._candidate(bench, workload, source, choice)
         try:
-            candidate_asks(worker, "warm", {"seed": 2, "seconds": _WARM_SECONDS}, seconds=_CALL_SECONDS)
+            candidate_asks(worker, "warm", {"seed": _RING_SEED, "seconds": _WARM_SECONDS}, seconds=_CALL_SECONDS)
 
             def candidate(calls: int) -> Sequence[float]:
                 answer = candidate_asks(worker, "burst", {"calls": calls}, seconds=_CALL_SECONDS)
@@ -116,27 +115,23 @@ class Device:
 
             arms: dict[str, Burst] = {CANDIDATE: candidate}
             for name in bench.problem.baselines:
-                arms[name] = self._baseline_burst(bench, judge, name)
+                arms[name] = self._baseline(bench, workload, name)
             return time_arms(arms, workload=workload, platform="", choice=choice, plan=self.blocks, device=self.name)
         finally:
             worker.end()
 
-    def _baseline(self, bench: Bench, workload: str) -> Conversation:
-        key = (bench.problem.key, workload)
+    def _baseline(self, bench: Bench, workload: str, arm: str) -> Burst:
+        """A warm baseline arm in a judge's child of its own, kept until the device's memory is needed."""
+        key = (bench.problem.key, workload, arm)
         if key not in self._baselines:
-            self._free(bench)
             judge = bench.roles["judge"].open()
             opened = codec.to_data(bench.opened(bench.full(workload), self.torch_name))
-            arms = list(bench.problem.baselines)
-            bench.judged(judge, "baseline", {"opened": opened, "problem": codec.to_data(bench.problem), "arms": arms})
-            for name in arms:
-                bench.judged(judge, "warm", {"arm": name, "seed": 2, "seconds": _WARM_SECONDS})
+            bench.judged(judge, "baseline", {"opened": opened, "arm": arm, "seed": _RING_SEED})
+            bench.judged(judge, "warm", {"seconds": _WARM_SECONDS})
             self._baselines[key] = judge
-        return self._baselines[key]
+        judge = self._baselines[key]
 
-    def _baseline_burst(self, bench: Bench, judge: Conversation, name: str) -> Burst:
         def burst(calls: int) -> Sequence[float]:
-            answer: Any = bench.judged(judge, "burst", {"arm": name, "calls": calls})
-            return list(answer.body["milliseconds"])
+            return list(bench.judged(judge, "burst", {"calls": calls}).body["milliseconds"])
 
         return burst

@@ -115,7 +115,7 @@ def _device_facts(device: str) -> dict[str, Any]:
 def _call(state: State, message: Message, channel: Channel) -> None:
     """`call {case, ipc}`: the outputs for one case, as attachments or, with `ipc`, as CUDA IPC handles."""
     runner: Runner = state["runner"]
-    leaves, changed = runner.call(codec.from_data(Case, message.body["case"]))
+    leaves, changed = runner.call(codec.from_data(Case, message.body["case"]), message.body.get("state", ()))
     body: dict[str, Any] = {"changed": changed}
     if message.body.get("ipc"):
         state["held"] = leaves  # the judge reads them in place until the next question
@@ -143,9 +143,8 @@ def _warm(state: State, message: Message, channel: Channel) -> None:
     runner: Runner = state["runner"]
     state.pop("held", None)
     if "ring" not in state:
-        state["ring"] = clock.Ring(
-            lambda seed: runner.arguments(Case(seed, "D1")), int(message.body["seed"]), runner.device
-        )
+        runner.arguments(Case(int(message.body["seed"])))
+        state["ring"] = clock.Ring(lambda seed: runner.inputs(Case(seed)), int(message.body["seed"]), runner.device)
     with torch.no_grad():
         facts = runner.guarded(lambda: clock.warm(runner.model, state["ring"], float(message.body["seconds"])))
     channel.send("warmed", codec.to_data(facts))

@@ -1,6 +1,6 @@
 """Exports device memory to the judge by CUDA IPC, so that large outputs are compared where they are.
 
-In: a CUDA tensor. Out: the handle of its allocation and the tensor's place in it. Left to others: opening (`judge.ipc`).
+In: a CUDA tensor. Out: the handle of its allocation and the place in it. Left to others: opening (`judge.ipc`).
 The tensor must stay alive until the judge has answered.
 """
 

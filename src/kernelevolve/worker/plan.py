@@ -1,7 +1,8 @@
 """LaunchPlans: what a candidate does for one workload at full size, recorded as data without running a kernel.
 
-In: a candidate's module, the problem at full size as meta tensors, a stand-in device. Out: a LaunchPlan and the census of
-ATen ops, and the recorded launches that `worker.build` compiles. Left to others: judging the census (`evaluate.check`).
+In: a candidate's module, the problem at full size as meta tensors, a stand-in device. Out: a LaunchPlan and the census
+of ATen ops, and the recorded launches that `worker.build` compiles. Left to others: judging the census
+(`evaluate.check`).
 
 Signatures and specialisation come from Triton itself: `JITFunction.run` is called with `warmup=True` under a stand-in
 driver, and its compile step is where they are taken.
@@ -45,7 +46,9 @@ class Recording:
     """What one call of `forward` did."""
 
     compilables: list[Compilable] = field(default_factory=list)
-    launches: list[tuple[Compilable, tuple[Any, ...], dict[str, Any], tuple[int, int, int]]] = field(default_factory=list)
+    launches: list[tuple[Compilable, tuple[Any, ...], dict[str, Any], tuple[int, int, int]]] = field(
+        default_factory=list
+    )
     ops: dict[str, int] = field(default_factory=dict)
     fills: list[tuple[torch.Tensor, float]] = field(default_factory=list)
     allocated: list[torch.Tensor] = field(default_factory=list)
@@ -91,7 +94,7 @@ class StandInDriver:
         return torch.cuda
 
 
-class _Census(TorchDispatchMode):
+class _Census(TorchDispatchMode):  # type: ignore[misc]
     """Counts ATen ops and remembers allocations and fills."""
 
     def __init__(self, recording: Recording) -> None:
@@ -158,7 +161,9 @@ def _recording_launches(recording: Recording, driver: StandInDriver) -> Iterator
     run, compile_step = JITFunction.run, JITFunction._do_compile
     seen: list[Compilable] = []
 
-    def take(self: Any, key: Any, signature: Any, device: Any, constexprs: Any, options: Any, attrs: Any, warmup: Any) -> None:
+    def take(
+        self: Any, key: Any, signature: Any, device: Any, constexprs: Any, options: Any, attrs: Any, warmup: Any
+    ) -> None:
         seen.append(Compilable(self, dict(signature), dict(constexprs), dict(attrs), options))
 
     def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
@@ -196,7 +201,9 @@ _GRID_LIMIT = (2**31 - 1, 65535, 65535)
 def _check_grid(kernel: str, grid: tuple[int, int, int]) -> None:
     for axis, (size, limit) in enumerate(zip(grid, _GRID_LIMIT, strict=True)):
         if not 0 <= size <= limit:
-            raise Fault(Verdict.CRASH, f"kernel {kernel}: grid {grid} has {size} programs in axis {axis}, at most {limit}")
+            raise Fault(
+                Verdict.CRASH, f"kernel {kernel}: grid {grid} has {size} programs in axis {axis}, at most {limit}"
+            )
 
 
 def record_plan(
@@ -231,7 +238,13 @@ def record_plan(
 
 
 def _plan(
-    model: torch.nn.Module, args: list[Any], kwargs: dict[str, Any], result: Any, recording: Recording, workload: str, platform: str
+    model: torch.nn.Module,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    result: Any,
+    recording: Recording,
+    workload: str,
+    platform: str,
 ) -> LaunchPlan:
     buffers: dict[int, Buffer] = {}
 
@@ -256,11 +269,17 @@ def _plan(
             if isinstance(value, torch.Tensor):
                 name(value, f"scratch{len(buffers)}", "scratch")
         launches.append(_launch(compilable, bound, grid, buffers))
-    fills = [Fill(buffers[t.untyped_storage()._cdata].name, v) for t, v in recording.fills if t.untyped_storage()._cdata in buffers]
+    fills = [
+        Fill(buffers[t.untyped_storage()._cdata].name, v)
+        for t, v in recording.fills
+        if t.untyped_storage()._cdata in buffers
+    ]
     return LaunchPlan(workload, platform, tuple(buffers.values()), tuple(launches), tuple(fills))
 
 
-def _launch(compilable: Compilable, bound: Mapping[str, Any], grid: tuple[int, int, int], buffers: Mapping[int, Buffer]) -> Launch:
+def _launch(
+    compilable: Compilable, bound: Mapping[str, Any], grid: tuple[int, int, int], buffers: Mapping[int, Buffer]
+) -> Launch:
     arguments: dict[str, Any] = {}
     for name, value in bound.items():
         if isinstance(value, torch.Tensor):
@@ -283,4 +302,8 @@ def _plain(value: Any) -> Any:
 
 def candidate_kernels(module: ModuleType) -> list[str]:
     """Names of the jitted functions that the candidate's file defines."""
-    return [n for n, v in vars(module).items() if isinstance(v, JITFunction) or isinstance(getattr(v, "fn", None), JITFunction)]
+    return [
+        n
+        for n, v in vars(module).items()
+        if isinstance(v, JITFunction) or isinstance(getattr(v, "fn", None), JITFunction)
+    ]

@@ -1,8 +1,8 @@
 """Meta tensors that pose as tensors of a device that is not here.
 
-In: the answers that a stand-in device gives (`Platform.device_answers`). Out: a context in which a candidate's host code
-runs at full size without memory: `is_cuda`, `.device`, `device="cuda"` and `torch.cuda` queries answer as the platform.
-Left to others: recording the launches (`worker.plan`).
+In: the answers that a stand-in device gives (`Platform.device_answers`). Out: a context in which a candidate's host
+code runs at full size without memory: `is_cuda`, `.device`, `device="cuda"` and `torch.cuda` queries answer as the
+platform. Left to others: recording the launches (`worker.plan`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 _CUDA = torch.device("cuda", 0)
 
 
-class _Pose(TorchFunctionMode):
+class _Pose(TorchFunctionMode):  # type: ignore[misc]
     """Answers `is_cuda` and `device` as a GPU would and sends factories for it to the meta device."""
 
     def __torch_function__(
@@ -75,6 +75,6 @@ def posing(answers: Mapping[str, Any]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, answer in stand_ins.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, answer))
-        stack.enter_context(mock.patch.object(torch.cuda, "device", lambda device=None: contextlib.nullcontext()))
+        stack.enter_context(mock.patch.object(torch.cuda, "device", return_value=contextlib.nullcontext()))
         stack.enter_context(_Pose())
         yield

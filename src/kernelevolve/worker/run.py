@@ -7,7 +7,7 @@ happened to the inputs. Left to others: what the outputs should be (`judge`), ho
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -71,26 +71,34 @@ class Runner:
                 f"the candidate has no parameter or buffer {absent[0]!r} of the reference's shape; ModelNew.__init__ "
                 "must repeat the reference's own parameters and names",
             )
-        needs_grad = self.opened.direction != "forward"
-        return draw.draw_inputs(description, case, self.device, self.problem, requires_grad=needs_grad)
+        return self.inputs(case)
 
-    def call(self, case: Case) -> tuple[list[tuple[str, Any]], list[str]]:
-        """The candidate's named output leaves for `case`, and the names of inputs and parameters that it changed."""
+    def inputs(self, case: Case) -> list[Any]:
+        """Draws the inputs of `case` alone."""
+        needs_grad = self.opened.direction != "forward"
+        return draw.draw_inputs(self.opened.description, case, self.device, self.problem, requires_grad=needs_grad)
+
+    def call(self, case: Case, state: Sequence[str] = ()) -> tuple[list[tuple[str, Any]], list[str]]:
+        """The candidate's named output leaves for `case`, and the names of inputs and parameters that it changed.
+
+        Args:
+            state: buffers that the reference changes, as `state:NAME`; they count as outputs.
+        """
         arguments = self.arguments(case)
         watched = call.named_leaves(arguments, call.forward_names(self.model, len(arguments)))
         before = [
             (n, t, digest(t)) for n, t in (*watched, *self.model.named_parameters()) if isinstance(t, torch.Tensor)
         ]
         with self.context() as self.recorder:
-            leaves = self.guarded(lambda: self._leaves(arguments, case))
+            leaves = self.guarded(lambda: self._leaves(arguments, case, state))
         changed = [name for name, tensor, was in before if digest(tensor) != was]
         return leaves, changed
 
-    def _leaves(self, arguments: list[Any], case: Case) -> list[tuple[str, Any]]:
+    def _leaves(self, arguments: list[Any], case: Case, state: Sequence[str]) -> list[tuple[str, Any]]:
         cotangents = draw.draw_cotangents(case, self.device)
         leaves = call.run(self.model, arguments, self.opened.direction, cotangents)
-        running = [(f"state:{n}", t) for n, t in self.model.named_buffers() if t.is_floating_point() or t.dim() == 0]
-        return [*leaves, *running]
+        held = {f"state:{name}": tensor for name, tensor in self.model.named_buffers()}
+        return [*leaves, *((name, held[name]) for name in state if name in held)]
 
     def guarded(self, work: Callable[[], Any]) -> Any:
         """`work()` with whatever the candidate's code raises turned into its fault."""
