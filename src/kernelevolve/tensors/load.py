@@ -76,10 +76,13 @@ def build_model(
     file, name = module.__file__ or "", problem_name(module)
     with blamed(file, name, "get_init_inputs()"), seeded(seed):
         arguments = module.get_init_inputs()
-    if not isinstance(arguments, (list, tuple, dict)):
+    if not isinstance(arguments, (list, tuple)):
         raise ProblemError(f"{name}: get_init_inputs() gave {type(arguments).__name__}; it returns a list of arguments")
+    positional, named = arguments, {}
+    if len(arguments) == 2 and isinstance(arguments[0], (list, tuple)) and isinstance(arguments[1], dict):
+        positional, named = arguments  # the other form that KernelBench files use: [args, kwargs]
     with blamed(file, name, "Model(...)"), seeded(seed):
-        model = module.Model(**arguments) if isinstance(arguments, dict) else module.Model(*arguments)
+        model = module.Model(*positional, **named)
     if not isinstance(model, torch.nn.Module):
         raise ProblemError(
             f"{name}: Model is a {type(model).__name__}, not a torch.nn.Module; derive it from nn.Module"

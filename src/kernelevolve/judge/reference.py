@@ -1,0 +1,235 @@
+"""One problem at one size, opened for comparing: O and R for a case, then the candidate's outputs against them.
+
+In: an `Opened` and Cases; the candidate's metadata and values. Out: `Computed` and `Comparison`. Left to others: the
+rule itself (`accept`), bytes and handles (`answers`, `ipc`).
+
+What is compared: every element of every output; the reference's buffers that its own call changes (running
+statistics); with a backward direction all gradients. Where the fp64 oracle does not fit in device memory, the honest
+reference in the declared precision stands in for it, and `limited` says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kernelevolve.errors import ProblemError
+from kernelevolve.evaluation import Check
+from kernelevolve.judge import accept, oracle
+from kernelevolve.protocol import Case, Opened
+from kernelevolve.tensors import call, draw, load
+from kernelevolve.tensors.outputs import TensorMeta, dtype_of
+
+CALIBRATION_SECONDS = 5.0
+ABSOLUTE_ELEMENTS = 1 << 28  # outputs larger than this get the simpler estimate of S
+Leaves = list[tuple[str, Any]]
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What the judge says about a case before it sees the candidate.
+
+    Attributes:
+        usable: whether passing on this case means anything.
+        reason: why not.
+        outputs: paths that the candidate must give, in order; `state:NAME` are buffers that the reference changes.
+        changed_inputs: inputs that the reference itself changes in place.
+        limited: how the comparison falls short of the full rule; empty if it does not.
+        reference_error: largest rms error of the reference relative to the oracle's spread.
+    """
+
+    usable: bool
+    reason: str
+    outputs: tuple[str, ...]
+    changed_inputs: tuple[str, ...]
+    limited: str
+    reference_error: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All checks of one call, and the largest relative rms errors of candidate and reference."""
+
+    checks: tuple[Check, ...]
+    own_error: float
+    reference_error: float
+
+
+class Reference:
+    """The reference in its declared precision and in fp64, on one device."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.opened = opened
+        load.set_precision(opened.precision)
+        self.module = load.load_module(opened.description.variant.source, opened.description.variant.label)
+        self.model = load.build_model(
+            self.module, seed=opened.module_seed, device=opened.device, precision=opened.precision, mode=opened.mode
+        )
+        self.double = oracle.double_model(self.model)
+        self._built = {n: t.detach().clone() for n, t in self._held(self.model)}
+        self._plain = [(m, dict(_plain(m))) for model in (self.model, self.double) for m in model.modules()]
+        self._start: dict[str, Any] = {}
+        self._pools: dict[tuple[str, str], accept.Pool] = {}
+        self.leaves: list[accept.Leaf] = []
+        self.where = accept.Where("", "", 0)
+
+    @staticmethod
+    def _held(model: Any) -> Leaves:
+        return [*model.named_parameters(), *model.named_buffers()]
+
+    def compute(self, case: Case) -> Computed:
+        """Draws the case and computes O and R; `compare` then refers to it.
+
+        Raises:
+            ProblemError: the reference raises on it.
+        """
+        self.leaves = []
+        leaves, changed, limited = self._both(case)
+        if any(leaf.few and leaf.floating for leaf in leaves):
+            self._calibrate(case)
+            leaves, changed, limited = self._both(case)
+        self.leaves = leaves
+        label = self.opened.description.variant.label
+        self.where = accept.Where(label, case.distribution, case.seed)
+        judged = [leaf for leaf in leaves if not leaf.path.startswith("state:")]
+        usable = any(not leaf.unusable for leaf in judged)
+        reason = "" if usable else f"{judged[0].path}: {judged[0].unusable}"
+        errors = [accept.relative(leaf.reference_rms, leaf.base) for leaf in leaves if leaf.floating]
+        return Computed(
+            usable, reason, tuple(leaf.path for leaf in leaves), tuple(changed), limited, max(errors, default=0.0)
+        )
+
+    def compare(self, metas: Sequence[TensorMeta], values: Callable[[TensorMeta], Any]) -> Comparison:
+        """Compares what the candidate gave for the last case.
+
+        Args:
+            metas: of its outputs in order, and of its buffers as `state:NAME`; unknown buffers are ignored.
+            values: gives the tensor of a meta whose shape and dtype fit.
+        """
+        known = {leaf.path for leaf in self.leaves}
+        given = {meta.path: meta for meta in metas}
+        surplus = [m.path for m in metas if m.path not in known and not m.path.startswith(("state:", "input:"))]
+        checks: list[Check] = []
+        if surplus:
+            detail = f"{surplus[0]}: the reference gives no such output; it gives {', '.join(sorted(known))}"
+            checks.append(self.where.check("meta", False, float(len(surplus)), 0.0, detail))
+        own = reference = 0.0
+        for leaf in self.leaves:
+            meta = given.get(leaf.path)
+            if meta is None and leaf.path.startswith("state:"):
+                detail = f"{leaf.path}: the reference changes this buffer in its call, the candidate has none like it"
+                checks.append(self.where.check("state", False, 1.0, 0.0, detail))
+                continue
+            checks.append(accept.check_meta(self.where, leaf, meta, self.opened.device))
+            if meta is not None and checks[-1].passed:
+                found = accept.check_leaf(self.where, leaf, values(meta), self.opened.precision)
+                checks += found.checks
+                own, reference = max(own, found.own), max(reference, found.reference)
+        return Comparison(tuple(checks), own, reference)
+
+    def _calibrate(self, case: Case) -> None:
+        """Runs the reference on more inputs of this distribution: errors of a few elements can be 0 by luck."""
+        deadline = time.monotonic() + CALIBRATION_SECONDS
+        for i in range(accept.POOL - 1):
+            pools = [p for (distribution, _), p in self._pools.items() if distribution == case.distribution]
+            if time.monotonic() > deadline or min(p.cases for p in pools) >= accept.POOL:
+                return
+            self._both(Case(draw.stream_seed(case.seed, f"calibration/{i}"), case.distribution, case.redraw_state))
+
+    def _both(self, case: Case) -> tuple[list[accept.Leaf], list[str], str]:
+        self._restore(case)
+        device, direction = self.opened.device, self.opened.direction
+        needs = direction != "forward"
+        arguments = draw.draw_inputs(self.opened.description, case, device, self.module, requires_grad=needs)
+        cotangents = draw.draw_cotangents(case, device)
+        limited, exact, trace = "", None, oracle.Trace()
+        absolute: dict[str, Any] = {}
+        try:
+            exact, trace, absolute = self._exact(arguments, cotangents)
+        except torch.OutOfMemoryError:
+            if device.startswith("cuda"):
+                torch.cuda.empty_cache()
+            limited = "the fp64 oracle does not fit in device memory; compared with the reference instead"
+        if trace.lowered:
+            limited = f"these ops refuse float64 and ran in the declared precision: {', '.join(sorted(trace.lowered))}"
+        names = call.forward_names(self.model, len(arguments))
+        watched = [(n, t, t._version) for n, t in call.named_leaves(arguments, names) if isinstance(t, torch.Tensor)]
+        honest = self._run(self.model, arguments, cotangents)
+        changed = [n for n, t, version in watched if t._version != version]
+        honest += self._changed_state(self.model)
+        wanted = dict(exact if exact is not None else honest)
+        leaves = []
+        for path, value in honest:
+            if path not in wanted:
+                raise ProblemError(f"{load.problem_name(self.module)}: {path} is missing in the fp64 run")
+            pool = self._pools.setdefault((case.distribution, path), accept.Pool())
+            pick = None if value.is_floating_point() else oracle.find_pick(trace, wanted[path])
+            leaves.append(
+                accept.make_leaf(
+                    path,
+                    wanted[path],
+                    value,
+                    self.opened.precision,
+                    absolute=absolute.get(path),
+                    reduction=trace.reduction,
+                    pick=pick,
+                    pool=pool,
+                )
+            )
+        return leaves, changed, limited
+
+    def _exact(
+        self, arguments: Sequence[Any], cotangents: call.Cotangents
+    ) -> tuple[Leaves, oracle.Trace, dict[str, Any]]:
+        doubled = oracle.double_inputs(arguments)
+        mode = oracle.Upcast()
+        dtypes = {o.path: dtype_of(o.dtype) for o in self.opened.description.outputs}
+        with mode:
+            exact = self._run(
+                self.double, doubled, lambda path, leaf: cotangents(path, leaf.to(dtypes[path])).to(oracle.DOUBLE)
+            )
+        exact += self._changed_state(self.double, everything=True)
+        absolute: dict[str, Any] = {}
+        size = sum(t.numel() for _, t in exact)
+        if self.opened.direction == "forward" and oracle.absolute_defined(mode.trace) and size <= ABSOLUTE_ELEMENTS:
+            doubled = [d.abs() if isinstance(d, torch.Tensor) and d.is_floating_point() else d for d in doubled]
+            with torch.no_grad():
+                for parameter in self.double.parameters():
+                    parameter.abs_()
+            with oracle.Absolute():
+                absolute = dict(self._run(self.double, doubled, cotangents))
+        return exact, mode.trace, absolute
+
+    def _run(self, model: Any, arguments: Sequence[Any], cotangents: call.Cotangents) -> Leaves:
+        variant = self.opened.description.variant
+        with load.blamed(self.module.__file__ or "", variant.label, "forward"), load.seeded(0):
+            return call.run(model, arguments, self.opened.direction, cotangents)
+
+    def _restore(self, case: Case) -> None:
+        """Gives both models the state of `case`, as the worker does with the candidate's."""
+        with torch.no_grad():
+            for name, tensor in self._held(self.model):
+                tensor.copy_(self._built[name])
+            draw.apply_state(self.model, draw.draw_state(self.opened.description.state, case, self.opened.device))
+            state = dict(self._held(self.model))
+            for name, tensor in self._held(self.double):
+                tensor.copy_(state[name])
+        self._start = {n: b.detach().clone() for n, b in self.model.named_buffers()}
+        for module, plain in self._plain:
+            for name, value in plain.items():
+                setattr(module, name, value.clone())
+
+    def _changed_state(self, model: Any, *, everything: bool = False) -> Leaves:
+        return [
+            (f"state:{n}", t.detach().clone())
+            for n, t in model.named_buffers()
+            if everything or not torch.equal(t, self._start[n])
+        ]
+
+
+def _plain(module: Any) -> Leaves:
+    return [(n, v) for n, v in vars(module).items() if isinstance(v, torch.Tensor)]
