@@ -75,6 +75,19 @@ class DescriptorValue(tl.tensor_descriptor):  # type: ignore[misc]
     """A tensor descriptor whose methods compute at once."""
 
 
+class KernelCall:
+    """A kernel function as kernel code sees it: calling it runs it in place."""
+
+    __slots__ = ("call", "kernel")
+
+    def __init__(self, kernel: Any, call: Callable[..., Any]) -> None:
+        self.kernel = kernel
+        self.call = call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.call(self.kernel, *args, **kwargs)
+
+
 class Language:
     """The language over one builder; `resolve` gives the callable stand-in of a value found in a kernel's namespace."""
 
@@ -120,7 +133,7 @@ class Language:
         for name in dir(theirs):
             member = getattr(theirs, name)
             if isinstance(member, KERNELS):
-                setattr(ours, name, _method(functools.partial(self.call_kernel, member)))
+                setattr(ours, name, _method(KernelCall(member, self.call_kernel)))
             elif is_builtin(member):
                 free = getattr(tl.core, name, None) or getattr(tl.math, name, None)
                 forwards = getattr(member, "__qualname__", "").startswith("_tensor_member_fn") and is_builtin(free)
@@ -144,7 +157,7 @@ class Language:
         if own is not None:
             return own
         if isinstance(value, KERNELS):
-            return functools.partial(self.call_kernel, value)
+            return KernelCall(value, self.call_kernel)
         module = getattr(value, "__module__", None) or ""
         if module == "triton.language.extra.libdevice":
             return self._device_function(value)
@@ -241,22 +254,22 @@ class Language:
         """A tree over neighbours, vectorised: the order of operands is kept, each step rounds to the element type."""
         from . import regions
 
-        return regions.reduce(self, input, plain(axis), combine_fn, bool(plain(keep_dims)))
+        return regions.reduce(self, input, plain(axis), kernel_of(combine_fn), bool(plain(keep_dims)))
 
     def associative_scan(self, input: Any, axis: Any, combine_fn: Any, reverse: Any = False, **unused: Any) -> Any:
         from . import regions
 
-        return regions.scan(self, input, plain(axis), combine_fn, bool(plain(reverse)))
+        return regions.scan(self, input, plain(axis), kernel_of(combine_fn), bool(plain(reverse)))
 
     def reduce_with_indices(self, input: Any, axis: Any, combine_fn: Any, keep_dims: Any = False, **unused: Any) -> Any:
         from . import regions
 
-        return regions.reduce_with_indices(self, input, plain(axis), combine_fn, bool(plain(keep_dims)))
+        return regions.reduce_with_indices(self, input, plain(axis), kernel_of(combine_fn), bool(plain(keep_dims)))
 
     def map_elementwise(self, scalar_fn: Any, *args: Any, pack: Any = 1, **unused: Any) -> Any:
         from . import regions
 
-        return regions.map_elementwise(self, scalar_fn, args, int(plain(pack)))
+        return regions.map_elementwise(self, kernel_of(scalar_fn), args, int(plain(pack)))
 
 
 def plain(x: Any) -> Any:
@@ -264,6 +277,11 @@ def plain(x: Any) -> Any:
     while isinstance(x, tl.constexpr):
         x = x.value
     return x
+
+
+def kernel_of(function: Any) -> Any:
+    """The kernel function behind what kernel code passes around."""
+    return function.kernel if isinstance(function, KernelCall) else function
 
 
 def _rebuild(like: Any, values: list[Any]) -> Any:

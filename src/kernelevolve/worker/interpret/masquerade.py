@@ -223,6 +223,8 @@ class _Pose(TorchFunctionMode):  # type: ignore[misc]
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _GETTERS:
             return _GETTERS[func]
+        if func is torch.device:
+            return func(*args, **(kwargs or {}))
         if func in _IDENTITY:
             return args[0]
         if func in _IGNORED:
