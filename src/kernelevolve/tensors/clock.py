@@ -5,8 +5,8 @@ two arms (the host, ABBA), statistics, deciding what is faster. Judge (baselines
 
 Ring: R = max(8, ceil(4 L2 / footprint)) slots of differing values, at most 256, at most 40 % of free memory, at least
 2. Visiting R slots in a shuffled order leaves little of a slot in the cache when it comes round again; where memory
-does not allow such a ring, 256 MB or more are read, modified and written before each call instead. Each call is timed by
-a pair of CUDA events behind a short busy wait that hides the launch latency; on the CPU by `time.perf_counter`.
+does not allow such a ring, 256 MB or more are read, modified and written before each call instead. A call is timed by
+two CUDA events behind a short busy wait that hides the launch latency; on the CPU by `time.perf_counter`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ real when its inputs are small.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from kernelevolve.tensors.call import forward_names, named_leaves, run
 from kernelevolve.tensors.load import CAST, blamed, build_model, declared_inputs, load_module
 
 SMALL = 1 << 22
+# Shapes that do not fit are an answer here; torch logs each of them as an error of its own.
+logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ replaces each value by a nearby prime, else an odd number, unequal ones where it
 from __future__ import annotations
 
 import ast
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -169,28 +170,34 @@ class _Search:
         self.history: list[dict[int, int]] = [dict(self.sizes)]
 
     def shrink(self) -> None:
-        """Divides the largest value that helps, again and again, until the cost fits or nothing helps."""
+        """Divides the largest value that helps, or two at once, until the cost fits or nothing helps."""
         for floor in FLOORS:
-            stuck: set[int] = set()
+            stuck: set[tuple[int, ...]] = set()
             while self.budget.excess(self.probe.cost) > 1 and time.monotonic() < self.deadline:
-                open_values = [v for v in self.sizes if v not in stuck and self.sizes[v] > floor]
-                if not open_values:
+                move = next((m for m in self._moves(floor) if m not in stuck), None)
+                if move is None:
                     break
-                value = max(open_values, key=lambda v: (self.sizes[v], v))
-                if self._divide(value, floor):
+                if self._divide(move, floor):
                     stuck.clear()
                 else:
-                    stuck.add(value)
+                    stuck.add(move)
 
-    def _divide(self, value: int, floor: int) -> bool:
-        size, excess = self.sizes[value], self.budget.excess(self.probe.cost)
-        for factor in FACTORS:
-            smaller = max(size // factor, floor)
-            if smaller >= size or (factor > 2 and excess < factor):
+    def _moves(self, floor: int) -> Iterator[tuple[int, ...]]:
+        """Single values, largest first; then pairs, for sizes that must stay in proportion."""
+        values = sorted((v for v in self.sizes if self.sizes[v] > floor), key=lambda v: (-self.sizes[v], -v))
+        yield from ((v,) for v in values)
+        yield from itertools.combinations(values, 2)
+
+    def _divide(self, values: tuple[int, ...], floor: int) -> bool:
+        excess = self.budget.excess(self.probe.cost)
+        for factor in FACTORS if len(values) == 1 else (2,):
+            smaller = {v: max(self.sizes[v] // factor, floor) for v in values}
+            if (factor > 2 and excess < factor) or all(smaller[v] == self.sizes[v] for v in values):
                 continue
-            tried = self._try({**self.sizes, value: smaller})
+            tried = self._try({**self.sizes, **smaller})
             if tried is not None and _total(tried.cost) < _total(self.probe.cost):
-                self.sizes[value], self.probe = smaller, tried
+                self.sizes |= smaller
+                self.probe = tried
                 self.history.append(dict(self.sizes))
                 return True
         return False
@@ -237,14 +244,16 @@ class _Search:
 
     def ragged(self) -> dict[int, int]:
         """Sizes near the scaled ones that divide nothing; empty where the reference accepts none."""
-        sizes = dict(self.sizes)
+        sizes, now = dict(self.sizes), self.probe
         for value in sorted(sizes, reverse=True):
             taken = {size for v, size in sizes.items() if v != value}
             for other in sorted(_ragged_near(sizes[value]), key=lambda n: n in taken):  # unequal sizes show transposes
                 attempt = {**sizes, value: other}
                 tried = self._try(attempt)
+                if tried is not None and _shapes(tried) == _shapes(now):
+                    break  # a number that is no size, such as a modulus or a bound
                 if tried is not None and self.budget.excess(tried.cost) < 2 and self._runs(attempt):
-                    sizes[value] = other
+                    sizes[value], now = other, tried
                     break
         return sizes if sizes != self.sizes else {}
 
@@ -256,6 +265,11 @@ def _cast_like(arguments: list[object], seen: Probe) -> list[object]:
     wanted = [leaf for _, leaf in seen.inputs]
     cast = [a.to(w.dtype) if hasattr(w, "dtype") else a for a, w in zip(leaves, wanted, strict=True)]
     return list(pytree.tree_unflatten(cast, tree))
+
+
+def _shapes(seen: Probe) -> list[tuple[int, ...]]:
+    leaves = [leaf for _, leaf in (*seen.inputs, *seen.outputs)] + [tensor for tensor, _ in seen.state.values()]
+    return [tuple(getattr(leaf, "shape", ())) for leaf in leaves]
 
 
 def _total(cost: Cost) -> tuple[int, int]:
