@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -43,14 +44,15 @@ class Door:
 def door(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Door:
     monkeypatch.chdir(tmp_path)
     fake_folder(tmp_path)
-    monkeypatch.setattr(public, "equip", fake_equip())
+    equip_with(monkeypatch, FakeEvaluator())
     return Door(capfd)
 
 
 def equip_with(
     monkeypatch: pytest.MonkeyPatch, evaluator: FakeEvaluator, translator: FakeTranslator | None = None
 ) -> None:
-    monkeypatch.setattr(public, "equip", fake_equip(evaluator, translator))
+    equip = fake_equip(evaluator, translator)
+    monkeypatch.setattr(public, "workshop", lambda problem, device: contextlib.nullcontext(equip))
 
 
 def test_optimize_searches_writes_the_best_kernel_and_says_what_it_found(door: Door, tmp_path: Path) -> None:
@@ -102,6 +104,18 @@ def test_resume_goes_on_under_wider_limits(door: Door) -> None:
     assert door.result("resume", "r")[1]["candidates"] == 6
 
 
+def test_evaluate_judges_a_kernel_of_ones_own(door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("class ModelNew: ...\n")
+    equip_with(monkeypatch, FakeEvaluator(faulty=0.0))
+    code, data = door.result("evaluate", "relu.py", "mine.py", "--out", "good")
+    assert (code, data["correct"], data["candidates"]) == (0, True, 1)
+    assert data["verdict"] in ("OK_FASTER", "OK_SLOWER")
+    equip_with(monkeypatch, FakeEvaluator(faulty=1.0))
+    code, data = door.result("evaluate", "relu.py", "mine.py", "--out", "bad")
+    assert (code, data["correct"], data["verdict"]) == (5, False, "WRONG_VALUE")
+    assert "mine.py" in door("show", "good")[1]
+
+
 def test_a_run_without_a_correct_candidate_exits_with_its_code(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     equip_with(monkeypatch, FakeEvaluator(faulty=1.0))
     code, out, err = door("optimize", "relu.py", "--candidates", 2, "--out", "r", "--json")
@@ -119,6 +133,7 @@ def test_a_run_without_a_correct_candidate_exits_with_its_code(door: Door, monke
         (["optimize", "relu.py", "--platform", "h100", "--platform", "h100"], 2, "given twice"),
         (["optimize", "relu.py", "--effort", "huge"], 2, "unknown effort 'huge'; known: quick, standard, deep"),
         (["optimize", "relu.py", "--time", "soon"], 2, "write 90s, 5m or 2h"),
+        (["evaluate", "relu.py", "absent.py"], 2, "absent.py cannot be read"),
         (["resume", "nowhere"], 2, "holds no run"),
         (["show", "nowhere"], 2, "holds no run"),
         (["doctor", "--platform", "tpu"], 2, "unknown platform 'tpu'"),
@@ -209,7 +224,7 @@ def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(door: Door, monkeypatch: 
 
 def test_help_names_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "kernelevolve", "--help"], capture_output=True, text=True, check=True)
-    for command in ("optimize", "resume", "show", "list", "doctor", "problems"):
+    for command in ("optimize", "resume", "evaluate", "show", "list", "doctor", "problems"):
         assert command in done.stdout
     assert "Linux" in done.stdout
 

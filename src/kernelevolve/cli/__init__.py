@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from kernelevolve.errors import KernelEvolveError
+from kernelevolve import KernelEvolveError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,6 +6,7 @@ showing (`run`, `suites`, `evaluate`).
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kernelevolve import (
+    Graph,
+    MachineError,
+    NoCorrectCandidate,
+    Problem,
+    UnknownName,
+    UsageError,
+    create_run,
+    open_run,
+    read_run,
+)
 from kernelevolve.cli import doctor as examination
 from kernelevolve.cli import live, places, public, summary, view, words
-from kernelevolve.errors import MachineError, NoCorrectCandidate, UnknownName, UsageError
-from kernelevolve.graph import Graph
-from kernelevolve.problem import Problem
 
 app = typer.Typer(
     name="kernelevolve",
@@ -31,6 +40,7 @@ app = typer.Typer(
     add_completion=False,
 )
 INTERRUPTED = 130
+_FILE_WIDTH = 160
 
 
 @dataclass
@@ -50,7 +60,9 @@ class Door:
     @property
     def console(self) -> Console:
         """For people: stdout, or stderr where stdout belongs to scripts."""
-        return Console(stderr=self.json, soft_wrap=False)
+        console = Console(stderr=self.json)
+        # Without a terminal nobody has a width; tables must not be cut for a log file.
+        return console if console.is_terminal else Console(stderr=self.json, width=_FILE_WIDTH)
 
     def finish(self, data: dict[str, Any]) -> None:
         """Prints the result object where it was asked for."""
@@ -69,6 +81,10 @@ Candidates = Annotated[
     int | None, typer.Option("--candidates", min=1, help="most candidates, in place of the effort's")
 ]
 Time = Annotated[str | None, typer.Option("--time", help="most time to work, such as 90s, 5m or 2h")]
+Device = Annotated[
+    str,
+    typer.Option("--device", help="auto (the first that is the platform), none, or torch's name of one"),
+]
 SuitePath = Annotated[
     Path | None, typer.Option("--suite-path", help="where a suite's files are, such as a checkout of KernelBench")
 ]
@@ -111,6 +127,7 @@ def optimize(
     seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
     suite_path: SuitePath = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Searches for a faster kernel than PyTorch's for a problem, and writes the best one into the run's folder.
@@ -122,16 +139,15 @@ def optimize(
     platforms = _platforms(platform)
     wanted = public.load_problem(problem, suite_path)
     folder = out or places.new_folder(wanted)
-    runs = []
-    for name in platforms:
-        run = places.place(folder, name, platforms)
-        # All siblings exist from the start, so that `resume` finds those that an interrupt left unstarted.
-        public.create_run(
-            run, wanted, name, public.equip, settings=settings, seed=seed, builds=_builds(folder, platforms)
-        ).close()
-        runs.append(run)
-    _header(door, wanted, platforms, effort, seed, folder)
-    _carry_on(door, tuple(runs), folder, None)
+    builds = _builds(folder, platforms)
+    with public.workshop(wanted, device) as equip:
+        runs = []
+        for name in platforms:
+            runs.append(places.place(folder, name, platforms))
+            # All siblings exist from the start, so that `resume` finds those that an interrupt left unstarted.
+            create_run(runs[-1], wanted, name, equip, settings=settings, seed=seed, builds=builds).close()
+        _header(door, wanted, platforms, effort, seed, folder)
+        _carry_on(door, equip, tuple(runs), folder, None)
 
 
 @app.command()
@@ -144,11 +160,48 @@ def resume(
     by_force: Annotated[
         bool, typer.Option("--by-force", help="take the run from a process that is known to be gone")
     ] = False,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Goes on with a run that was interrupted, or with a finished one under wider limits."""
     door = _door(context, as_json)
-    _carry_on(door, places.runs_in(run), run, (effort, candidates, time), by_force=by_force)
+    runs = places.runs_in(run)
+    with public.workshop(read_run(runs[0]).created.problem, device) as equip:
+        _carry_on(door, equip, runs, run, (effort, candidates, time), by_force=by_force)
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    problem: ProblemName,
+    kernel: Annotated[Path, typer.Argument(help="a file that defines ModelNew")],
+    platform: Annotated[str, typer.Option("--platform", help="what to evaluate for")] = "h100",
+    effort: Annotated[str, typer.Option("--effort", help="quick, standard or deep: how closely to look")] = "standard",
+    seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
+    suite_path: SuitePath = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Evaluates a kernel of your own against a problem, as the search does with its candidates.
+
+    Exits with 0 if it is correct, faster or not.
+    """
+    door = _door(context, as_json)
+    settings = places.chosen(effort, None, None)
+    (name,) = _platforms([platform])
+    wanted, source = public.load_problem(problem, suite_path), places.read_kernel(kernel)
+    folder = out or places.new_folder(wanted)
+    with (
+        public.workshop(wanted, device) as equip,
+        create_run(folder, wanted, name, equip, settings=settings, seed=seed) as run,
+    ):
+        node = asyncio.run(run.submit(run.ask().id, source, f"from {kernel.name}"))
+        graph = run.graph
+    door.console.print(view.node_page(graph, node))
+    door.finish(summary.result(graph, folder, places.save_kernel(graph, folder)))
+    if not node.evaluation.correct:
+        raise NoCorrectCandidate(f"{kernel}: {node.evaluation.verdict}; see: kernelevolve show {folder} {node.id}")
 
 
 @app.command()
@@ -161,7 +214,7 @@ def show(
     """Shows a run's tree and summary, or everything about one node: rungs, figures with evidence, the difference."""
     door = _door(context, as_json)
     runs = places.runs_in(run)
-    graphs = {place: public.read_run(place) for place in runs}
+    graphs = {place: read_run(place) for place in runs}
     if node is not None and len(graphs) > 1:
         raise UsageError(f"{run} holds {len(graphs)} runs; name one of them: {', '.join(map(str, runs))}")
     for place, graph in graphs.items():
@@ -183,7 +236,7 @@ def list_runs(
 ) -> None:
     """Lists the runs in a folder, the best of each, and how each ended."""
     door = _door(context, as_json)
-    graphs = {place: public.read_run(place) for place in places.all_runs(folder)}
+    graphs = {place: read_run(place) for place in places.all_runs(folder)}
     table = Table(box=None, padding=(0, 2))
     for column in ("run", "problem", "platform", "candidates", "best", "state"):
         table.add_column(column)
@@ -269,6 +322,7 @@ def _print_lines(door: Door, lines: list[str] | tuple[str, ...]) -> None:
 
 def _carry_on(
     door: Door,
+    equip: Any,
     runs: tuple[Path, ...],
     folder: Path,
     wider: tuple[str | None, int | None, str | None] | None,
@@ -281,9 +335,8 @@ def _carry_on(
     try:
         for place in runs:
             settings = _wider(place, wider) if wider else None
-            with public.open_run(
-                place, public.equip, settings=settings, by_force=by_force, builds=places.builds(place)
-            ) as run:
+            builds = places.builds(place)
+            with open_run(place, equip, settings=settings, by_force=by_force, builds=builds) as run:
                 ended = live.drive(run, door.console)
                 graphs[place] = run.graph
             _print_lines(door, summary.lines(graphs[place], place, places.save_kernel(graphs[place], place)))
@@ -293,7 +346,7 @@ def _carry_on(
         ended = False
     if not ended:
         _print_lines(door, [f"interrupted; everything so far is kept, go on with: kernelevolve resume {folder}"])
-    graphs = {p: graphs.get(p) or public.read_run(p) for p in runs}
+    graphs = {p: graphs.get(p) or read_run(p) for p in runs}
     door.finish(_result(graphs))
     if not ended:
         raise typer.Exit(INTERRUPTED)
@@ -305,7 +358,7 @@ def _wider(place: Path, wider: tuple[str | None, int | None, str | None]) -> Any
     effort, candidates, time = wider
     if (effort, candidates, time) == (None, None, None):
         return None
-    now = public.settings_of(public.read_run(place)) if effort is None else places.chosen(effort, None, None)
+    now = public.settings_of(read_run(place)) if effort is None else places.chosen(effort, None, None)
     return places.adjusted(now, candidates, time)
 
 

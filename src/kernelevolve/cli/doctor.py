@@ -20,8 +20,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from kernelevolve import Target
 from kernelevolve.cli import words
-from kernelevolve.hardware import Target
 
 State = Literal["ok", "note", "missing"]
 

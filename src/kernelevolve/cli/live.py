@@ -18,8 +18,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kernelevolve import Run
 from kernelevolve.cli import view, words
-from kernelevolve.run import Run
 
 _REFRESH_SECONDS = 0.25
 

@@ -13,10 +13,7 @@ import re
 import time
 from pathlib import Path
 
-from kernelevolve.errors import UsageError
-from kernelevolve.graph import Graph
-from kernelevolve.problem import Problem
-from kernelevolve.settings import Settings, settings_for
+from kernelevolve import Graph, Problem, Settings, UsageError, settings_for
 
 LOG = "log.sqlite"
 KERNEL = "best.py"
@@ -71,6 +68,18 @@ def save_kernel(graph: Graph, run: Path) -> Path | None:
     path = run / KERNEL
     path.write_text(graph.best.evaluation.tuned_source or graph.best.candidate.source, encoding="utf-8")
     return path
+
+
+def read_kernel(path: Path) -> str:
+    """The text of a kernel file.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as text: {error}; give a .py file that defines ModelNew") from error
 
 
 def seconds(text: str) -> float:

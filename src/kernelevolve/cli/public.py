@@ -1,37 +1,30 @@
-"""The public names that the commands use, in one place.
+"""Where the commands get problems, platforms and equipment from, by name.
 
-In: names of problems, platforms and suites. Out: values and runs. Left to others: what they do.
+In: names from the command line. Out: values, and a workshop to run with. Left to others: what they do; these are thin
+names over the public ones, in one place so that tests can put fakes there.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from importlib.metadata import version as _installed
 from pathlib import Path
 from typing import Any
 
-from kernelevolve import codec, plugins
-from kernelevolve.graph import Graph
-from kernelevolve.problem import Problem, read_problem
-from kernelevolve.run import create_run, open_run, read_run
-from kernelevolve.settings import Settings
-
-__all__ = [
-    "create_run",
-    "equip",
-    "load_problem",
-    "open_run",
-    "platform",
-    "platforms",
-    "problems",
-    "read_run",
-    "settings_of",
-    "suites",
-    "version",
-]
+from kernelevolve import Graph, Problem, Settings, plugins, read_problem
 
 
-def equip(created: Any, builds: Path) -> Any:
-    raise NotImplementedError
+@contextlib.contextmanager
+def workshop(problem: Problem, device: str) -> Iterator[Any]:
+    """What runs of this problem work with on this machine; its processes end with the context."""
+    from kernelevolve import Workshop
+
+    made = Workshop(problem, device=device)
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def version() -> str:
@@ -66,4 +59,5 @@ def load_problem(name: str, path: Path | None = None) -> Problem:
 
 def settings_of(graph: Graph) -> Settings:
     """The settings in force in a run."""
-    return codec.from_data(Settings, codec.to_data(graph.settings))
+    facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in graph.settings.items()}
+    return Settings(**facts)

@@ -11,8 +11,8 @@ from typing import Any
 
 import typer
 
+from kernelevolve import KernelEvolveError
 from kernelevolve.cli.app import app
-from kernelevolve.errors import KernelEvolveError
 
 _HEAD = """# Command line
 

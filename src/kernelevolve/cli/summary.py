@@ -12,11 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from kernelevolve import Graph, KernelEvolveError, MachineError, Node, ProblemError, StoreError, Verdict, to_data
 from kernelevolve.cli import words
-from kernelevolve.codec import to_data
-from kernelevolve.errors import KernelEvolveError, MachineError, ProblemError, StoreError
-from kernelevolve.evaluation import Verdict
-from kernelevolve.graph import Graph, Node
 
 
 def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:

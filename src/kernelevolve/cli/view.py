@@ -15,9 +15,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from kernelevolve import Correctness, Evaluation, Graph, Node, Resources, Timing
 from kernelevolve.cli import words
-from kernelevolve.evaluation import Correctness, Evaluation, Resources, Timing
-from kernelevolve.graph import Graph, Node
 
 _RUNG_MARK = {"passed": "[green]passed[/]", "failed": "[red]failed[/]", "skipped": "[yellow]skipped[/]"}
 

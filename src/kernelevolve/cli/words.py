@@ -5,8 +5,7 @@ In: frozen values. Out: short texts. Left to others: layout (`view`, `summary`).
 
 from __future__ import annotations
 
-from kernelevolve.evaluation import Evaluation, Evidence, Figure, Verdict
-from kernelevolve.graph import Graph, Node
+from kernelevolve import Evaluation, Evidence, Figure, Graph, Node, Verdict
 
 STYLE = {
     Evidence.MEASURED: "green",
