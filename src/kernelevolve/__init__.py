@@ -1,1 +1,142 @@
-"""KernelEvolve: searches for the fastest GPU kernel that can be proven correct, from a PyTorch reference."""
+"""KernelEvolve: searches for the fastest GPU kernel that can be proven correct, from a PyTorch reference.
+
+These are the public names; whatever is not listed may change. A name is imported when it is first used, so that
+`import kernelevolve` is quick and imports neither torch nor a database.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kernelevolve import plugins as plugins
+    from kernelevolve.candidate import Brief as Brief
+    from kernelevolve.candidate import Candidate as Candidate
+    from kernelevolve.candidate import Cost as Cost
+    from kernelevolve.candidate import Knobs as Knobs
+    from kernelevolve.codec import to_data as to_data
+    from kernelevolve.errors import KernelEvolveError as KernelEvolveError
+    from kernelevolve.errors import MachineError as MachineError
+    from kernelevolve.errors import MissingDevice as MissingDevice
+    from kernelevolve.errors import NoCorrectCandidate as NoCorrectCandidate
+    from kernelevolve.errors import NoMovesLeft as NoMovesLeft
+    from kernelevolve.errors import ProblemError as ProblemError
+    from kernelevolve.errors import RunBusy as RunBusy
+    from kernelevolve.errors import SeatLost as SeatLost
+    from kernelevolve.errors import StaleLease as StaleLease
+    from kernelevolve.errors import StoreError as StoreError
+    from kernelevolve.errors import StoreFull as StoreFull
+    from kernelevolve.errors import StoreTooNew as StoreTooNew
+    from kernelevolve.errors import UncoveredOp as UncoveredOp
+    from kernelevolve.errors import UnknownName as UnknownName
+    from kernelevolve.errors import UsageError as UsageError
+    from kernelevolve.errors import WriterError as WriterError
+    from kernelevolve.evaluation import Check as Check
+    from kernelevolve.evaluation import Correctness as Correctness
+    from kernelevolve.evaluation import Evaluation as Evaluation
+    from kernelevolve.evaluation import Evidence as Evidence
+    from kernelevolve.evaluation import Figure as Figure
+    from kernelevolve.evaluation import LaunchPlan as LaunchPlan
+    from kernelevolve.evaluation import Resources as Resources
+    from kernelevolve.evaluation import Rung as Rung
+    from kernelevolve.evaluation import RungReport as RungReport
+    from kernelevolve.evaluation import Timing as Timing
+    from kernelevolve.evaluation import Verdict as Verdict
+    from kernelevolve.events import Component as Component
+    from kernelevolve.events import Entry as Entry
+    from kernelevolve.feed import Feed as Feed
+    from kernelevolve.feed import Stage as Stage
+    from kernelevolve.graph import Graph as Graph
+    from kernelevolve.graph import Node as Node
+    from kernelevolve.graph import Pending as Pending
+    from kernelevolve.hardware import HardwareFigures as HardwareFigures
+    from kernelevolve.hardware import Target as Target
+    from kernelevolve.problem import Problem as Problem
+    from kernelevolve.problem import Workload as Workload
+    from kernelevolve.problem import read_problem as read_problem
+    from kernelevolve.propose import Answer as Answer
+    from kernelevolve.run import Equipment as Equipment
+    from kernelevolve.run import Run as Run
+    from kernelevolve.run import create_run as create_run
+    from kernelevolve.run import holds_run as holds_run
+    from kernelevolve.run import open_run as open_run
+    from kernelevolve.run import optimize as optimize
+    from kernelevolve.run import read_run as read_run
+    from kernelevolve.run import tail as tail
+    from kernelevolve.settings import Settings as Settings
+    from kernelevolve.settings import settings_for as settings_for
+
+_PLACES = {
+    "Answer": "propose",
+    "Brief": "candidate",
+    "Candidate": "candidate",
+    "Check": "evaluation",
+    "Component": "events",
+    "Correctness": "evaluation",
+    "Cost": "candidate",
+    "Entry": "events",
+    "Equipment": "run",
+    "Evaluation": "evaluation",
+    "Evidence": "evaluation",
+    "Feed": "feed",
+    "Figure": "evaluation",
+    "Graph": "graph",
+    "HardwareFigures": "hardware",
+    "KernelEvolveError": "errors",
+    "Knobs": "candidate",
+    "LaunchPlan": "evaluation",
+    "MachineError": "errors",
+    "MissingDevice": "errors",
+    "NoCorrectCandidate": "errors",
+    "NoMovesLeft": "errors",
+    "Node": "graph",
+    "Pending": "graph",
+    "Problem": "problem",
+    "ProblemError": "errors",
+    "Resources": "evaluation",
+    "Run": "run",
+    "RunBusy": "errors",
+    "Rung": "evaluation",
+    "RungReport": "evaluation",
+    "SeatLost": "errors",
+    "Settings": "settings",
+    "Stage": "feed",
+    "StaleLease": "errors",
+    "StoreError": "errors",
+    "StoreFull": "errors",
+    "StoreTooNew": "errors",
+    "Target": "hardware",
+    "Timing": "evaluation",
+    "UncoveredOp": "errors",
+    "UnknownName": "errors",
+    "UsageError": "errors",
+    "Verdict": "evaluation",
+    "Workload": "problem",
+    "WriterError": "errors",
+    "create_run": "run",
+    "holds_run": "run",
+    "open_run": "run",
+    "optimize": "run",
+    "plugins": "plugins",
+    "read_problem": "problem",
+    "read_run": "run",
+    "settings_for": "settings",
+    "tail": "run",
+    "to_data": "codec",
+}
+
+__all__ = sorted(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'kernelevolve' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    module = import_module(f"kernelevolve.{_PLACES[name]}")
+    value = module if name == _PLACES[name] else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

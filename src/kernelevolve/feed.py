@@ -6,10 +6,13 @@ which is the truth and survives; a feed lives in the owner's memory and ends wit
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+ENDS = ("done", "dropped", "stopped")
 
 
 @dataclass(frozen=True)
@@ -31,28 +34,38 @@ class Stage:
 
 
 class Feed:
-    """What the work in flight is doing, in memory and for the owner's process only; read like the log, by tailing."""
+    """What the work in flight is doing, in memory and for the owner's process only; read like the log, by tailing.
+
+    Any thread may read and tell.
+
+    Args:
+        keep: how many stages are kept.
+    """
 
     def __init__(self, keep: int = 4096) -> None:
         self._stages: deque[Stage] = deque(maxlen=keep)
         self._now: dict[str, Stage] = {}
         self._next = 0
+        self._lock = threading.Lock()
 
     @property
     def now(self) -> Mapping[str, Stage]:
         """The latest stage of each brief in flight."""
-        return dict(self._now)
+        with self._lock:
+            return dict(self._now)
 
     def read_from(self, number: int) -> tuple[Stage, ...]:
         """The stages from `number` on, as far as they are kept."""
-        return tuple(s for s in self._stages if s.number >= number)
+        with self._lock:
+            return tuple(s for s in self._stages if s.number >= number)
 
     def tell(self, brief: str, candidate: str, stage: str) -> None:
         """Adds a stage; the run's own to call."""
-        entry = Stage(self._next, brief, candidate, stage, time.time())
-        self._next += 1
-        self._stages.append(entry)
-        if stage in ("done", "dropped", "stopped"):
-            self._now.pop(brief, None)
-        else:
-            self._now[brief] = entry
+        with self._lock:
+            entry = Stage(self._next, brief, candidate, stage, time.time())
+            self._next += 1
+            self._stages.append(entry)
+            if stage in ENDS:
+                self._now.pop(brief, None)
+            else:
+                self._now[brief] = entry

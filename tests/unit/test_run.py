@@ -1,0 +1,370 @@
+"""The loop end to end with fakes: ask, write, evaluate, tell, drive, stop, resume."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from kernelevolve.errors import (
+    MachineError,
+    NoMovesLeft,
+    RunBusy,
+    SeatLost,
+    StaleLease,
+    StoreError,
+    UncoveredOp,
+    UnknownName,
+    UsageError,
+    WriterError,
+)
+from kernelevolve.evaluation import Rung, RungReport, Verdict
+from kernelevolve.events import Component, Dropped, Evaluated, Finished, Noted, Written
+from kernelevolve.run import Equipment, create_run, holds_run, open_run, optimize, read_run, tail
+from kernelevolve.settings import settings_for
+from kernelevolve.testing import (
+    FAKE_PLATFORM,
+    FakeEvaluator,
+    FakeTranslator,
+    fake_equip,
+    fake_evaluation,
+    fake_problem,
+    same_story,
+)
+
+SETTINGS = replace(settings_for("quick"), candidates=20, plateau=1000)
+
+
+def begin(folder, equip=None, **more):
+    more = {"settings": SETTINGS, **more}
+    return create_run(folder, fake_problem(), FAKE_PLATFORM, equip or fake_equip(), **more)
+
+
+def drive(run):
+    return asyncio.run(run.drive())
+
+
+def kinds(folder):
+    return [entry.kind for entry in tail(folder)]
+
+
+def test_a_run_goes_to_its_end_and_reads_the_same_again(tmp_path):
+    with begin(tmp_path) as run:
+        assert drive(run) == "20 candidates"
+        graph = run.graph
+    assert len(graph.nodes) == 20
+    assert graph.best.fitness.value > 1
+    again = read_run(tmp_path)
+    assert dict(again.nodes) == dict(graph.nodes)
+    assert (again.finished, again.best) == ("20 candidates", graph.best)
+    assert kinds(tmp_path)[:4] == ["created", "asked", "written", "evaluated"]
+    assert tail(tmp_path, 3)[0].sequence == 3
+
+
+def test_one_writer_and_one_seat_are_deterministic(tmp_path):
+    for name in ("a", "b"):
+        with begin(tmp_path / name, fake_equip(FakeEvaluator(seconds=0.0005))) as run:
+            drive(run)
+    assert same_story(tail(tmp_path / "a"), tail(tmp_path / "b")) == ""
+    with begin(tmp_path / "c", seed=1) as run:
+        drive(run)
+    assert same_story(tail(tmp_path / "a"), tail(tmp_path / "c")) != ""
+
+
+def test_a_step_is_ask_write_evaluate_tell(tmp_path):
+    async def steps(run):
+        return [await run.step() for _ in range(3)]
+
+    with begin(tmp_path) as run:
+        nodes = asyncio.run(steps(run))
+    assert [n.id for n in nodes] == ["n0", "n1", "n2"]
+    assert kinds(tmp_path) == ["created", *["asked", "written", "evaluated"] * 3]
+
+
+def test_writers_and_seats_are_two_limits(tmp_path):
+    evaluator = FakeEvaluator(seconds=0.003)
+    with begin(tmp_path, fake_equip(evaluator), settings=replace(SETTINGS, candidates=40, writers=6, seats=3)) as run:
+        assert drive(run) == "40 candidates"
+        assert len(run.graph.nodes) == 40
+    assert evaluator.most_busy == 3
+
+
+def test_a_guest_answers_a_brief(tmp_path):
+    with begin(tmp_path) as run:
+        brief = run.ask()
+        assert "ModelNew" in brief.prompt
+        node = asyncio.run(run.submit(brief.id, "# a guest's kernel\n", "by hand"))
+        assert (node.candidate.writer, node.candidate.note, node.id) == ("guest", "by hand", "n0")
+        with pytest.raises(UsageError, match="'b0' waits for no answer; pending: none"):
+            asyncio.run(run.submit(brief.id, "# again\n"))
+        with pytest.raises(UsageError, match="'b7'"):
+            asyncio.run(run.submit("b7", "# what\n"))
+
+
+def test_a_written_brief_cannot_be_answered_by_a_guest_too(tmp_path):
+    with begin(tmp_path) as run:
+        brief = run.ask()
+        asyncio.run(run.write(brief))
+        with pytest.raises(UsageError, match="answered already"):
+            asyncio.run(run.submit(brief.id, "# late\n"))
+
+
+def test_the_same_source_is_not_measured_twice(tmp_path):
+    class Counting(FakeEvaluator):
+        seen = 0
+
+        async def evaluate(self, candidate, *, progress):
+            self.seen += 1
+            return await super().evaluate(candidate, progress=progress)
+
+    evaluator = Counting(faulty=0.0)
+    with begin(tmp_path, fake_equip(evaluator)) as run:
+        nodes = [asyncio.run(run.submit(run.ask().id, "# same\n")) for _ in range(3)]
+    assert evaluator.seen == 1
+    assert [n.duplicate_of for n in nodes] == ["", "n0", "n0"]
+    assert nodes[2].evaluation.labels == ("duplicate of n0 (same source)",)
+
+
+@pytest.mark.parametrize("writers", [1, 4])
+def test_pending_briefs_are_issued_again(tmp_path, writers):
+    settings = replace(SETTINGS, writers=writers)
+    with begin(tmp_path, settings=settings) as run:
+        asyncio.run(run.step())
+        run.ask()
+        asyncio.run(run.write(run.ask()))
+    with open_run(tmp_path, fake_equip()) as run:
+        assert list(run.graph.pending) == ["b1", "b2"]
+        assert run.graph.pending["b2"].candidate.id == "n1"
+        drive(run)
+        graph = run.graph
+    assert not graph.pending
+    assert len(graph.nodes) == 20
+    answered = [e.event.candidate.brief for e in tail(tmp_path) if isinstance(e.event, Written)]
+    assert len(set(answered)) == len(answered) == 20
+    assert {"b1", "b2"} <= set(answered)
+
+
+def test_a_machines_fault_is_retried_and_never_scored(tmp_path):
+    with begin(tmp_path, fake_equip(FakeEvaluator(lost=0.2))) as run:
+        assert drive(run) == "20 candidates"
+        assert len(run.graph.notes) > 2
+        assert {n.topic for n in run.graph.notes} == {"seat"}
+        assert len(run.graph.nodes) == 20
+
+
+def test_a_machine_that_stays_broken_stops_the_run_which_can_be_resumed(tmp_path):
+    with begin(tmp_path, fake_equip(FakeEvaluator(lost=1.0)), settings=replace(SETTINGS, writers=3)) as run:
+        with pytest.raises(SeatLost, match="attempt 4"):
+            drive(run)
+        assert len(run.graph.nodes) == 0
+        assert run.graph.pending
+        assert not run.graph.finished
+    with open_run(tmp_path, fake_equip()) as run:
+        assert drive(run) == "20 candidates"
+
+
+def test_infra_is_the_machines_fault(tmp_path):
+    class Infra(FakeEvaluator):
+        async def evaluate(self, candidate, *, progress):
+            report = RungReport(Rung.TIME, "failed", 0.1, "the clock stood still")
+            return replace(fake_evaluation(1.0, verdict=Verdict.INFRA), rungs=(report,))
+
+    with begin(tmp_path, fake_equip(Infra())) as run, pytest.raises(MachineError, match="the clock stood still"):
+        drive(run)
+
+
+def test_a_writers_failure_becomes_dropped(tmp_path):
+    class Failing(FakeTranslator):
+        calls = 0
+
+        async def next(self, plan, limit, tried, rng):
+            self.calls += 1
+            if self.calls % 3 == 0:
+                raise WriterError("the pen broke")
+            return await super().next(plan, limit, tried, rng)
+
+    with begin(tmp_path, fake_equip(translator=Failing())) as run:
+        assert drive(run) == "20 candidates"
+        assert len(run.graph.nodes) == 20
+    reasons = {e.event.reason for e in tail(tmp_path) if isinstance(e.event, Dropped)}
+    assert "the pen broke" in reasons
+
+
+def test_a_writer_that_only_fails_ends_the_run(tmp_path):
+    class Broken(FakeTranslator):
+        async def first(self, seed):
+            raise WriterError("no ink")
+
+    with begin(tmp_path, fake_equip(translator=Broken()), settings=replace(SETTINGS, writers=4)) as run:
+        assert drive(run) == "the writer failed 10 times in a row; last: no ink"
+        assert run.graph.asked <= 10 + 4
+
+
+def test_an_op_that_nobody_can_write_ends_the_run_with_its_own_error(tmp_path):
+    class Uncovered(FakeTranslator):
+        async def first(self, seed):
+            raise UncoveredOp("aten.sort.default", "relu.py:4")
+
+    with begin(tmp_path, fake_equip(translator=Uncovered())) as run:
+        with pytest.raises(UncoveredOp):
+            drive(run)
+        assert not run.graph.pending
+        assert "aten.sort.default" in run.graph.last_drop
+
+
+def test_the_run_ends_when_no_move_is_left(tmp_path):
+    equip = fake_equip(translator=FakeTranslator(moves=2, depth=2))
+    with begin(tmp_path, equip, settings=replace(SETTINGS, candidates=500, writers=3)) as run:
+        assert drive(run) == "no moves left"
+        graph = run.graph
+        with pytest.raises(NoMovesLeft):
+            run.ask()
+    assert len({tuple(n.candidate.plan["path"]) for n in graph.nodes.values()}) == len(graph.nodes)
+    assert len(graph.nodes) > 5
+    with open_run(tmp_path, fake_equip(translator=FakeTranslator(moves=2, depth=2))) as run:
+        assert drive(run) == "no moves left"
+    assert kinds(tmp_path).count("finished") == 1
+
+
+def test_stop_leaves_everything_resumable(tmp_path):
+    async def stopped_soon(run):
+        asyncio.get_running_loop().call_later(0.05, run.stop)
+        return await run.drive()
+
+    equip = fake_equip(FakeEvaluator(seconds=0.01))
+    with begin(tmp_path, equip, settings=replace(SETTINGS, writers=4, seats=2)) as run:
+        assert asyncio.run(stopped_soon(run)) == ""
+        assert not run.graph.finished
+        assert run.graph.pending
+        assert run.feed.now == {}
+    with open_run(tmp_path, equip) as run:
+        assert drive(run) == "20 candidates"
+        assert len(run.graph.nodes) == 20
+
+
+def test_cancellation_leaves_everything_resumable(tmp_path):
+    evaluator = FakeEvaluator(seconds=0.01)
+    with begin(tmp_path, fake_equip(evaluator), settings=replace(SETTINGS, writers=4, seats=2)) as run:
+        with pytest.raises(TimeoutError):
+            asyncio.run(asyncio.wait_for(run.drive(), 0.05))
+        assert evaluator.busy == 0
+    with open_run(tmp_path, fake_equip()) as run:
+        assert drive(run) == "20 candidates"
+
+
+def test_more_settings_continue_a_finished_run(tmp_path):
+    with begin(tmp_path) as run:
+        drive(run)
+    with open_run(tmp_path, fake_equip(), settings=replace(SETTINGS, candidates=25)) as run:
+        assert drive(run) == "25 candidates"
+    graph = read_run(tmp_path)
+    assert len(graph.nodes) == 25
+    assert graph.settings["candidates"] == 25
+    assert [e.event.reason for e in tail(tmp_path) if isinstance(e.event, Finished)] == [
+        "20 candidates",
+        "25 candidates",
+    ]
+
+
+def test_two_runs_cannot_own_one_folder(tmp_path):
+    with begin(tmp_path) as run:
+        with pytest.raises(RunBusy, match=f"process {os.getpid()} on .*close the other Run of this process"):
+            open_run(tmp_path, fake_equip())
+        assert len(read_run(tmp_path).nodes) == 0
+        with pytest.raises(StoreError, match="holds a run already"):
+            begin(tmp_path)
+        run.close()
+    robbed = open_run(tmp_path, fake_equip())
+    with open_run(tmp_path, fake_equip(), by_force=True), pytest.raises(StaleLease, match="lost the run"):
+        robbed.ask()
+
+
+def test_another_process_is_told_who_owns_it(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from kernelevolve.run import open_run;"
+        "from kernelevolve.testing import fake_equip; open_run(Path(sys.argv[1]), fake_equip())"
+    )
+    with begin(tmp_path):
+        done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"RunBusy: {tmp_path} is owned by process {os.getpid()} on" in done.stderr
+
+
+def test_what_cannot_be_built_leaves_the_folder_free(tmp_path):
+    with pytest.raises(UnknownName, match="unknown policy 'mcts'; known: greedy"):
+        begin(tmp_path, policy=Component("mcts"))
+    with pytest.raises(UsageError, match="'greedy' cannot be built with"):
+        begin(tmp_path, policy=Component("greedy", {"speed": 1}))
+    with pytest.raises(UsageError, match="needs a translator"):
+        begin(tmp_path, lambda created, builds: Equipment(FakeEvaluator()))
+    assert not holds_run(tmp_path)
+    with begin(tmp_path):
+        assert holds_run(tmp_path)
+    assert not holds_run(tmp_path / "nowhere")
+
+
+def test_equipment_is_closed_once(tmp_path):
+    closed = []
+
+    def equip(created, builds):
+        assert (created.platform, builds) == (FAKE_PLATFORM, tmp_path / "builds")
+        return replace(fake_equip()(created, builds), close=lambda: closed.append(1))
+
+    with begin(tmp_path, equip) as run:
+        run.close()
+    assert closed == [1]
+    with pytest.raises(UsageError):
+        begin(tmp_path / "other", lambda c, b: replace(equip_for(closed), translator=None))
+    assert closed == [1, 1]
+
+
+def equip_for(closed):
+    return Equipment(FakeEvaluator(), translator=FakeTranslator(), close=lambda: closed.append(1))
+
+
+def test_the_feed_tells_what_is_in_flight(tmp_path):
+    with begin(tmp_path) as run:
+        asyncio.run(run.step())
+        stages = run.feed.read_from(0)
+        assert [(s.brief, s.candidate, s.stage) for s in stages] == [
+            ("b0", "", "write"),
+            ("b0", "n0", "wait"),
+            ("b0", "n0", "check"),
+            ("b0", "n0", "correct"),
+            ("b0", "n0", "done"),
+        ]
+        assert run.feed.read_from(4) == stages[4:]
+        assert run.feed.now == {}
+        run.drop(run.ask().id, "not wanted")
+        assert run.feed.read_from(5)[-1].stage == "dropped"
+
+
+def test_optimize_makes_sibling_runs_that_share_builds(tmp_path):
+    places = []
+
+    def equip(created, builds):
+        places.append((created.platform, builds))
+        return fake_equip()(created, builds)
+
+    graphs = optimize(fake_problem(), ("h100", "mi300x"), tmp_path, equip, settings=SETTINGS)
+    assert [g.created.platform for g in graphs] == ["h100", "mi300x"]
+    assert places == [("h100", tmp_path / "builds"), ("mi300x", tmp_path / "builds")]
+    assert holds_run(tmp_path / "mi300x")
+    again = optimize(fake_problem(), ("h100", "mi300x"), tmp_path, equip, settings=SETTINGS)
+    assert [dict(g.nodes) for g in again] == [dict(g.nodes) for g in graphs]
+    with pytest.raises(UsageError, match="different platforms"):
+        optimize(fake_problem(), ("h100", "h100"), tmp_path, equip)
+
+
+def test_the_log_has_the_source_and_cost_before_the_evaluation(tmp_path):
+    with begin(tmp_path) as run:
+        drive(run)
+    events = [e.event for e in tail(tmp_path)]
+    written = [e.candidate.id for e in events if isinstance(e, Written)]
+    evaluated = [e.candidate for e in events if isinstance(e, Evaluated)]
+    assert written == evaluated
+    assert not any(isinstance(e, Noted) for e in events)
