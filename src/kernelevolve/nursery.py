@@ -42,8 +42,12 @@ class Limits:
     processes: int = 0
 
 
-def serve(control: Channel, handle: Callable[[Channel], None]) -> None:
+def serve(control: Channel, handle: Callable[[Channel], None], *, pid_offset: int = 0) -> None:
     """Answers `spawn` and `end` until the host closes the control channel, then ends every child.
+
+    Args:
+        pid_offset: process numbers to leave out in each child's namespace. Two processes that share device memory must
+            not have the same number: CUDA takes the importer of a handle for its exporter when their numbers are equal.
 
     `spawn {memory_bytes, file_bytes, processes, seal}` answers `spawned {pid, isolation}` with the attachment `socket`.
     `end {pid}` kills what is left of the child and answers `ended {status, signal, log}`: how it ended, and the end of
@@ -57,7 +61,7 @@ def serve(control: Channel, handle: Callable[[Channel], None]) -> None:
             except WireError:
                 return
             if message.kind == "spawn":
-                _spawn(control, handle, message.body, children)
+                _spawn(control, handle, message.body, children, pid_offset)
             elif message.kind == "end":
                 control.send("ended", _end(int(message.body["pid"]), children))
             else:
@@ -68,7 +72,11 @@ def serve(control: Channel, handle: Callable[[Channel], None]) -> None:
 
 
 def _spawn(
-    control: Channel, handle: Callable[[Channel], None], body: Mapping[str, object], children: dict[int, Attachment]
+    control: Channel,
+    handle: Callable[[Channel], None],
+    body: Mapping[str, object],
+    children: dict[int, Attachment],
+    pid_offset: int,
 ) -> None:
     ours, theirs = Channel.pair()
     log = memory_file(0, "child-log")
@@ -81,7 +89,7 @@ def _spawn(
         os.close(ready_read)
         control.sock.close()
         ours.sock.close()
-        _child(theirs, handle, log.fd, ready_write, limits, bool(body.get("seal", True)))
+        _child(theirs, handle, log.fd, ready_write, limits, pid_offset if body.get("seal", True) else None)
     os.close(ready_write)
     theirs.sock.close()
     with os.fdopen(ready_read, "rb") as ready:
@@ -92,9 +100,12 @@ def _spawn(
 
 
 def _child(
-    channel: Channel, handle: Callable[[Channel], None], log: int, ready: int, limits: Limits, seal: bool
+    channel: Channel, handle: Callable[[Channel], None], log: int, ready: int, limits: Limits, pid_offset: int | None
 ) -> None:
-    """Never returns: serves one conversation and leaves without running the parent's exit handlers."""
+    """Never returns: serves one conversation and leaves without running the parent's exit handlers.
+
+    Without a `pid_offset` the child is not sealed.
+    """
     status = 1
     try:
         os.setsid()
@@ -106,9 +117,9 @@ def _child(
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        isolation = _seal() if seal else "none"
+        isolation = _seal() if pid_offset is not None else "none"
         if isolation == "namespaces":
-            _become_init(ready)
+            _become_init(ready, pid_offset or 0)
         _limit(limits)
         os.write(ready, (isolation if isolation != "none" else "rlimits").encode())
         os.close(ready)
@@ -183,7 +194,7 @@ def _fresh_tmpfs(folder: str) -> None:
         os.close(handle)
 
 
-def _become_init(ready: int) -> None:
+def _become_init(ready: int, pid_offset: int) -> None:
     """Enters the new pid namespace: an init that only waits, and below it the process that goes on.
 
     The init is needed because the first process of a pid namespace ignores most signals, its own included.
@@ -199,6 +210,10 @@ def _become_init(ready: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.close(status_read)
     _mount("proc", "/proc", "proc", 0)
+    for _ in range(pid_offset):
+        if (number := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(number, 0)
     worker = os.fork()
     if worker:
         os.close(ready)

@@ -34,6 +34,7 @@ class Bench:
         labels: what describing found, e.g. `output identically zero`.
         roles: judge, builder and worker processes.
         cache: of build results.
+        shares_memory: whether the judge may read outputs in the worker's device memory; false once that was refused.
     """
 
     def __init__(self, problem: Problem, roles: Roles, cache_folder: Path) -> None:
@@ -45,6 +46,7 @@ class Bench:
         self.problem, self.roles, self.cache = problem, roles, BuildCache(cache_folder)
         self._oracles: dict[tuple[str, str], Conversation] = {}
         self.lock = threading.RLock()
+        self.shares_memory = True
         with roles["judge"].open(_JUDGE_LIMITS) as judge:
             answer = self.judged(judge, "describe", {"problem": codec.to_data(problem)}, seconds=_DESCRIBE_SECONDS)
         self.descriptions = tuple(codec.from_data(Description, d) for d in answer.body["descriptions"])

@@ -13,7 +13,7 @@ from typing import Any
 
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
-from kernelevolve.errors import ProblemError
+from kernelevolve.errors import ProblemError, SeatLost
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal
 from kernelevolve.evaluation import Check, Correctness, Evidence, Verdict
@@ -100,13 +100,13 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
                     continue
                 question = {
                     "case": codec.to_data(case),
-                    "ipc": trial.device != "cpu",
+                    "ipc": trial.device != "cpu" and bench.shares_memory,
                     "state": [p for p in computed["outputs"] if p.startswith("state:")],
                 }
                 called = candidate_asks(worker, "call", question, seconds=trial.seconds)
                 not_seen = tuple(called.body.get("interpreted", {}).get("not_seen", not_seen))
                 _refuse_changes(bench, called, computed["changed_inputs"])
-                compared = _judge(bench, trial, case, called)
+                compared = _judge(bench, trial, case, worker, called)
                 checks += [codec.from_data(Check, c) for c in compared["checks"]]
                 errors[0] = max(errors[0], float(compared.get("own_error", 0.0)))
                 errors[1] = max(errors[1], float(compared.get("reference_error", 0.0)))
@@ -130,14 +130,24 @@ def _expect(bench: Bench, trial: Trial, case: Case) -> Mapping[str, Any]:
         return bench.judged(judge, "case", {"case": codec.to_data(case)}).body
 
 
-def _judge(bench: Bench, trial: Trial, case: Case, called: Message) -> Mapping[str, Any]:
-    try:
-        with bench.lock:
-            judge = bench.oracle(trial.description, trial.device)
-            body = {"case": codec.to_data(case), "metas": called.body["metas"], "handles": called.body.get("handles")}
+def _judge(bench: Bench, trial: Trial, case: Case, worker: Conversation, called: Message) -> Mapping[str, Any]:
+    with bench.lock:
+        judge = bench.oracle(trial.description, trial.device)
+        body = {"case": codec.to_data(case), "metas": called.body["metas"]}
+        try:
+            if handles := called.body.get("handles"):
+                try:
+                    return judge.ask("compare", {**body, "handles": handles}, seconds=trial.seconds).body
+                except Refusal as refusal:
+                    if "CUDA IPC" not in refusal.message:
+                        raise SeatLost(f"while asked to compare: {refusal}") from refusal
+                    # Device memory cannot be shared between these processes: send the bytes, here and from now on.
+                    bench.shares_memory = False
+                called.close()
+                called = candidate_asks(worker, "fetch", {}, seconds=trial.seconds)
             return bench.judged(judge, "compare", body, called.attachments).body
-    finally:
-        called.close()
+        finally:
+            called.close()
 
 
 def _refuse_changes(bench: Bench, called: Message, allowed: Sequence[str]) -> None:

@@ -22,11 +22,12 @@ from kernelevolve.errors import KernelEvolveError, SeatLost
 from kernelevolve.nursery import Limits
 from kernelevolve.wire import Attachment, Channel, Message, WireError, WireTimeout
 
-RoleName = Literal["judge", "builder", "worker"]
+RoleName = Literal["judge", "builder", "worker", "translator"]
 _MODULE: dict[RoleName, str] = {
     "judge": "kernelevolve.judge",
     "builder": "kernelevolve.worker",
     "worker": "kernelevolve.worker",
+    "translator": "kernelevolve.translate",
 }
 _START_SECONDS = 120.0
 _SPAWN_SECONDS = 30.0
@@ -218,6 +219,11 @@ class Roles:
             if name not in self._roles:
                 self._roles[name] = Role(name, seal=self._seal)
             return self._roles[name]
+
+    def warm(self, *names: RoleName) -> None:
+        """Starts these roles side by side, without waiting until they are ready."""
+        for name in names:
+            self[name]
 
     def close(self) -> None:
         """Ends every role's process."""

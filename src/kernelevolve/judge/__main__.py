@@ -25,7 +25,7 @@ def main() -> None:
     with Channel.from_fd(arguments.fd) as control:
         versions = {"torch": str(torch.__version__), "numpy": str(numpy.__version__)}
         control.send("ready", {"python": platform.python_version(), **versions})
-        nursery.serve(control, answers.serve)
+        nursery.serve(control, answers.serve, pid_offset=1)
 
 
 main()

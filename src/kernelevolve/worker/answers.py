@@ -123,13 +123,21 @@ def _call(state: State, message: Message, channel: Channel) -> None:
         body["handles"] = {path: ipc.export(leaf) for path, leaf in leaves if leaf.numel()}
         channel.send("called", body)
         return
-    metas, files = outputs.to_attachments(leaves)
-    body["metas"] = codec.to_data(metas)
     if runner.recorder is not None:
         body["interpreted"] = codec.to_data(runner.recorder.report)
-    channel.send("called", body, files)
+    _send_bytes(channel, body, leaves)
+
+
+def _send_bytes(channel: Channel, body: dict[str, Any], leaves: list[tuple[str, Any]]) -> None:
+    metas, files = outputs.to_attachments(leaves)
+    channel.send("called", {**body, "metas": codec.to_data(metas)}, files)
     for file in files.values():
         file.close()
+
+
+def _fetch(state: State, message: Message, channel: Channel) -> None:
+    """`fetch {}`: the last call's outputs as attachments, where handles were refused."""
+    _send_bytes(channel, {"changed": []}, state["held"])
 
 
 def _choose(state: State, message: Message, channel: Channel) -> None:
@@ -163,6 +171,7 @@ ANSWERS: dict[str, Answer] = {
     "plan": _plan,
     "load": _load,
     "call": _call,
+    "fetch": _fetch,
     "choose": _choose,
     "warm": _warm,
     "burst": _burst,
