@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from kernelevolve.run import tail as tail
     from kernelevolve.settings import Settings as Settings
     from kernelevolve.settings import settings_for as settings_for
+    from kernelevolve.suites import load_problem as load_problem
+    from kernelevolve.suites import open_suite as open_suite
 
 _PLACES = {
     "Answer": "propose",
@@ -116,7 +118,9 @@ _PLACES = {
     "WriterError": "errors",
     "create_run": "run",
     "holds_run": "run",
+    "load_problem": "suites",
     "open_run": "run",
+    "open_suite": "suites",
     "optimize": "run",
     "plugins": "plugins",
     "read_problem": "problem",

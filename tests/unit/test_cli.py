@@ -129,6 +129,10 @@ def test_a_run_without_a_correct_candidate_exits_with_its_code(door: Door, monke
     ("arguments", "code", "says"),
     [
         (["optimize", "absent.py"], 3, "absent.py: no such file"),
+        (["optimize", "recsys:absent"], 2, "unknown problem 'absent'; known: bucketize_by_borders"),
+        (["optimize", "nosuite:x"], 2, "unknown suite 'nosuite'; known: folder"),
+        (["optimize", "relu"], 2, "'relu' is no .py file and no SUITE:NAME"),
+        (["problems", "kernelbench"], 2, "--suite-path"),
         (["optimize", "relu.py", "--platform", "h1"], 2, "unknown platform 'h1'; known: a100, b200, h100"),
         (["optimize", "relu.py", "--platform", "h100", "--platform", "h100"], 2, "given twice"),
         (["optimize", "relu.py", "--effort", "huge"], 2, "unknown effort 'huge'; known: quick, standard, deep"),
@@ -199,6 +203,10 @@ def test_problems_lists_the_suites(door: Door) -> None:
     code, data = door.result("problems")
     assert code == 0
     assert {"folder", "kernelbench", "recsys"} <= set(data["suites"])
+    code, out, _ = door("problems", "recsys")
+    assert code == 0
+    assert "recsys:rms_norm_residual" in out.splitlines()
+    assert "folder:relu" in door("problems", "folder", "--suite-path", ".")[1].splitlines()
 
 
 def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from kernelevolve import (
     UnknownName,
     UsageError,
     create_run,
+    load_problem,
     open_run,
     read_run,
 )
@@ -137,7 +138,7 @@ def optimize(
     door = _door(context, as_json)
     settings = places.chosen(effort, candidates, time)
     platforms = _platforms(platform)
-    wanted = public.load_problem(problem, suite_path)
+    wanted = load_problem(problem, suite_path)
     folder = out or places.new_folder(wanted)
     builds = _builds(folder, platforms)
     with public.workshop(wanted, device) as equip:
@@ -190,7 +191,7 @@ def evaluate(
     door = _door(context, as_json)
     settings = places.chosen(effort, None, None)
     (name,) = _platforms([platform])
-    wanted, source = public.load_problem(problem, suite_path), places.read_kernel(kernel)
+    wanted, source = load_problem(problem, suite_path), places.read_kernel(kernel)
     folder = out or places.new_folder(wanted)
     with (
         public.workshop(wanted, device) as equip,

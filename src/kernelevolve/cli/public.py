@@ -12,7 +12,7 @@ from importlib.metadata import version as _installed
 from pathlib import Path
 from typing import Any
 
-from kernelevolve import Graph, Problem, Settings, plugins, read_problem
+from kernelevolve import Graph, Problem, Settings, open_suite, plugins
 
 
 @contextlib.contextmanager
@@ -49,12 +49,7 @@ def suites() -> tuple[str, ...]:
 
 def problems(suite: str, path: Path | None = None) -> tuple[str, ...]:
     """Names of a suite's problems."""
-    raise NotImplementedError
-
-
-def load_problem(name: str, path: Path | None = None) -> Problem:
-    """The problem in a .py file, or `SUITE:NAME`."""
-    return read_problem(Path(name))
+    return open_suite(suite, path).names()
 
 
 def settings_of(graph: Graph) -> Settings:
