@@ -1,3 +1,4 @@
+# ruff: noqa: N803, SIM108 -- kernels name their constants in capitals, and branch as kernels do
 """The interpreter's faults and pretences: bounds, wrapped indices, poison, host memory posing as a device."""
 
 import re

@@ -1,8 +1,8 @@
 """Constants, casts and elementwise arithmetic of the builder.
 
 Comes in: handles. Goes out: handles whose data is what the hardware's registers would hold: each float operation
-rounded once to its type, integers wrapping around without sign (the operation says how to read them), 32-bit signed index
-arithmetic watched for wrapping. Memory, shapes and products are left to the other parts of the builder.
+rounded once to its type, integers wrapping around without sign (the operation says how to read them), 32-bit signed
+index arithmetic watched for wrapping. Memory, shapes and products are left to the other parts of the builder.
 """
 
 from __future__ import annotations

@@ -24,6 +24,14 @@ class AmbiguousTruth(ValueError):
     """A branch on a tensor of several elements."""
 
 
+class _Text(str):
+    """A string that also has ``.value``, which Triton 3.6 asks of a format's name."""
+
+    @property
+    def value(self) -> str:
+        return str(self)
+
+
 class Size(int):
     """A dimension: an int that also has ``.value``, as a constexpr has."""
 
@@ -65,6 +73,18 @@ class Semantic(TritonSemantic):  # type: ignore[misc]
     def binary_op_sanitize_overflow_impl(self, lhs: Any, rhs: Any, binary_op: Any) -> None:
         """Called before each integer add, subtract and multiply: asks the builder to watch signed 32-bit ones."""
         self.builder.checked = lhs.type.scalar.name == "int32"
+
+    def to_tensor(self, x: Any, check_type: bool = True) -> Any:
+        """Also takes tensors of Triton's own class, which its device functions make."""
+        if type(x) is Tensor:
+            return x
+        if isinstance(x, tl.tensor):
+            return Tensor(x.handle, x.type)
+        return super().to_tensor(x, check_type)
+
+    def dot_scaled(self, lhs: Any, lhs_scale: Any, lhs_format: Any, rhs: Any, rhs_scale: Any, *rest: Any) -> Any:
+        formats = _Text(plain(lhs_format)), _Text(plain(rest[0]))
+        return super().dot_scaled(lhs, lhs_scale, formats[0], rhs, rhs_scale, formats[1], *rest[1:])
 
     def make_tensor_descriptor(self, *args: Any, **kwargs: Any) -> Any:
         made = super().make_tensor_descriptor(*args, **kwargs)
@@ -134,10 +154,11 @@ class Language:
             member = getattr(theirs, name)
             if isinstance(member, KERNELS):
                 setattr(ours, name, _method(KernelCall(member, self.call_kernel)))
+            elif getattr(member, "__qualname__", "").startswith("_tensor_member_fn"):
+                free = getattr(tl.core, name, None) or getattr(tl.math, name)
+                setattr(ours, name, _method(self.resolve(free)))
             elif is_builtin(member):
-                free = getattr(tl.core, name, None) or getattr(tl.math, name, None)
-                forwards = getattr(member, "__qualname__", "").startswith("_tensor_member_fn") and is_builtin(free)
-                setattr(ours, name, _method(self.resolve(free) if forwards else self._bind(member)))
+                setattr(ours, name, _method(self._bind(member)))
         if ours is Tensor:
             ours.T = property(lambda self: self.trans())
 
@@ -162,7 +183,8 @@ class Language:
         if module == "triton.language.extra.libdevice":
             return self._device_function(value)
         if is_builtin(value) and hasattr(value, "__wrapped__"):
-            return self._extern(value) if ".extra." in module else self._bind(value)
+            # These modules make tensors of Triton's own class.
+            return self._extern(value) if ".extra." in module or module == tl.math.__name__ else self._bind(value)
         return value
 
     def _bind(self, builtin: Any) -> Any:

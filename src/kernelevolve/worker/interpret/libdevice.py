@@ -1,8 +1,9 @@
-"""Device library functions by symbol: NVIDIA's libdevice (``__nv_*``) and AMD's OCML (``__ocml_*``).
+"""Device library functions by symbol: NVIDIA's libdevice (``__nv_*``) and AMD's OCML (``__ocml_*``) with
+Triton's additions to it (``__triton_hip_*``).
 
 Comes in: a symbol, argument handles and the result type. Goes out: the result, computed in float64 and rounded once, so
-that fast and approximate variants are given correctly rounded. A symbol that is in no table is refused by name. Signatures
-are Triton's own; they are left to its libdevice modules.
+that fast and approximate variants are given correctly rounded. A symbol that is in no table is refused by name.
+Signatures are Triton's own; they are left to its libdevice modules.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ _FLOATS: dict[str, Function] = {
     "y0": _torch(torch.special.bessel_y0), "y1": _torch(torch.special.bessel_y1),
     "fast_cos": np.cos, "fast_exp10": lambda x: np.power(10.0, x), "fast_exp": np.exp, "fast_fdivide": np.divide,
     "fast_log10": np.log10, "fast_log2": np.log2, "fast_log": np.log, "fast_pow": _power, "fast_sin": np.sin,
-    "fast_tan": np.tan, "fast_divide": np.divide,
+    "fast_tan": np.tan, "fast_tanh": np.tanh,
 }  # fmt: skip
 
 # Questions about a float; the answer is an integer.
@@ -176,6 +177,7 @@ def _high(bits: int, signed: bool) -> Function:
 _INTEGERS: dict[str, Function] = {
     "popc": _popcount, "popcll": _popcount, "clz": _leading_zeros, "clzll": _leading_zeros, "ffs": _first_set,
     "ffsll": _first_set, "brev": _reverse, "brevll": _reverse, "byte_perm": _permute_bytes, "abs": np.abs,
+    "iabs": np.abs,
     "llabs": np.abs, "mul24": lambda a, b: (_low24(a, True) * _low24(b, True)).astype(np.int32),
     "umul24": lambda a, b: (_low24(a, False) * _low24(b, False)).astype(np.uint32).view(np.int32),
     "mulhi": _high(32, True), "umulhi": _high(32, False), "mul64hi": _high(64, True), "umul64hi": _high(64, False),
@@ -256,7 +258,7 @@ def base_name(symbol: str) -> str:
     """A symbol without its library's prefix and OCML's type suffix."""
     if symbol.startswith("__ocml_"):
         return symbol.removeprefix("__ocml_").removesuffix("_f32").removesuffix("_f64")
-    return symbol.removeprefix("__nv_")
+    return symbol.removeprefix("__nv_").removeprefix("__triton_hip_")
 
 
 def call(symbol: str, arguments: Sequence[Handle], ty: Scalar) -> Handle:
