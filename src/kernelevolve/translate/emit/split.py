@@ -1,0 +1,128 @@
+"""Reductions of few, long rows: several programs per row, then a second kernel that combines their partial results.
+
+Partial results lie as (parts, rows) in memory. The second kernel also computes what follows from the results.
+"""
+
+from __future__ import annotations
+
+from kernelevolve.translate.emit import reduction
+from kernelevolve.translate.emit.reducers import partials
+from kernelevolve.translate.emit.source import KernelSource, Launch, finish
+from kernelevolve.translate.emit.writer import Writer, computed
+from kernelevolve.translate.expr import Expr, flatten, product, text, unflatten
+
+
+def write_split(walk: reduction._Walk) -> list[KernelSource]:
+    """Writes both kernels."""
+    return [_parts(walk), _combine(walk)]
+
+
+def _names(walk: reduction._Walk) -> list[tuple[str, list[tuple[str, str]]]]:
+    """For each anchor the host names and dtypes of its partial results."""
+    found = []
+    for anchor in walk.kernel.anchors:
+        node = walk.graph.nodes[anchor]
+        dtype = computed(walk.graph.nodes[node.args[0]].dtype)
+        parts = [
+            (f"{anchor}_{part}" if part != "partial" else f"{anchor}_partial", kind)
+            for part, kind in partials(node.fn, dtype)
+        ]
+        found.append((anchor, [(f"{name}s" if not name.endswith("s") else name, kind) for name, kind in parts]))
+    return found
+
+
+def _kept_count(walk: reduction._Walk) -> Expr:
+    return product([walk.extent(run) for run in walk.kept])
+
+
+def _parts(walk: reduction._Walk) -> KernelSource:
+    w = walk.w
+    grid, constants, derived = reduction.kept_axes(walk)
+    part_axis = len(grid)
+    if not walk.kept:
+        grid, part_axis = [], 0
+    w.axis("part", _kept_count(walk), tile=False)
+    cast = ".to(tl.int64)" if walk.kernel.wide else ""
+    w.line(f"part = tl.program_id({part_axis}){cast}")
+    last = walk.extent(walk.reduced[-1])
+    blocks = f"tl.cdiv({w.size(last)}, BLOCK)"
+    if walk.reduced[:-1]:
+        blocks = f"{w.size(product([walk.extent(r) for r in walk.reduced[:-1]]))} * {blocks}"
+    for name in ("steps", "per_part", "begin", "end"):
+        w.reserve(name)
+    w.line(f"steps = {blocks}")
+    w.line("per_part = tl.cdiv(steps, PARTS)")
+    w.line("begin = part * per_part")
+    w.line("end = tl.minimum(begin + per_part, steps)")
+    writing = [(anchor, reduction.reducer(walk, anchor)) for anchor in walk.kernel.anchors]
+    lanes = {anchor: r.start() for anchor, r in writing}
+    with reduction.open_loop(walk, "begin", "end") as mask:
+        for anchor, r in writing:
+            value = w.read(walk.graph.nodes[anchor].args[0], walk.at(walk.domain.coordinates()))
+            r.update(lanes[anchor], value, mask, w.index(reduction.position(walk)))
+    reduction.close_loop(walk)
+    count = _kept_count(walk)
+    place = flatten([walk.values[f"d{a}"] for run in walk.kept for a in run],
+                    [walk.domain.shape[a] for run in walk.kept for a in run])  # fmt: skip
+    extra: list[tuple[str, str]] = []
+    before: list[str] = []
+    offset = f"part * {w.size(count)}" + (f" + {w.index(place)}" if walk.kept else "")
+    store_mask = w.mask_of(w.axes_of(place))
+    where = f", mask={store_mask}" if store_mask else ""
+    for (anchor, r), (_, names) in zip(writing, _names(walk), strict=True):
+        for result, (name, dtype) in zip(_safe(r.finish(lanes[anchor]), r), names, strict=True):
+            w.line(f"tl.store({name}_ptr + {offset}, {result}{where})")
+            extra.append((f"{name}_ptr", name))
+            before.append(f"{name} = torch.empty(({{PARTS}}, {text(count)}), dtype=torch.{dtype}, device=device)")
+    grid.append("{PARTS}")
+    about = walk.kernel.about + "\n\nPartial results: program `part` of each row takes its share of the blocks."
+    return finish(
+        w, walk.kernel, Launch(tuple(grid), (*constants, "BLOCK", "PARTS"), tuple(derived), tuple(before), tuple(extra)),
+        about=about,
+    )  # fmt: skip
+
+
+def _safe(results: list[reduction.Var], r: reduction.Reducer) -> list[str]:
+    """A part without elements would divide by its count of 0."""
+    if r.fn != "welford":
+        return [v.text for v in results]
+    mean, squares, count = (v.text for v in results)
+    return [f"tl.where({count} > 0, {mean}, 0.0)", f"tl.where({count} > 0, {squares}, 0.0)", count]
+
+
+def _combine(walk: reduction._Walk) -> KernelSource:
+    graph, kernel = walk.graph, walk.kernel
+    name = kernel.name.removesuffix("_kernel") + "_combine_kernel"
+    w = Writer(graph, walk.w.stored, name)
+    w.wide = kernel.wide  # type: ignore[attr-defined]
+    zero = {f"d{a}": flatten([], []) for a in range(len(walk.domain.shape))}
+    second = reduction._Walk(graph, kernel, w, walk.domain, walk.kept, walk.reduced, True, True, zero)
+    count = _kept_count(walk)
+    w.tile = (("part", "PARTS"),)
+    grid = "1"
+    offset = f"part * {w.size(count)}"
+    if walk.kept:
+        row = w.axis("row", count, tile=False)
+        w.line("row = tl.program_id(0)" + (".to(tl.int64)" if kernel.wide else ""))
+        second.values |= reduction._spread(
+            second, walk.kept, unflatten(row, [walk.extent(run) for run in walk.kept], w.extents)
+        )
+        grid, offset = text(count), f"{offset} + row"
+    w.axis("part", count, tile=True)
+    w.line("part = tl.arange(0, PARTS)")
+    extra: list[tuple[str, str]] = []
+    for anchor, names in _names(walk):
+        r = reduction.reducer(second, anchor)
+        r = reduction.Reducer(w, r.fn, r.dtype, r.name, 0, r.kept - {"part"})
+        loaded = []
+        for part, _ in names:
+            value = w.fresh(part)
+            w.line(f"{value} = tl.load({part}_ptr + {offset})")
+            loaded.append(value)
+            extra.append((f"{part}_ptr", part))
+        reduction.keep_results(second, anchor, r.combine(loaded))
+    reduction.store_all(second, full=False)
+    about = f"Combines the partial results of `{kernel.name}` and computes what follows from them."
+    return finish(w, kernel, Launch((grid,), ("PARTS",), (), (), tuple(extra)), name=name, about=about)
+
+

@@ -1,0 +1,271 @@
+"""The first plan of a program: groups from `fuse`, then a scheme and knobs for each from its sizes.
+
+In: a `Program` and a platform. Out: a `Plan`, the best guess before anything was measured. The figures follow from the
+platforms' structure: programs to fill the machine, values that a program can hold in registers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from kernelevolve.translate.algebra import Graph, Node
+from kernelevolve.translate.emit import contraction
+from kernelevolve.translate.emit.layout import Domain, domain_of, groups, trace, unit_stride
+from kernelevolve.translate.errors import TranslateError
+from kernelevolve.translate.expr import Expr, product
+from kernelevolve.translate.fuse import Fuser, Group
+from kernelevolve.translate.ir import Program
+from kernelevolve.translate.lower import lower
+from kernelevolve.translate.plan import Kernel, Knob, Plan
+
+#: Compute units to fill, for a guess before measuring: an H200 has 132, an MI300X 304.
+UNITS = {"nvidia": 132, "amd": 304}
+#: The longest row that one program holds at once, in elements.
+ONE_PASS_LIMIT = 16384
+#: From this many elements on, index arithmetic is 64 bits wide; 2**31 less the largest block, with room for growth.
+WIDE_FROM = 2**30
+
+
+def vendor(platform: str) -> str:
+    """``nvidia`` or ``amd``, from a vendor's or a platform's name."""
+    return "amd" if platform.startswith(("amd", "mi", "gfx", "hip")) else "nvidia"
+
+
+def first_plan(program: Program, platform: str = "nvidia", *, allow_tf32: bool = False) -> Plan:
+    """The planner's best guess.
+
+    Args:
+        program: what to translate.
+        platform: a vendor or a platform's name (``nvidia``, ``h200``, ``amd``, ``mi300x``).
+        allow_tf32: whether fp32 products may use one tf32 pass (about 1e-3 relative).
+
+    Raises:
+        UncoveredOp: an op has no lowering.
+        TranslateError: no grouping could be written.
+    """
+    graph = lower(program)
+    return plan_groups(graph, None, platform, allow_tf32)
+
+
+def plan_groups(
+    graph: Graph, fused: list[Group] | None, platform: str, allow_tf32: bool, apart: frozenset[str] = frozenset()
+) -> Plan:
+    """Schemes and knobs for groups; groups are made where None."""
+    chooser = Chooser(graph, vendor(platform), allow_tf32)
+    if fused is None:
+        fused = Fuser(graph, apart, chooser.few_rows()).run()
+    taken: set[str] = set()
+    kernels = tuple(chooser.kernel(group, fused, taken) for group in fused)
+    return Plan(kernels, chooser.vendor, allow_tf32)
+
+
+class Chooser:
+    """Chooses schemes and knobs from the sizes at full size."""
+
+    def __init__(self, graph: Graph, vendor: str, allow_tf32: bool) -> None:
+        self.graph, self.vendor, self.allow_tf32 = graph, vendor, allow_tf32
+        self.sizes = graph.program.at_full_size()
+        self.units = UNITS[vendor]
+
+    def value(self, expr: Expr) -> int:
+        """An expression at full size."""
+        return expr.evaluate(self.sizes)
+
+    def few_rows(self) -> frozenset[str]:
+        """Reductions with too few, too long rows to fill the machine with one program per row."""
+        return frozenset(n.name for n in self.graph.nodes.values() if n.kind == "reduce" and self._few(n))
+
+    def _few(self, node: Node) -> bool:
+        domain = domain_of(self.graph, node.name)
+        rows = self.value(product([domain.shape[a] for a in domain.kept]))
+        length = self.value(product([domain.shape[a] for a in domain.reduced]))
+        if node.fn == "prod" or length < 16 * 1024:
+            return False
+        inner = not domain.kept or domain.reduced[-1:] == (len(domain.shape) - 1,)
+        programs = rows if inner else -(-rows // 64)
+        return programs < self.units and (rows > 1 or length > 128 * 1024)
+
+    # -- kernels
+
+    def kernel(self, group: Group, all_groups: list[Group], taken: set[str]) -> Kernel:
+        """One kernel."""
+        stored = {n.name for n in self.graph.nodes.values() if n.kind == "input"}
+        stored |= {name for other in all_groups for name in other.stores}
+        name = self._name(group, taken)
+        base = Kernel(
+            name, group.kind, tuple(group.anchors), tuple(group.stores), "flat", about=self.about(group),
+            wide=self._wide(group),
+        )  # fmt: skip
+        available = frozenset(stored - set(group.stores))
+        return {
+            "pointwise": self._pointwise, "reduction": self._reduction, "contraction": self._contraction,
+            "scan": self._scan,
+        }[group.kind](base, available)  # fmt: skip
+
+    def _name(self, group: Group, taken: set[str]) -> str:
+        parts: list[str] = []
+        for name in [*group.anchors, *group.stores]:
+            plain = re.sub(r"(_\d+)+$", "", re.sub(r"_(max|sum|mean|squares|value|index)$", "", name)).strip("_")
+            if plain and plain not in parts and plain != "output":
+                parts.append(plain)
+        stem = "_".join(parts[:1] + parts[-1:] if len(parts) > 2 else parts) or "copy"
+        stem = re.sub(r"\W+", "_", stem)
+        candidate, turn = f"{stem}_kernel", 1
+        while candidate in taken:
+            turn += 1
+            candidate = f"{stem}_{turn}_kernel"
+        taken.add(candidate)
+        return candidate
+
+    def about(self, group: Group) -> str:
+        """The docstring: what is computed, with the reference's lines."""
+        names = [*group.anchors, *group.stores]
+        lines: list[str] = []
+        seen: set[str] = set()
+        stack = list(names)
+        while stack:
+            name = stack.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            node = self.graph.nodes[name]
+            if node.line and node.line not in lines:
+                lines.append(node.line)
+            if len(seen) < 400:
+                stack.extend(a for a in node.args)
+        def order(line: str) -> int:
+            found = re.match(r"line (\d+)", line)
+            return int(found.group(1)) if found else 0
+
+        what = "Computes " + ", ".join(f"`{n}`" for n in group.stores)
+        lines = sorted(lines, key=order)[-6:]
+        return what + ("" if not lines else ":\n\n" + "\n".join(f"    {line}" for line in lines).replace("\\", "/"))
+
+    def _wide(self, group: Group) -> bool:
+        names: set[str] = set()
+        stack = [*group.anchors, *group.stores]
+        while stack:
+            name = stack.pop()
+            if name not in names:
+                names.add(name)
+                stack.extend(self.graph.nodes[name].args)
+        return any(self.value(self.graph.nodes[n].numel()) >= WIDE_FROM for n in names)
+
+    def _pointwise(self, kernel: Kernel, available: frozenset[str]) -> Kernel:
+        domain = Domain(self.graph.nodes[kernel.stores[0]].shape)
+        found = trace(self.graph, available, domain, (), kernel.stores)
+        if found is None:
+            raise TranslateError(f"cannot plan {kernel.name}: its results do not share one shape")
+        runs = groups(domain, found)
+        total = self.value(product(domain.shape))
+        if len(runs) >= 2:
+            last = unit_stride(found, runs[-1])
+            sizes = [self.value(product([domain.shape[a] for a in run])) for run in runs]
+            for k, run in enumerate(runs[:-1]):
+                big = [a for a in found.accesses if f"d{run[-1]}" in a.offset.names()]
+                if unit_stride(found, run) and min(sizes[k], sizes[-1]) >= 16 and len(big) and last < len(found.accesses):
+                    knobs = (("BLOCK_ROWS", (64, 32, 128)), ("BLOCK_COLUMNS", (64, 32, 128)), ("num_warps", (4, 8)))
+                    return replace(kernel, scheme="tiled", knobs=knobs)
+        if not domain.shape:
+            return replace(kernel, knobs=(("num_warps", (1,)),))
+        block = 1024 if total >= 1 << 20 else 256
+        blocks = tuple(dict.fromkeys((block, 512, 1024, 2048, 4096)))
+        return replace(kernel, knobs=(("BLOCK", blocks), ("num_warps", (4, 8, 2))))
+
+    def _reduction(self, kernel: Kernel, available: frozenset[str]) -> Kernel:
+        domain = domain_of(self.graph, kernel.anchors[0])
+        found = trace(self.graph, available, domain, kernel.anchors, kernel.stores)
+        if found is None:
+            raise TranslateError(f"cannot plan {kernel.name}: its parts do not share one iteration space")
+        runs = groups(domain, found)
+        kept = [run for run in runs if run[0] in domain.kept]
+        reduced = [run for run in runs if run[0] in domain.reduced]
+        inner = not runs or not kept or not reduced or runs[-1][0] in domain.reduced
+        length = self.value(product([domain.shape[a] for a in domain.reduced]))
+        rows = self.value(product([domain.shape[a] for a in domain.kept]))
+        if any(a in self.few_rows() for a in kernel.anchors):
+            return self._split(kernel, inner, rows, length)
+        return self._by_rows(kernel, rows, length, len(reduced)) if inner else self._by_columns(kernel, length)
+
+    def _by_rows(self, kernel: Kernel, rows: int, length: int, runs: int) -> Kernel:
+        if length <= 1024 and rows > 1:
+            fit = max(1, min(4096 // _power(length), 64))
+            choice = tuple(dict.fromkeys((max(fit // 2, 1), fit, max(fit // 4, 1), 1)))
+            return replace(kernel, scheme="one_pass", rows="tile", knobs=(("ROWS", choice), ("num_warps", (4, 8, 2))))
+        if length <= ONE_PASS_LIMIT:
+            warps = 4 if length <= 2048 else 8 if length <= 8192 else 16
+            return replace(kernel, scheme="one_pass", knobs=(("num_warps", _near(warps, (4, 8, 16, 32))),))
+        block = (8192, 4096, 2048, 16384) if rows == 1 else (4096, 2048, 8192, 1024)
+        warps = (16, 32, 8) if rows == 1 else (8, 16, 4)
+        return replace(kernel, scheme="looped", knobs=(("BLOCK", block), ("num_warps", warps), ("num_stages", (1, 2, 3))))
+
+    def _by_columns(self, kernel: Kernel, length: int) -> Kernel:
+        if length <= 256:
+            return replace(kernel, scheme="one_pass", knobs=(("COLUMNS", (64, 32, 128, 16)), ("num_warps", (4, 8, 2))))
+        knobs: tuple[Knob, ...] = (
+            ("COLUMNS", (128, 64, 32, 256)), ("BLOCK", (32, 16, 64, 8)), ("num_warps", (4, 8)), ("num_stages", (1, 2, 3)),
+        )  # fmt: skip
+        return replace(kernel, scheme="looped", knobs=knobs)
+
+    def _split(self, kernel: Kernel, inner: bool, rows: int, length: int) -> Kernel:
+        programs = rows if inner else -(-rows // 64)
+        wanted = _power(max(2, min(8 * self.units // max(programs, 1), length // 4096, 2048)))
+        parts = tuple(dict.fromkeys((wanted, max(wanted // 2, 2), min(wanted * 2, 4096), max(wanted // 4, 2))))
+        knobs: tuple[Knob, ...] = (("PARTS", parts),)
+        if inner:
+            knobs += (("BLOCK", (2048, 1024, 4096)), ("num_warps", (8, 4, 16)))
+        else:
+            knobs += (("COLUMNS", (64, 128, 32)), ("BLOCK", (32, 16, 64)), ("num_warps", (4, 8)))
+        return replace(kernel, scheme="split", knobs=knobs)
+
+    def _scan(self, kernel: Kernel, available: frozenset[str]) -> Kernel:
+        return replace(kernel, scheme="carried", knobs=(("BLOCK", (2048, 1024, 4096)), ("num_warps", (8, 4))))
+
+    # -- products
+
+    def _contraction(self, kernel: Kernel, available: frozenset[str]) -> Kernel:
+        anchor = self.graph.nodes[kernel.anchors[0]]
+        left = self.graph.nodes[anchor.args[0]]
+        batch, rows, columns, depth = (self.value(e) for e in (*anchor.shape, left.shape[2]))
+        full = all(contraction.operand_dtype(self.graph, a) == "float32" for a in anchor.args)
+        m, n = _tile(rows), _tile(columns)
+        big = 128 if full else 256
+        m, n = min(m, 128), min(n, big)
+        while m * n > 1024 and batch * -(-rows // m) * -(-columns // n) < self.units:
+            m, n = (m // 2, n) if m >= n else (m, n // 2)
+            if min(m, n) <= 32:
+                break
+        k = max(16, min(32 if full else 64, _power(depth)))
+        knobs: tuple[Knob, ...] = (
+            ("BLOCK_M", _near(m, (32, 64, 128, 256))), ("BLOCK_N", _near(n, (32, 64, 128, 256))),
+            ("BLOCK_K", _near(k, (16, 32, 64))), ("GROUP", (8, 4, 16, 1)),
+            ("num_warps", (8, 4) if m * n >= 128 * 128 else (4, 8)), ("num_stages", (3, 2, 4)),
+        )  # fmt: skip
+        overrides: tuple[tuple[str, tuple[Knob, ...]], ...] = ()
+        if full:
+            knobs += (("PRECISION", self._precision(self.vendor)),)
+            other = "amd" if self.vendor == "nvidia" else "nvidia"
+            overrides = ((other, (("PRECISION", self._precision(other)),)),)
+        return replace(kernel, scheme="tiles", knobs=knobs, overrides=overrides)
+
+    def _precision(self, vendor: str) -> tuple[str, ...]:
+        """Schemes within a strict fp32 budget (normalised rms error 5e-6), the fastest seen first."""
+        if vendor == "amd":
+            return ("bf16x6", "ieee")
+        return ("tf32", "bf16x6", "ieee") if self.allow_tf32 else ("bf16x6", "tf32x3", "ieee")
+
+
+def _power(value: int) -> int:
+    """The next power of two."""
+    return 1 << max(value - 1, 0).bit_length()
+
+
+def _tile(extent: int) -> int:
+    return max(16, min(_power(extent), 256))
+
+
+def _near(first: int, others: tuple[int, ...]) -> tuple[Any, ...]:
+    """``first``, then the others within a factor of four."""
+    return tuple(dict.fromkeys((first, *(o for o in others if first / 4 <= o <= first * 4))))
