@@ -231,7 +231,7 @@ class Ladder:
         """On a device: full-size values, tuning by time, interleaved timing."""
 
         def correct() -> str:
-            found = device.correct(self.bench, climb.candidate.source, climb.choice, self._cases())
+            found, climb.isolation = device.correct(self.bench, climb.candidate.source, climb.choice, self._cases())
             climb.correctness += found
             return f"{sum(len(f.checks) for f in found)} checks at full size, own error {found[0].own_error:.2g}"
 

@@ -6,6 +6,7 @@ and the baseline arm (`judge`). One device holds one worker at a time: the ladde
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -18,11 +19,12 @@ from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.timing import CANDIDATE, Blocks, Burst, time_arms
 from kernelevolve.evaluate.tune import Tuner
 from kernelevolve.evaluation import Correctness, Evidence, Timing, Verdict
-from kernelevolve.protocol import Case
+from kernelevolve.protocol import Case, Description
 
 _CALL_SECONDS = 180.0
 _WARM_SECONDS = 0.2
 _TUNE_CALLS = 7
+_ROOMY_BYTES = 2 << 30
 _RING_SEED = 2  # candidate and baselines are timed on the same inputs
 
 
@@ -39,9 +41,13 @@ class Device:
 
     def correct(
         self, bench: Bench, source: str, choice: Mapping[str, Choice], cases: Sequence[Case]
-    ) -> list[Correctness]:
-        """Compares at full size on the device: the first `full_cases` cases, one of each distribution first."""
-        found = []
+    ) -> tuple[list[Correctness], str]:
+        """Compares at full size on the device: the first `full_cases` cases, one of each distribution first.
+
+        Returns:
+            one entry per workload, and which isolation held.
+        """
+        found, isolation = [], "none"
         seen: dict[str, int] = {}
         rank = {c: seen.setdefault(c.distribution, 0) for c in cases}
         for c in cases:
@@ -49,14 +55,19 @@ class Device:
         ordered = sorted(cases, key=rank.__getitem__)
         for workload in bench.problem.workloads:
             trial = Trial(source, choice, bench.full(workload.name), self.torch_name, {}, _CALL_SECONDS)
-            self._free(bench)
-            one, _ = compare(bench, trial, ordered[: self.full_cases], Evidence.MEASURED)
+            self._make_room(trial.description)
+            one, isolation = compare(bench, trial, ordered[: self.full_cases], Evidence.MEASURED)
             bench.forget(trial.description, self.torch_name)
             found.append(one)
-        return found
+        return found, isolation
 
-    def _free(self, bench: Bench) -> None:
-        """Ends the baselines' process: it holds a ring of full-size inputs."""
+    def _make_room(self, description: Description) -> None:
+        """Ends the baselines' processes if their rings of full-size inputs could leave too little memory."""
+        if footprint(description) > _ROOMY_BYTES:
+            self.free()
+
+    def free(self) -> None:
+        """Ends the baselines' processes."""
         for conversation in self._baselines.values():
             conversation.end()
         self._baselines.clear()
@@ -77,7 +88,8 @@ class Device:
         """The choice with the least median time over the workloads; ruled out by the build costs no device time."""
         if tuner.size == 1:
             return default
-        self._free(bench)
+        for w in bench.problem.workloads:
+            self._make_room(bench.full(w.name))
         workloads = [w.name for w in bench.problem.workloads]
         workers = {w: self._candidate(bench, w, source, default) for w in workloads}
         try:
@@ -135,3 +147,12 @@ class Device:
             return list(bench.judged(judge, "burst", {"calls": calls}).body["milliseconds"])
 
         return burst
+
+
+_WIDTHS = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
+
+
+def footprint(description: Description) -> int:
+    """Bytes of one set of inputs, parameters and outputs."""
+    specs = (*description.inputs, *description.state, *description.outputs)
+    return sum(math.prod(s.shape) * _WIDTHS.get(s.dtype, 1) for s in specs if s.dtype)
