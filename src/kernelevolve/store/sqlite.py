@@ -88,6 +88,7 @@ class SqliteStore:
         elif not self.path.is_file():
             raise StoreError(f"{folder} holds no run ({FILE} is missing); give the folder of a run")
         self._engine = create_engine(f"sqlite:///{self.path}")
+        self._owned = False
         _dialect(self._engine)
         if create:
             self._create()
@@ -116,6 +117,7 @@ class SqliteStore:
         """See `Store.read_from`."""
         with _explained(self.path), self._engine.connect() as connection:
             rows = connection.execute(select(_log).where(_log.c.sequence >= sequence).order_by(_log.c.sequence)).all()
+        self._let_go()
         return tuple(Entry(r.sequence, r.epoch, r.wall, read_event(r.kind, r.body, r.schema), r.schema) for r in rows)
 
     def take(self, owner: Owner, *, by_force: bool = False) -> Lease:
@@ -126,12 +128,19 @@ class SqliteStore:
                 self._refuse_if_alive(codec.loads(Owner, row.owner), owner)
             epoch = row.epoch + 1
             connection.execute(update(_lease).values(epoch=epoch, owner=codec.dumps(owner)))
+        self._owned = True
         return Lease(epoch, owner, lambda: self._release(epoch))
 
     def _release(self, epoch: int) -> None:
         with self._transaction() as connection:
             connection.execute(update(_lease).where(_lease.c.epoch == epoch).values(owner=None))
-        self._engine.dispose()
+        self._owned = False
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Closes the database unless this store owns the run: a reader holds no file between two reads."""
+        if not self._owned:
+            self._engine.dispose()
 
     def _refuse_if_alive(self, holder: Owner, asker: Owner) -> None:
         alive = holder.alive
@@ -158,6 +167,7 @@ class SqliteStore:
     def _check_layout(self) -> None:
         with _explained(self.path), self._engine.connect() as connection:
             version = connection.execute(select(func.max(_layout.c.version))).scalar()
+        self._let_go()
         if version is None:
             raise StoreError(f"{self.path} was never finished; remove the folder and create the run again")
         if version > LAYOUT:
