@@ -88,8 +88,8 @@ class Device:
         """The choice with the least median time over the workloads; ruled out by the build costs no device time."""
         if tuner.size == 1:
             return default
-        for w in bench.problem.workloads:
-            self._make_room(bench.full(w.name))
+        for workload in bench.problem.workloads:
+            self._make_room(bench.full(workload.name))
         workloads = [w.name for w in bench.problem.workloads]
         workers = {w: self._candidate(bench, w, source, default) for w in workloads}
         try:
@@ -154,5 +154,6 @@ _WIDTHS = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bf
 
 def footprint(description: Description) -> int:
     """Bytes of one set of inputs, parameters and outputs."""
-    specs = (*description.inputs, *description.state, *description.outputs)
-    return sum(math.prod(s.shape) * _WIDTHS.get(s.dtype, 1) for s in specs if s.dtype)
+    leaves: list[tuple[tuple[int, ...], str]] = [(i.shape, i.dtype) for i in description.inputs if i.dtype]
+    leaves += [(p.shape, p.dtype) for p in description.state] + [(o.shape, o.dtype) for o in description.outputs]
+    return sum(math.prod(shape) * _WIDTHS.get(dtype, 1) for shape, dtype in leaves)
