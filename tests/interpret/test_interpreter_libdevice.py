@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- a table row is a line
 # ruff: noqa: N803 -- a table row is a line; kernels name their constants in capitals, and branch as kernels do
 """Device library functions: every symbol is known or refused by name, and values agree with torch and numpy."""
 
