@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import kernelevolve
 from kernelevolve.cli import main, places, public
 from kernelevolve.errors import UsageError
 from kernelevolve.problem import Problem
@@ -209,12 +211,15 @@ def test_problems_lists_the_suites(door: Door) -> None:
     assert "folder:relu" in door("problems", "folder", "--suite-path", ".")[1].splitlines()
 
 
-def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(
+    door: Door, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     equip_with(monkeypatch, FakeEvaluator(seconds=0.05))
 
     def interrupt() -> None:
         time.sleep(1.0)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     timer = threading.Thread(target=interrupt)
     timer.start()
@@ -228,6 +233,38 @@ def test_ctrl_c_ends_cleanly_and_the_run_goes_on_later(door: Door, monkeypatch: 
     code, more = door.result("resume", "r", "--candidates", data["candidates"] + 2)
     assert code == 0
     assert more["candidates"] == data["candidates"] + 2
+
+
+def test_ctrl_c_while_processes_start_leaves_with_the_same_code(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(problem: Problem, device: str) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(public, "workshop", pressed)
+    code, data = door.result("optimize", "relu.py", "--out", "r")
+    assert (code, data["correct"], data["error"]) == (130, False, "interrupted")
+
+
+def test_a_lost_machine_says_how_to_go_on(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    equip_with(monkeypatch, FakeEvaluator(lost=1.0))
+    code, out, err = door("optimize", "relu.py", "--out", "r", "--json")
+    assert code == 7
+    assert json.loads(out.splitlines()[-1])["verdict"] == "INFRA"
+    assert "go on with: kernelevolve resume r" in err
+    equip_with(monkeypatch, FakeEvaluator())
+    assert door.result("resume", "r", "--candidates", 3)[0] == 0
+
+
+def test_this_door_uses_public_names_only() -> None:
+    for path in (Path(kernelevolve.__file__).parent / "cli").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kernelevolve":
+                below = (node.module or "").removeprefix("kernelevolve")
+                assert below == "" or below.startswith(".cli"), f"{path.name} imports {node.module}"
+                if below == "":
+                    assert {a.name for a in node.names} <= set(kernelevolve.__all__), path.name
+            if isinstance(node, ast.Import):
+                roots = {a.name.split(".")[0] for a in node.names}
+                assert not roots & {"kernelevolve", "torch", "triton"}, path.name
 
 
 def test_help_names_every_command() -> None:

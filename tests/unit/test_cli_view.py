@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from kernelevolve.candidate import Brief, Candidate
-from kernelevolve.cli import summary, view, words
+from kernelevolve.cli import live, summary, view, words
 from kernelevolve.errors import KernelEvolveError, ProblemError, SeatLost, UnknownName
 from kernelevolve.evaluation import (
     Check,
@@ -27,6 +28,9 @@ from kernelevolve.evaluation import (
 from kernelevolve.events import Asked, Component, Created, Dropped, Entry, Evaluated, Finished, Written
 from kernelevolve.graph import Graph, fold_all
 from kernelevolve.problem import Problem
+from kernelevolve.run import create_run
+from kernelevolve.settings import settings_for
+from kernelevolve.testing import fake_equip, fake_problem
 
 PROBLEM = Problem("rms_norm", "recsys", "rms_norm.py", "class Model: ...\ndef get_inputs(): ...\n")
 MODELLED = Evidence.MODELLED
@@ -200,3 +204,15 @@ def test_a_failed_command_still_has_a_result_object(error: KernelEvolveError, ve
     data = summary.failure(error)
     assert (data["verdict"], data["correct"]) == (verdict, False)
     assert data["error"] == str(error)
+
+
+def test_the_live_page_shows_what_is_in_flight_and_the_time_left(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "r", fake_problem(), "h100", fake_equip(), settings=settings_for("quick"))
+    with run:
+        asyncio.run(run.step())
+        brief = run.ask()
+        run.feed.tell(brief.id, "n1", "interpret")
+        text = printed(live.page(run, 60.0))
+    assert "n0 " in text
+    assert "interpret" in text
+    assert "1 of 12 candidates, 1 min 00 s worked, 9 min 00 s left" in text

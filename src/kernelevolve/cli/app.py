@@ -7,7 +7,9 @@ showing (`run`, `suites`, `evaluate`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +21,7 @@ from rich.text import Text
 
 from kernelevolve import (
     Graph,
+    KernelEvolveError,
     MachineError,
     NoCorrectCandidate,
     Problem,
@@ -141,7 +144,7 @@ def optimize(
     wanted = load_problem(problem, suite_path)
     folder = out or places.new_folder(wanted)
     builds = _builds(folder, platforms)
-    with public.workshop(wanted, device) as equip:
+    with _interruptible(door), public.workshop(wanted, device) as equip:
         runs = []
         for name in platforms:
             runs.append(places.place(folder, name, platforms))
@@ -167,7 +170,8 @@ def resume(
     """Goes on with a run that was interrupted, or with a finished one under wider limits."""
     door = _door(context, as_json)
     runs = places.runs_in(run)
-    with public.workshop(read_run(runs[0]).created.problem, device) as equip:
+    problem = read_run(runs[0]).created.problem
+    with _interruptible(door), public.workshop(problem, device) as equip:
         _carry_on(door, equip, runs, run, (effort, candidates, time), by_force=by_force)
 
 
@@ -194,6 +198,7 @@ def evaluate(
     wanted, source = load_problem(problem, suite_path), places.read_kernel(kernel)
     folder = out or places.new_folder(wanted)
     with (
+        _interruptible(door),
         public.workshop(wanted, device) as equip,
         create_run(folder, wanted, name, equip, settings=settings, seed=seed) as run,
     ):
@@ -294,6 +299,17 @@ def doctor(
         raise typer.Exit(MachineError.exit_code)
 
 
+@contextlib.contextmanager
+def _interruptible(door: Door) -> Iterator[None]:
+    """Ctrl-C before or after the search itself, while processes start or end, leaves with the same code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not door.finished:
+            door.finish({"verdict": None, "correct": False, "error": "interrupted"})
+        raise typer.Exit(INTERRUPTED) from None
+
+
 def _platforms(names: list[str]) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         raise UsageError(f"--platform is given twice: {', '.join(names)}")
@@ -345,6 +361,9 @@ def _carry_on(
                 break
     except KeyboardInterrupt:
         ended = False
+    except KernelEvolveError:
+        _print_lines(door, [f"everything so far is kept, go on with: kernelevolve resume {folder}"])
+        raise
     if not ended:
         _print_lines(door, [f"interrupted; everything so far is kept, go on with: kernelevolve resume {folder}"])
     graphs = {p: graphs.get(p) or read_run(p) for p in runs}

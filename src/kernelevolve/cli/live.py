@@ -1,7 +1,8 @@
 """Driving a run while a person watches: a live page on a terminal, plain lines elsewhere.
 
 In: a Run. Out: the same Run, driven until it ends or is interrupted. Left to others: what a page looks like (`view`).
-The first Ctrl-C stops cleanly: work in flight is cancelled and stays pending, the log is complete. A second one aborts.
+The first Ctrl-C or SIGTERM stops cleanly: work in flight is cancelled and stays pending, the log is complete; a second
+one aborts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from kernelevolve import Run
 from kernelevolve.cli import view, words
 
 _REFRESH_SECONDS = 0.25
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Screen(Protocol):
@@ -125,7 +127,8 @@ async def _drive(run: Run, shown: Screen, console: Console) -> bool:
     loop = asyncio.get_running_loop()
     # Only the main thread can have signal handlers; elsewhere somebody else stops the run.
     with contextlib.suppress(RuntimeError, ValueError):
-        loop.add_signal_handler(signal.SIGINT, interrupt)
+        for number in _STOPPING:
+            loop.add_signal_handler(number, interrupt)
     shown.show(run)
     driving = asyncio.create_task(run.drive())
     try:
@@ -135,5 +138,6 @@ async def _drive(run: Run, shown: Screen, console: Console) -> bool:
         await driving
     finally:
         with contextlib.suppress(RuntimeError, ValueError):
-            loop.remove_signal_handler(signal.SIGINT)
+            for number in _STOPPING:
+                loop.remove_signal_handler(number)
     return interrupts == 0
