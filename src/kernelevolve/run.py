@@ -80,6 +80,10 @@ class Evaluator(Protocol):
         ...
 
 
+def _nothing() -> None:
+    """Closes what needs no closing."""
+
+
 @dataclass(frozen=True)
 class Equipment:
     """What a run works with and the log cannot hold: processes, devices, callables.
@@ -95,7 +99,7 @@ class Equipment:
     figures: HardwareFigures | None = None
     translator: Translator | None = None
     articles: Articles | None = None
-    close: Callable[[], None] = lambda: None
+    close: Callable[[], None] = _nothing
 
 
 Equip = Callable[[Created, Path], Equipment]
@@ -127,7 +131,7 @@ class Run:
         self._policy, self._operator, self._equipment = parts.policy, parts.operator, parts.equipment
         self._clock = time.monotonic()
         self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
-        self._closed = False
+        self._close = parts.equipment.close
         self.feed = Feed()
 
     @property
@@ -275,13 +279,12 @@ class Run:
         return rules_for(self.settings).reason(self._graph, worked)
 
     def close(self) -> None:
-        """Gives the run back; it can be opened again. Further calls do nothing."""
-        if not self._closed:
-            self._closed = True
-            try:
-                self._equipment.close()
-            finally:
-                self._lease.release()
+        """Gives the run back; it can be opened again. May be called again, e.g. after a full disk made it fail."""
+        close, self._close = self._close, _nothing
+        try:
+            close()
+        finally:
+            self._lease.release()
 
     def __enter__(self) -> Run:
         return self

@@ -1,8 +1,8 @@
 """Imports only go down. The floors of ARCHITECTURE, held by reading every import of every file.
 
 A file or folder directly under `kernelevolve` is a unit. Each unit stands on one floor and imports from lower floors
-only; units of one floor do not know each other, except on the two lowest. A unit that is not listed here fails the test:
-it has to be given its floor.
+only; units of one floor do not know each other, except on the two lowest. A unit that is not listed here fails the
+test: it has to be given its floor.
 """
 
 from __future__ import annotations

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -358,6 +360,14 @@ def test_optimize_makes_sibling_runs_that_share_builds(tmp_path):
     assert [dict(g.nodes) for g in again] == [dict(g.nodes) for g in graphs]
     with pytest.raises(UsageError, match="different platforms"):
         optimize(fake_problem(), ("h100", "h100"), tmp_path, equip)
+
+
+def test_ask_and_tell_stay_quick_in_a_long_run(tmp_path):
+    program, out = Path(__file__).parents[2] / "benchmarks" / "ask_tell.py", tmp_path / "ask_tell.json"
+    subprocess.run([sys.executable, program, "--sizes", "100", "1000", "--out", out], check=True, timeout=120)
+    short, long = json.loads(out.read_text())["rows"]
+    assert long["median_ms"] < 5
+    assert long["median_ms"] < 3 * short["median_ms"], "the cost of an ask grows with the run"
 
 
 def test_the_log_has_the_source_and_cost_before_the_evaluation(tmp_path):

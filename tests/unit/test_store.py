@@ -105,6 +105,41 @@ def test_a_live_process_keeps_it_and_a_dead_one_loses_it(tmp_path):
         assert store.take(this_process()).epoch == 2
 
 
+RACER = """
+import sys, time
+from pathlib import Path
+from kernelevolve.errors import RunBusy
+from kernelevolve.events import Noted
+from kernelevolve.store.sqlite import SqliteStore
+from kernelevolve.store.owner import this_process
+store = SqliteStore(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    lease = store.take(this_process())
+    for i in range(20):
+        store.append(Noted("race", str(i)), lease)
+    print("owned", flush=True)
+except RunBusy:
+    print("busy", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_of_several_processes_at_once_one_wins(tmp_path):
+    SqliteStore(tmp_path, create=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    racers = [subprocess.Popen([sys.executable, "-c", RACER, tmp_path], **pipes) for _ in range(4)]
+    assert [r.stdout.readline() for r in racers] == ["ready\n"] * 4
+    for racer in racers:
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    assert sorted(r.stdout.readline() for r in racers) == ["busy\n"] * 3 + ["owned\n"]
+    for racer in racers:
+        racer.communicate("end\n", timeout=30)
+    assert [e.event.text for e in SqliteStore(tmp_path).read_from(0)] == [str(i) for i in range(20)]
+
+
 def test_owners_are_told_apart():
     here = this_process()
     assert here.alive is True
@@ -125,14 +160,14 @@ def test_an_owner_on_another_machine_keeps_it_until_forced(tmp_path):
 FULL = """
 import sys
 from pathlib import Path
-from kernelevolve.errors import StoreFull
+from kernelevolve.errors import RunBusy, StoreFull
 from kernelevolve.events import Noted
 from kernelevolve.store.sqlite import SqliteStore
 from kernelevolve.store.blobs import Blobs
 from kernelevolve.store.owner import this_process
 place = Path(sys.argv[1])
 ballast = place / "ballast"
-ballast.write_bytes(b"x" * 200_000)
+ballast.write_bytes(b"x" * 6_000_000)
 store = SqliteStore(place / "run", create=True)
 lease = store.take(this_process())
 written = []
@@ -144,7 +179,7 @@ except StoreFull as error:
 assert len(written) > 3
 assert store.read_from(0) == tuple(written), "entries were lost or half written"
 try:
-    Blobs(place / "run" / "blobs").put(b"y" * 300_000)
+    Blobs(place / "run" / "blobs").put(b"y" * 2_500_000)
 except StoreFull:
     pass
 else:
@@ -154,13 +189,44 @@ ballast.unlink()
 written.append(store.append(Noted("fill", "after"), lease))
 lease.release()
 assert SqliteStore(place / "run").read_from(0) == tuple(written)
-print("fine", len(written))
+
+import asyncio, shutil
+from dataclasses import replace
+from kernelevolve.run import create_run, open_run, read_run, tail
+from kernelevolve.settings import settings_for
+from kernelevolve.testing import fake_equip, fake_problem, same_story
+settings = replace(settings_for("quick"), candidates=60, plateau=1000)
+def driven(folder, resumed=False):
+    with (open_run(folder, fake_equip()) if resumed
+          else create_run(folder, fake_problem(), "h100", fake_equip(), settings=settings)) as run:
+        asyncio.run(run.drive())
+driven(place.parent / "elsewhere")
+shutil.rmtree(place / "run")
+ballast.write_bytes(b"x" * 7_400_000)
+try:
+    driven(place / "second")
+except StoreFull:
+    before = tail(place / "second")
+else:
+    raise AssertionError("sixty candidates fitted on the disk")
+assert 10 < len(before) < 180, len(before)
+ballast.unlink()
+try:
+    driven(place / "second", resumed=True)
+except RunBusy:
+    # Not even the lease could be given back; this process is still alive, so only force helps here.
+    open_run(place / "second", fake_equip(), by_force=True).close()
+    driven(place / "second", resumed=True)
+after = tail(place / "second")
+assert after[: len(before)] == before
+assert same_story(after, tail(place.parent / "elsewhere")) == "", same_story(after, tail(place.parent / "elsewhere"))
+print("fine", len(written), len(before))
 """
 
 
 def in_a_namespace_of_its_own(place, script):
-    """Runs `script` where a tmpfs of 1 MiB is mounted at `place`, without needing to be root."""
-    mount = f"mount -t tmpfs -o size=1m tmpfs '{place}' || exit 77; exec '{sys.executable}' -c \"$SCRIPT\" '{place}'"
+    """Runs `script` where a tmpfs of 8 MiB is mounted at `place`, without needing to be root."""
+    mount = f"mount -t tmpfs -o size=8m tmpfs '{place}' || exit 77; exec '{sys.executable}' -c \"$SCRIPT\" '{place}'"
     return subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount],
         env={**os.environ, "SCRIPT": script}, capture_output=True, text=True, timeout=120, check=False,
@@ -181,7 +247,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
 
 def on_a_mount(place):
     mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], capture_output=True, text=True, check=False
     )
     if mount.returncode != 0:
         pytest.skip(f"a small file system cannot be mounted here: {mount.stderr.strip()}")
