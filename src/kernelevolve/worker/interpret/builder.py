@@ -108,12 +108,12 @@ class Builder(Types, Casts, Integers, Floats):
     def create_splat(self, ty: Any, value: Handle) -> Handle:
         shape = ty.shape
         data = value.data
-        if data.ndim != len(shape):
-            data = data.reshape((1,) * len(shape))
+        # One element seen everywhere: cheaper than np.broadcast_to, which this does most often.
+        data = np.ndarray(shape, data.dtype, data, 0, (0,) * len(shape))
         wrap = value.wrap
         if wrap is not None:
             wrap = replace(wrap, lanes=np.broadcast_to(wrap.lanes.reshape((1,) * len(shape)), shape))
-        return Handle(np.broadcast_to(data, shape), value.ty, value.region, wrap)
+        return Handle(data, value.ty, value.region, wrap)
 
     def create_unsplat(self, value: Handle) -> Handle:
         return value.moved(lambda d: d.reshape(-1)[:1])

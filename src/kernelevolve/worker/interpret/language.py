@@ -8,6 +8,7 @@ kernel's source to use these names is left to `rewrite`.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from .builder import Builder
 from .compat import KERNELS, TritonSemantic, is_builtin, tl
 from .errors import CannotBeSeen
-from .formats import SCALARS, Pointer
+from .formats import SCALARS, Block, Pointer
 from .values import Handle, candidate_line
 
 
@@ -40,16 +41,13 @@ class Size(int):
         return int(self)
 
 
-_SHAPES: dict[tuple[int, ...], tuple[Any, Size]] = {}
-
-
-def _shape(sizes: tuple[int, ...]) -> tuple[Any, Size]:
-    known = _SHAPES.get(sizes)
+def _measured(ty: Any) -> tuple[tuple[int, ...], Any, Size]:
+    """Sizes, shape and number of elements of a type, kept on the type since kernels make few types and many tensors."""
+    known: tuple[tuple[int, ...], Any, Size] | None = getattr(ty, "_ke_measured", None)
     if known is None:
-        total = 1
-        for size in sizes:
-            total *= size
-        known = _SHAPES[sizes] = (tl.tuple([Size(s) for s in sizes]), Size(total))
+        sizes = tuple(int(s) for s in ty.shape) if ty.is_block() else ()
+        known = sizes, tl.tuple([Size(s) for s in sizes]), Size(math.prod(sizes))
+        ty._ke_measured = known
     return known
 
 
@@ -60,15 +58,104 @@ class Tensor(tl.tensor):  # type: ignore[misc]
         self.handle = handle
         self.type = type
         self.dtype = type.scalar
-        self.shape, self.numel = _shape(tuple(type.shape) if type.is_block() else ())
+        _, self.shape, self.numel = _measured(type)
 
     __hash__ = object.__hash__
+
+
+# Types whose Python operands need no promotion: exclusive limit of integers, 0 for floats.
+_PLAIN = {"int32": 2**31, "int64": 2**63, "fp32": 0, "fp64": 0, "fp16": 0, "bf16": 0}
+
+# What the semantic's operators pass on when operands of one type need no promotion: comparisons, add, subtract.
+_ONE_TYPE = ((), (True, True), (True, False))
+
+# Operators that are one call of the semantics, given here without the builtin's checks in between.
+_OPERATORS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "add": ("add", (True,)),
+    "sub": ("sub", (True,)),
+    "mul": ("mul", (True,)),
+    "truediv": ("truediv", ()),
+    "floordiv": ("floordiv", ()),
+    "mod": ("mod", ()),
+    "and": ("and_", ()),
+    "or": ("or_", ()),
+    "xor": ("xor_", ()),
+    "gt": ("greater_than", ()),
+    "ge": ("greater_equal", ()),
+    "lt": ("less_than", ()),
+    "le": ("less_equal", ()),
+    "eq": ("equal", ()),
+    "ne": ("not_equal", ()),
+}
+
+
+def _operator(method: Callable[..., Any], rest: tuple[Any, ...], swapped: bool) -> Callable[[Any, Any], Any]:
+    def forward(self: Any, other: Any) -> Any:
+        return method(self, plain(other), *rest)
+
+    def reflected(self: Any, other: Any) -> Any:
+        return method(plain(other), self, *rest)
+
+    return reflected if swapped else forward
 
 
 class Semantic(TritonSemantic):  # type: ignore[misc]
     """Triton's semantics over our builder and tensors."""
 
     tensor = Tensor
+
+    def __init__(self, builder: Builder) -> None:
+        super().__init__(builder)
+        self._blocks: dict[tuple[int, tuple[int, ...]], tuple[Any, Any]] = {}
+
+    def block(self, scalar: Any, sizes: tuple[int, ...]) -> Any:
+        """The block type of ``scalar`` elements, made once."""
+        known = self._blocks.get((id(scalar), sizes))
+        if known is None:
+            known = self._blocks[id(scalar), sizes] = (scalar, tl.block_type(scalar, list(sizes)))
+        return known[1]
+
+    def forget(self) -> None:
+        """Drops the types of an earlier launch."""
+        self._blocks.clear()
+
+    def _bool_like(self, v: Any) -> Any:
+        return self.block(tl.int1, _measured(v.type)[0]) if v.type.is_block() else tl.int1
+
+    def _spread(self, value: Any, sizes: tuple[int, ...]) -> Tensor:
+        ty = self.block(value.dtype, sizes)
+        return Tensor(self.builder.create_splat(Block(value.handle.ty, sizes), value.handle), ty)
+
+    def broadcast_impl_value(self, lhs: Any, rhs: Any) -> Any:
+        """Triton's rule; the common cases (equal shapes, a block and a scalar) take a shorter way."""
+        left, right = _measured(lhs.type)[0], _measured(rhs.type)[0]
+        if left == right:
+            return lhs, rhs
+        if not right:
+            return lhs, self._spread(rhs, left)
+        if not left:
+            return self._spread(lhs, right), rhs
+        return super().broadcast_impl_value(lhs, rhs)
+
+    def binary_op_type_checking_impl(self, lhs: Any, rhs: Any, *rules: Any, **named: Any) -> Any:
+        """Triton's rule; operands of one type, and Python numbers that take it, take a shorter way."""
+        if rules in _ONE_TYPE and not named and type(lhs) is Tensor:
+            if type(lhs.dtype) is tl.dtype:
+                rhs = self._number(rhs, lhs.dtype)
+                if type(rhs) is Tensor and type(rhs.dtype) is tl.dtype and rhs.dtype.name == lhs.dtype.name:
+                    return self.broadcast_impl_value(lhs, rhs)
+            elif rules and type(rhs) is Tensor and rhs.dtype.name in ("int32", "int64"):
+                return self.broadcast_impl_value(lhs, rhs)
+        return super().binary_op_type_checking_impl(lhs, rhs, *rules, **named)
+
+    def _number(self, x: Any, ty: Any) -> Any:
+        """A Python number that ``ty`` holds, as a scalar of that type; anything else as it is."""
+        limit = _PLAIN.get(ty.name)
+        if limit is None or not (type(x) is int or (type(x) is float and limit == 0)):
+            return x
+        if limit and not -limit <= x < limit:
+            return x
+        return Tensor(getattr(self.builder, f"get_{ty.name}")(x), ty)
 
     def binary_op_sanitize_overflow_impl(self, lhs: Any, rhs: Any, binary_op: Any) -> None:
         """Called before each integer add, subtract and multiply: asks the builder to watch signed 32-bit ones."""
@@ -161,6 +248,11 @@ class Language:
                 setattr(ours, name, _method(self._bind(member)))
         if ours is Tensor:
             ours.T = property(lambda self: self.trans())
+            for name, (method, rest) in _OPERATORS.items():
+                bound = getattr(self.semantic, method)
+                setattr(ours, f"__{name}__", _operator(bound, rest, swapped=False))
+                if name not in ("gt", "ge", "lt", "le", "eq", "ne"):
+                    setattr(ours, f"__r{name}__", _operator(bound, rest, swapped=True))
 
     def resolve(self, value: Any) -> Any:
         """What the kernel sees for ``value``: builtins bound to our semantics, constexprs plain, the rest unchanged."""

@@ -152,6 +152,7 @@ class Engine:
         Raises the faults of `errors`, and whatever the kernel's own code raises.
         """
         self._fresh.clear()
+        self.language.semantic.forget()
         ready = self.rewritten(kernel)
         known = ready.signature.parameters
         bound = ready.signature.bind(*args, **{k: v for k, v in kwargs.items() if k in known})
