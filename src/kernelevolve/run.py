@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -103,7 +103,8 @@ class Equipment:
 
 
 Equip = Callable[[Created, Path], Equipment]
-"""Makes the equipment for a run from its first event and the folder that holds builds (siblings share it)."""
+"""Makes the equipment for a run from its first event, with the settings now in force, and the folder that holds builds
+(siblings share it)."""
 
 
 @dataclass(frozen=True)
@@ -387,13 +388,14 @@ def open_run(
     lease = log.take(this_process(), by_force=by_force)
     with _undone_on_error(lease.release):
         entries = log.read_from(0)
-        created = fold_all(entries[:1]).created
-        equipment = equip(created, builds or folder / "builds")
+        before = fold_all(entries)
+        now = before.settings if settings is None else codec.to_data(settings)
+        equipment = equip(replace(before.created, settings=now), builds or folder / "builds")
         with _undone_on_error(equipment.close):
-            parts = _parts(created, equipment)
+            parts = _parts(before.created, equipment)
             run = Run(log, lease, parts, fold_all(entries, parts.reducers))
-            if settings is not None and codec.dumps(settings) != codec.dumps(run.graph.settings):
-                run._append(Noted("settings", f"effort {settings.effort}", codec.to_data(settings)))
+            if settings is not None and codec.dumps(now) != codec.dumps(before.settings):
+                run._append(Noted("settings", f"effort {settings.effort}", now))
     return run
 
 
@@ -408,9 +410,17 @@ def holds_run(folder: Path, *, store: str = "sqlite") -> bool:
     return bool(log.read_from(0))
 
 
-def read_run(folder: Path, *, store: str = "sqlite") -> Graph:
-    """The graph of the run in `folder` as of now; never owns it, so it works beside a live owner."""
-    return fold_all(tail(folder, store=store))
+def read_run(folder: Path, *, onto: Graph | None = None, store: str = "sqlite") -> Graph:
+    """The graph of the run in `folder` as of now; never owns it, so it works beside a live owner.
+
+    Args:
+        onto: a graph that this function gave for the same folder; only what is new is read and folded onto it, and it is
+            the same graph that comes back.
+    """
+    graph = Graph() if onto is None else onto
+    for entry in tail(folder, graph.next_sequence, store=store):
+        fold(graph, entry)
+    return graph
 
 
 def tail(folder: Path, sequence: int = 0, *, store: str = "sqlite") -> tuple[Entry, ...]:

@@ -272,6 +272,33 @@ def test_more_settings_continue_a_finished_run(tmp_path):
     ]
 
 
+def test_equipment_sees_the_settings_in_force(tmp_path):
+    seen = []
+
+    def equip(created, builds):
+        seen.append(created.settings["candidates"])
+        return fake_equip()(created, builds)
+
+    with begin(tmp_path, equip):
+        pass
+    with open_run(tmp_path, equip, settings=replace(SETTINGS, candidates=25)):
+        pass
+    with open_run(tmp_path, equip) as run:
+        assert run.settings.candidates == 25
+    assert seen == [20, 25, 25]
+    assert kinds(tmp_path) == ["created", "noted"]
+
+
+def test_a_reader_follows_a_live_run(tmp_path):
+    with begin(tmp_path) as run:
+        graph = read_run(tmp_path)
+        for number in range(1, 4):
+            asyncio.run(run.step())
+            assert read_run(tmp_path, onto=graph) is graph
+            assert list(graph.nodes) == list(run.graph.nodes)
+            assert len(graph.nodes) == number
+
+
 def test_two_runs_cannot_own_one_folder(tmp_path):
     with begin(tmp_path) as run:
         with pytest.raises(RunBusy, match=f"process {os.getpid()} on .*close the other Run of this process"):
