@@ -1,4 +1,5 @@
-"""Starts a builder or worker: a warm parent with torch and triton imported, which forks a sealed child per conversation.
+"""Starts a builder or worker: a warm parent with torch and triton imported, which forks a sealed child per
+conversation.
 
 In: `--fd N`, the socket to the host. Out: nothing on stdout. Left to others: everything foreign, see `conversation`.
 """

@@ -14,6 +14,7 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
+
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -42,7 +43,9 @@ def build(compilable: Compilable, target: Target, figures: HardwareFigures) -> R
     shared = int(kernel.metadata.shared)
     if shared > figures.shared_bytes_per_block:
         limit = figures.shared_bytes_per_block
-        raise Fault(Verdict.COMPILE_ERROR, f"kernel {name} asks for {shared} bytes of shared memory; {target.name} has {limit}")
+        raise Fault(
+            Verdict.COMPILE_ERROR, f"kernel {name} asks for {shared} bytes of shared memory; {target.name} has {limit}"
+        )
     warps = int(kernel.metadata.num_warps)
     if target.backend == "cuda":
         registers, spills, code, instructions = _read_cubin(kernel.asm["cubin"])

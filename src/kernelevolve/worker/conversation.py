@@ -1,7 +1,7 @@
 """One conversation with the host, from inside a sealed child.
 
-In: messages of `protocol`. Out: answers, or `fault` with the verdict that the candidate earned. Left to others: each kind
-of work has its own file.
+In: messages of `protocol`. Out: answers, or `fault` with the verdict that the candidate earned. Left to others: each
+kind of work has its own file.
 """
 
 from __future__ import annotations
