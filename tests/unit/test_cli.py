@@ -164,6 +164,8 @@ def test_an_option_that_does_not_exist_is_a_usage_error(door: Door) -> None:
     code, _, err = door("optimize", "relu.py", "--fast")
     assert code == 2
     assert "--fast" in err
+    code, data = door.result("optimize", "relu.py", "--fast")
+    assert (code, data["verdict"], data["correct"]) == (2, None, False)
 
 
 def test_show_prints_the_tree_and_one_node_in_full(door: Door) -> None:

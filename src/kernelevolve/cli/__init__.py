@@ -23,6 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     door = Door(json="--json" in given)
     try:
         app(given, obj=door)
+    except SystemExit as ended:
+        # What the parser refuses, it says itself; scripts still get their object.
+        if ended.code and door.json and not door.finished:
+            print(json.dumps({"verdict": None, "correct": False, "error": "see stderr", "kind": "UsageError"}))
+        raise
     except KernelEvolveError as error:
         if door.debug:
             raise
