@@ -35,18 +35,7 @@ from kernelevolve.errors import (
     UsageError,
 )
 from kernelevolve.evaluation import Evaluation, Verdict
-from kernelevolve.events import (
-    Asked,
-    Component,
-    Created,
-    Dropped,
-    Entry,
-    Evaluated,
-    Event,
-    Finished,
-    Noted,
-    Written,
-)
+from kernelevolve.events import Asked, Component, Created, Dropped, Entry, Evaluated, Event, Finished, Noted, Written
 from kernelevolve.feed import Feed
 from kernelevolve.graph import Graph, Node, Reducer, fold, fold_all
 from kernelevolve.hardware import HardwareFigures
@@ -414,8 +403,7 @@ def read_run(folder: Path, *, onto: Graph | None = None, store: str = "sqlite") 
     """The graph of the run in `folder` as of now; never owns it, so it works beside a live owner.
 
     Args:
-        onto: a graph that this function gave for the same folder; only what is new is read and folded onto it, and it is
-            the same graph that comes back.
+        onto: a graph that this function gave for the same folder; what is new is folded onto it, and it comes back.
     """
     graph = Graph() if onto is None else onto
     for entry in tail(folder, graph.next_sequence, store=store):

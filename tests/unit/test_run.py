@@ -248,6 +248,14 @@ def test_stop_leaves_everything_resumable(tmp_path):
         assert len(run.graph.nodes) == 20
 
 
+def test_a_run_can_be_driven_in_one_event_loop_after_another(tmp_path):
+    equip = fake_equip(FakeEvaluator(seconds=0.001), FakeTranslator(moves=20, seconds=0.001))
+    with begin(tmp_path, equip, settings=replace(SETTINGS, writers=6, seats=2)) as run:
+        with pytest.raises(TimeoutError):
+            asyncio.run(asyncio.wait_for(run.drive(), 0.03))
+        assert drive(run) == "20 candidates"
+
+
 def test_cancellation_leaves_everything_resumable(tmp_path):
     evaluator = FakeEvaluator(seconds=0.01)
     with begin(tmp_path, fake_equip(evaluator), settings=replace(SETTINGS, writers=4, seats=2)) as run:
@@ -394,7 +402,7 @@ def test_ask_and_tell_stay_quick_in_a_long_run(tmp_path):
     subprocess.run([sys.executable, program, "--sizes", "100", "1000", "--out", out], check=True, timeout=120)
     short, long = json.loads(out.read_text())["rows"]
     assert long["median_ms"] < 5
-    assert long["median_ms"] < 3 * short["median_ms"], "the cost of an ask grows with the run"
+    assert long["median_ms"] < 4 * short["median_ms"], "the cost of an ask grows with the run"
 
 
 def test_the_log_has_the_source_and_cost_before_the_evaluation(tmp_path):

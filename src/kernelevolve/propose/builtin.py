@@ -61,7 +61,7 @@ class BuiltinWriter:
             raise UsageError("the built-in writer needs a translator; configure another writer")
         self._translator = workbench.translator
         self._seed = workbench.seed
-        self._lock = asyncio.Lock()
+        self._turns: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
         # What was answered, but may not be in the log yet: writers work side by side.
         self._answered: dict[str, str] = {}
         self.reducers = (PlansReducer(),)
@@ -69,7 +69,7 @@ class BuiltinWriter:
     async def write(self, brief: Brief, graph: Graph) -> Answer:
         """See `Writer.write`."""
         start = time.monotonic()
-        async with self._lock:
+        async with self._turn():
             others = {key for name, key in self._answered.items() if name != brief.id}
             tried = graph.reduced(PlansReducer.name) | others
             rng = random.Random(f"{self._seed}:{brief.index}:write")
@@ -78,6 +78,13 @@ class BuiltinWriter:
             draft = replace(draft, plan=json.loads(codec.dumps(draft.plan)))
             self._answered[brief.id] = plan_key(draft.plan)
         return Answer(draft.source, draft.note, draft.plan, Cost(seconds=time.monotonic() - start))
+
+    def _turn(self) -> asyncio.Lock:
+        """One lock per event loop: a run may be driven again in another loop, and a lock belongs to one."""
+        loop = asyncio.get_running_loop()
+        if self._turns is None or self._turns[0] is not loop:
+            self._turns = (loop, asyncio.Lock())
+        return self._turns[1]
 
     async def _first(self, brief: Brief, tried: set[str], rng: random.Random) -> Draft:
         seeds = [0] if brief.index == 0 else []
