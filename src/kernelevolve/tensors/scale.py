@@ -25,6 +25,7 @@ from kernelevolve.tensors.load import blamed, build_model, declared_inputs, load
 from kernelevolve.tensors.probe import Cost, Probe, probe
 
 LEAST = 16  # smaller literals are kernel sizes, strides, groups, heads: structure, not size
+MOST = 1 << 40  # larger literals are bounds of random integers and hash constants
 FACTORS = (8, 4, 2)
 FLOORS = (8, 4, 2)  # values are first kept at 8 or more, then at 4, then at 2
 
@@ -78,7 +79,7 @@ def literals(source: str) -> list[Literal]:
     for statement in ast.parse(source).body:
         function = isinstance(statement, ast.FunctionDef) and statement.name in ("get_inputs", "get_init_inputs")
         if function or isinstance(statement, (ast.Assign, ast.AnnAssign)):
-            found += [n for n in _numbers(statement) if n.value >= LEAST]
+            found += [n for n in _numbers(statement) if LEAST <= n.value <= MOST]
     return sorted(found, key=lambda n: (n.line, n.start))
 
 
@@ -280,8 +281,8 @@ def _ragged_near(size: int) -> list[int]:
     """The nearest primes, odd neighbours, and for multiples of 2, 4, 8 an odd multiple of these; best first."""
     if size < 4:
         return [size + 1]
-    below = [n for n in range(size - 1, size // 2, -1) if _prime(n)][:3]
-    above = [n for n in range(size + 1, 2 * size + 3) if _prime(n)][:2]
+    below = itertools.islice((n for n in range(size - 1, size // 2, -1) if _prime(n)), 3)
+    above = itertools.islice((n for n in range(size + 1, 2 * size + 3) if _prime(n)), 2)
     multiples = [size - size // k for k in (4, 8, 2) if size % k == 0 and size // k > 1]
     return list(dict.fromkeys([*below, *above, size - 1, size + 1, *multiples, *(size + size // k for k in (4, 2))]))
 
