@@ -201,9 +201,10 @@ class Run:
 
     def tell(self, candidate: Candidate, evaluation: Evaluation) -> Node:
         """The node that `candidate` has become."""
-        twin, labelled = told_as_duplicate(self._graph, candidate, evaluation)
-        worth = fitness(self._graph.created.problem, labelled)
-        self._append(Evaluated(candidate.id, labelled, worth, twin))
+        twin, found = told_as_duplicate(self._graph, candidate, evaluation)
+        found = replace(found, diagnosis=str(self._operator.diagnose(found)))
+        worth = fitness(self._graph.created.problem, found)
+        self._append(Evaluated(candidate.id, found, worth, twin))
         self.feed.tell(candidate.brief, candidate.id, "done")
         return self._graph.nodes[candidate.id]
 
@@ -396,7 +397,7 @@ def holds_run(folder: Path, *, store: str = "sqlite") -> bool:
         return True
     except StoreError:
         return False
-    return bool(log.read_from(0))
+    return bool(log.read_from(0, most=1))
 
 
 def read_run(folder: Path, *, onto: Graph | None = None, store: str = "sqlite") -> Graph:

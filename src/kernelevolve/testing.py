@@ -242,6 +242,7 @@ def check_store(make: Callable[[bool], Store]) -> None:
     assert [e.sequence for e in entries] == [0, 1, 2, 3, 4], "sequence numbers are not 0, 1, 2, ..."
     assert make(False).read_from(0) == tuple(entries), "another reader sees other entries"
     assert store.read_from(3) == tuple(entries[3:]), "read_from does not start at its argument"
+    assert store.read_from(1, most=2) == tuple(entries[1:3]), "read_from gives more than `most` entries"
     assert store.read_from(5) == (), "read_from past the end gives entries"
     _must_raise(RunBusy, lambda: make(False).take(owner), "a run with a live owner was taken")
     later = make(False).take(owner, by_force=True)

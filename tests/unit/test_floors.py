@@ -24,7 +24,7 @@ FLOORS: tuple[set[str], ...] = (
     {"settings", "plugins", "wire", "protocol", "nursery", "feed"},
     {"suites", "platforms", "knowledge", "llm", "store", "judge", "worker", "translate", "tensors"},
     {"search", "propose", "evaluate", "ship", "drive"},
-    {"run"},
+    {"run", "engineer"},
     {"equipment", "testing"},
     {"cli", "web", "mcp"},
 )

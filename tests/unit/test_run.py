@@ -60,6 +60,7 @@ def test_a_run_goes_to_its_end_and_reads_the_same_again(tmp_path):
         graph = run.graph
     assert len(graph.nodes) == 20
     assert graph.best.fitness.value > 1
+    assert graph.best.evaluation.diagnosis == "unknown: neither profile, nor resources, nor instruction mix say more"
     again = read_run(tmp_path)
     assert dict(again.nodes) == dict(graph.nodes)
     assert (again.finished, again.best) == ("20 candidates", graph.best)

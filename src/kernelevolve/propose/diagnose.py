@@ -145,7 +145,7 @@ def _mix(evaluation: Evaluation) -> tuple[str, str]:
     launches = _launches(evaluation)
     total = {name: sum(r.instructions.get(name, 0) for r in launches) for name in ("matrix", "fma", "load", "store")}
     if not any(total.values()):
-        return "unknown", "neither profile, nor resources, nor instruction mix say what limits it"
+        return "unknown", "neither profile, nor resources, nor instruction mix say more"
     text = ", ".join(f"{count} {name}" for name, count in total.items())
     memory = total["load"] + total["store"]
     busy = total["matrix"] > 0 or total["fma"] > 4 * memory

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kernelevolve.candidate import Brief
+from kernelevolve.evaluation import Evaluation
 from kernelevolve.graph import Graph
 from kernelevolve.hardware import HardwareFigures
 from kernelevolve.propose import Answer, Writer
 from kernelevolve.propose.compose import compose
-from kernelevolve.propose.diagnose import diagnose
+from kernelevolve.propose.diagnose import Diagnosis, diagnose
 from kernelevolve.propose.memory import remember
 
 Articles = Callable[[str], str]
@@ -38,12 +39,16 @@ class Operator:
     def brief(self, graph: Graph, parents: tuple[str, ...]) -> Brief:
         """The next brief of the run: `parents` with a prompt, a diagnosis of the first one, and the built-in's move."""
         memory = remember(graph, parents)
-        diagnosis = diagnose(graph.nodes[parents[0]].evaluation, self._figures) if parents else None
+        diagnosis = self.diagnose(graph.nodes[parents[0]].evaluation) if parents else None
         said = str(diagnosis) if diagnosis is not None else ""
         knowledge = self._articles(said or graph.created.problem.name) if self._articles is not None else ""
         prompt = compose(graph, parents, diagnosis=diagnosis, memory=memory, figures=self._figures, knowledge=knowledge)
         move = {"from": list(parents), "limit": diagnosis.limit} if diagnosis is not None else {}
         return Brief(f"b{graph.asked}", graph.asked, parents, prompt, move, said)
+
+    def diagnose(self, evaluation: Evaluation) -> Diagnosis:
+        """What limits a candidate, by the rules and these figures."""
+        return diagnose(evaluation, self._figures)
 
     async def write(self, brief: Brief, graph: Graph) -> Answer:
         """The writer's answer; see `Writer.write` for what it raises."""

@@ -48,8 +48,8 @@ class Store(Protocol):
         """
         ...
 
-    def read_from(self, sequence: int) -> tuple[Entry, ...]:
-        """All entries from number `sequence` on, in order.
+    def read_from(self, sequence: int, *, most: int | None = None) -> tuple[Entry, ...]:
+        """The entries from number `sequence` on, in order: all of them, or the first `most`.
 
         Raises:
             StoreTooNew: one of them has a newer schema.

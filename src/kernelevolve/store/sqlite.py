@@ -113,10 +113,11 @@ class SqliteStore:
             )
         return entry
 
-    def read_from(self, sequence: int) -> tuple[Entry, ...]:
+    def read_from(self, sequence: int, *, most: int | None = None) -> tuple[Entry, ...]:
         """See `Store.read_from`."""
+        wanted = select(_log).where(_log.c.sequence >= sequence).order_by(_log.c.sequence).limit(most)
         with _explained(self.path), self._engine.connect() as connection:
-            rows = connection.execute(select(_log).where(_log.c.sequence >= sequence).order_by(_log.c.sequence)).all()
+            rows = connection.execute(wanted).all()
         self._let_go()
         return tuple(Entry(r.sequence, r.epoch, r.wall, read_event(r.kind, r.body, r.schema), r.schema) for r in rows)
 
