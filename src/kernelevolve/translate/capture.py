@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kernelevolve.translate.errors import TranslateError
 from kernelevolve.translate.expr import Expr, const
-from kernelevolve.translate.ir import Dtype, Number, Op, Program, Ref, Size, Tensor, Value
+from kernelevolve.translate.ir import COORDINATES, Dtype, Number, Op, Program, Ref, Size, Tensor, Value
 from kernelevolve.translate.symbols import Fitter, perturb
 
 #: Ops that have a better lowering whole than decomposed.
@@ -166,6 +166,7 @@ class _Reader:
         self.sizes: list[Size] = []
         self.tensors: list[Tensor] = []
         self.renamed: dict[str, str] = {}
+        self.paths: set[str] = set()
 
     def program(self) -> Program:
         """The program, all sizes named."""
@@ -193,6 +194,7 @@ class _Reader:
     def _placeholders(self) -> None:
         specs = {s.arg.name: s for s in self.exported[0].graph_signature.input_specs if hasattr(s.arg, "name")}
         paths = self._input_paths()
+        self.paths = set(paths)
         found: list[tuple[str, str, str, list[Any]]] = []
         user = 0
         for nodes in zip(*self.graphs, strict=True):
@@ -247,8 +249,8 @@ class _Reader:
                     self._add_size(variables.get(vector, f"{_identifier(name)}_{axis}"), f"{path}.shape[{axis}]", vector)
 
     def _add_size(self, name: str, source: str, vector: tuple[int, ...]) -> str:
-        taken = {size.name for size in self.sizes} | {"x", "self"}
-        while name in taken or not name.isidentifier():
+        taken = {size.name for size in self.sizes} | COORDINATES | {"self", "device", "knob"} | self.paths
+        while name in taken or re.fullmatch(r"[ijd]\d+", name) or not name.isidentifier():
             name = f"{_identifier(name)}_size"
         self.sizes.append(Size(name, source, vector))
         self.fitter.name(name, vector)

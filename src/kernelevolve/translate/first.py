@@ -12,7 +12,7 @@ from typing import Any
 
 from kernelevolve.translate.algebra import Graph, Node
 from kernelevolve.translate.emit import contraction
-from kernelevolve.translate.emit.layout import Domain, domain_of, groups, trace, unit_stride
+from kernelevolve.translate.emit.layout import Domain, crossing, domain_of, groups, trace
 from kernelevolve.translate.errors import TranslateError
 from kernelevolve.translate.expr import Expr, product
 from kernelevolve.translate.fuse import Fuser, Group
@@ -161,11 +161,9 @@ class Chooser:
         runs = groups(domain, found)
         total = self.value(product(domain.shape))
         if len(runs) >= 2:
-            last = unit_stride(found, runs[-1])
             sizes = [self.value(product([domain.shape[a] for a in run])) for run in runs]
             for k, run in enumerate(runs[:-1]):
-                big = [a for a in found.accesses if f"d{run[-1]}" in a.offset.names()]
-                if unit_stride(found, run) and min(sizes[k], sizes[-1]) >= 16 and len(big) and last < len(found.accesses):
+                if crossing(found, run, runs[-1]) and min(sizes[k], sizes[-1]) >= 16:
                     knobs = (("BLOCK_ROWS", (64, 32, 128)), ("BLOCK_COLUMNS", (64, 32, 128)), ("num_warps", (4, 8)))
                     return replace(kernel, scheme="tiled", knobs=knobs)
         if not domain.shape:

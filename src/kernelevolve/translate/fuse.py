@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from kernelevolve.translate.algebra import Graph
+from kernelevolve.translate.algebra import Graph, Node
 from kernelevolve.translate.emit.layout import (
     Domain, base, domain_of, results_of, store_coordinates, trace,
 )  # fmt: skip
@@ -80,7 +80,7 @@ class Fuser:
         depends = inside & set(group.anchors)
         if depends and (anchor in self.few_rows or not self._multi_level(group)):
             return False
-        if any(self.owner[other] > position for other in inside):
+        if any(self.owner.get(other, position + 1) > position for other in inside):
             return False
         if any(self.written.get(name, -1) >= position for name in self._stored_inside(anchor)):
             return False
@@ -138,9 +138,11 @@ class Fuser:
     def _require(self, reader: str, roots: Sequence[str], *, final: bool = False) -> None:
         """Stores every result that the reader cannot compute in the kernel it would join."""
         node = self.graph.nodes[reader]
+        if node.kind == "contract":
+            self._operands(node)
+            return
         inside = self._anchors_inside(roots)
         if not inside:
-            self._operands(node)
             return
         if node.kind == "reduce" and self._could_join(reader, inside):
             return
@@ -149,7 +151,6 @@ class Fuser:
         for anchor in sorted(inside, key=self.order.__getitem__):
             if anchor in self._anchors_inside(roots):
                 self._materialise(anchor, roots)
-        self._operands(node)
 
     def _could_join(self, anchor: str, inside: set[str]) -> bool:
         if anchor in self.apart:
@@ -163,13 +164,8 @@ class Fuser:
             self._materialise(other, self.graph.nodes[anchor].args)
         return self._joins(latest, anchor, inside)
 
-    def _operands(self, node: object) -> None:
+    def _operands(self, node: Node) -> None:
         """Operands of a contraction are read through views only; anything computed is stored first."""
-        from kernelevolve.translate.algebra import Node
-
-        assert isinstance(node, Node)
-        if node.kind != "contract":
-            return
         for arg in node.args:
             name = arg
             while name not in self.stored and self.graph.nodes[name].kind == "view" and not self.graph.nodes[name].where:
@@ -212,12 +208,12 @@ class Fuser:
         return False
 
     def _cut(self, result: str) -> str:
-        """The last node after ``result`` of the same size through which every use of ``result`` passes."""
+        """The last node after ``result`` of its size through which every use of ``result`` passes."""
         size, position = self.graph.nodes[result].numel(), self.owner[base(self.graph, result)]
         inside = [result]
         for name in list(self.graph.nodes)[self.order[result] + 1 :]:
             node = self.graph.nodes[name]
-            if node.kind not in ("map", "view") or node.where or node.numel() != size:
+            if node.kind not in ("map", "view", "gather", "join"):
                 continue
             if not any(arg in inside for arg in node.args) or not self._before(node.args, inside, position):
                 continue
@@ -226,7 +222,8 @@ class Fuser:
             between = self._between(result, candidate, set(inside))
             closed = all(set(self.users[n]) <= between for n in between if n != candidate)
             outputs = any(n in self.graph.stores for n in between if n != candidate)
-            if closed and not outputs and self._storable(candidate):
+            same = self.graph.nodes[candidate].numel() == size
+            if same and closed and not outputs and self._storable(candidate):
                 return candidate
         return result
 
@@ -235,7 +232,7 @@ class Fuser:
         for arg in args:
             if arg in inside:
                 continue
-            if any(self.owner[a] != position for a in self._anchors_inside((arg,))):
+            if any(self.owner.get(a) != position for a in self._anchors_inside((arg,))):
                 return False
             if any(self.written.get(name, -1) >= position for name in self._stored_at(arg)):
                 return False
@@ -259,7 +256,7 @@ class Fuser:
     def _epilogue_of(self, name: str) -> int | None:
         """The kernel that could store a node after its own work, or None."""
         inside = self._anchors_inside((name,))
-        if not inside:
+        if not inside or any(a not in self.owner for a in inside):
             return None
         position = max(self.owner[a] for a in inside)
         group = self.groups[position]

@@ -15,6 +15,14 @@ from typing import Any
 from kernelevolve.translate.errors import TranslateError
 from kernelevolve.translate.expr import Expr, canonical, const, parse, product
 
+#: Names of kernels' coordinates and of what they are computed from; no size has one of these names.
+COORDINATES = frozenset({
+    "element", "program", "row", "column", "outer", "part", "block_of", "m", "n", "k_of_a", "k_of_b", "line", "position",
+    "batch", "begin", "end", "steps", "per_part", "start", "total", "carry", "running", "group", "first_row",
+    "group_rows", "row_tile", "column_tile", "row_tiles", "column_tiles", "in_range", "row_in_range",
+    "column_in_range", "m_in_range", "n_in_range", "k_of_a_in_range", "k_of_b_in_range",
+})  # fmt: skip
+
 #: Bytes of one element.
 ITEMSIZE = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1,

@@ -140,7 +140,10 @@ def _step(offset: Expr, name: str) -> Expr | None:
     return total
 
 
-def unit_stride(found: Trace, axes: Sequence[int]) -> int:
-    """How many accesses run along neighbouring elements over the last of these dimensions."""
-    name = f"d{axes[-1]}"
-    return sum(_step(access.offset, name) == ONE for access in found.accesses)
+def crossing(found: Trace, run: Sequence[int], last: Sequence[int]) -> int:
+    """How many accesses run along neighbouring elements of ``run`` while they step over ``last``."""
+    here, there = f"d{run[-1]}", f"d{last[-1]}"
+    return sum(
+        _step(access.offset, here) == ONE and _step(access.offset, there) not in (ZERO, ONE)
+        for access in found.accesses
+    )

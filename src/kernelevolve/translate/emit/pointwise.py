@@ -7,7 +7,7 @@ access is contiguous along another dimension than the store (a transposed read).
 from __future__ import annotations
 
 from kernelevolve.translate.algebra import Graph
-from kernelevolve.translate.emit.layout import Domain, groups, store_coordinates, trace, unit_stride
+from kernelevolve.translate.emit.layout import Domain, crossing, groups, store_coordinates, trace
 from kernelevolve.translate.emit.reader import Trace, address
 from kernelevolve.translate.emit.source import KernelSource, Launch, finish
 from kernelevolve.translate.emit.writer import Writer
@@ -24,13 +24,13 @@ def write(graph: Graph, kernel: Kernel, stored: frozenset[str]) -> KernelSource:
         raise TranslateError(f"cannot write {kernel.name}: {', '.join(kernel.stores)} do not share one shape")
     runs = groups(domain, found)
     if kernel.scheme == "tiled" and len(runs) >= 2:
-        return _tiled(graph, kernel, stored, domain, runs, _crossing(found, runs))
+        return _tiled(graph, kernel, stored, domain, runs, _most_crossed(found, runs))
     return _flat(graph, kernel, stored, domain, runs)
 
 
-def _crossing(found: Trace, runs: list[list[int]]) -> int:
+def _most_crossed(found: Trace, runs: list[list[int]]) -> int:
     """The run, other than the last, along which most accesses are contiguous."""
-    return max(range(len(runs) - 1), key=lambda k: (unit_stride(found, runs[k]), k))
+    return max(range(len(runs) - 1), key=lambda k: (crossing(found, runs[k], runs[-1]), k))
 
 
 def _flat(

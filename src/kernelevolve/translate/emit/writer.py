@@ -16,7 +16,7 @@ from kernelevolve.translate.algebra import Condition, Graph, Node, is_float
 from kernelevolve.translate.emit.functions import COMPUTE, TRITON, function, literal
 from kernelevolve.translate.emit.reader import Coordinates, Reader
 from kernelevolve.translate.expr import Expr, Quotient, Remainder, coefficients, symbol, text
-from kernelevolve.translate.ir import Number
+from kernelevolve.translate.ir import COORDINATES, Number
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Writer(Reader[Var]):
         self.masks: dict[str, str] = {}
         self.tile: tuple[tuple[str, str], ...] = ()
         self.uses: set[str] = set()
-        self._taken = {name, "tl", "triton", "libdevice", "x_", "float"}
+        self._taken = {name, "tl", "triton", "libdevice", *COORDINATES}
+        self._sizes: dict[str, str] = {}
 
     # -- names and scopes
 
@@ -153,14 +154,20 @@ class Writer(Reader[Var]):
             return str(expr.value)
         source = text(expr)
         plain = re.sub(r"\s*\*\s*", "_", source).replace(" // ", "_by_").replace(" + ", "_plus_").replace(" - ", "_minus_")
-        name = re.sub(r"\W+", "", plain)
+        name = self._sizes.get(source) or self._size_name(re.sub(r"\W+", "", plain))
+        self._sizes[source] = name
         if constant or name in self.parameters.constants:
             self.parameters.sizes.pop(name, None)
             self.parameters.constants[name] = source
         else:
             self.parameters.sizes[name] = source
-        self._taken.add(name)
         return name
+
+    def _size_name(self, wanted: str) -> str:
+        while wanted in self._taken or wanted in _BUILTINS:
+            wanted = f"{wanted}_size"
+        self._taken.add(wanted)
+        return wanted
 
     def index(self, expr: Expr) -> str:
         """Device source of index arithmetic: sizes become parameters, divisors constexpr parameters."""
