@@ -178,6 +178,8 @@ def test_show_prints_the_tree_and_one_node_in_full(door: Door) -> None:
     assert code == 0
     assert "verdict" in out
     assert "(measured)" in out
+    data = door.result("show", "r", "n0")[1]
+    assert data["shown"]["evaluation"]["timings"][0]["candidate"]["evidence"] == "measured"
     code, _, err = door("show", "r", "n9")
     assert (code, "unknown node 'n9'; known: n0, n1, n2, n3" in err) == (2, True)
 

@@ -148,10 +148,17 @@ def test_a_node_page_shows_all_that_was_found(graph: Graph) -> None:
     text = printed(view.node_page(graph, graph.nodes["n1"]))
     for part in (
         "OK_UNTIMED on h100", "correct (interpreted)", "n0 -> n1", "namespaces", "one kernel", "fp64 oracle",
-        "scaled: rows: 4096 -> 64", "not seen by this rung: races", "1 ms (modelled)", "eager 2 ms (modelled)",
+        "scaled: rows: 4096 -> 64", "not seen by these comparisons", "races", "1 of 1",
+        "1 ms (modelled)", "eager 2 ms (modelled)",
         "BLOCK=128", "roofline", "gfx942", "75%", "difference to n0", "-x = 0", "+x = 1",
     ):  # fmt: skip
         assert part in text, part
+
+
+def test_a_node_page_names_each_failed_comparison(graph: Graph) -> None:
+    text = printed(view.node_page(graph, graph.nodes["n2"]))
+    assert "0 of 1" in text
+    assert "failed: rms on declared/scaled, D1, seed 7: fp64 oracle" in text
 
 
 def test_effects_of_moves(graph: Graph) -> None:

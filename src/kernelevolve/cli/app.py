@@ -31,6 +31,7 @@ from kernelevolve import (
     load_problem,
     open_run,
     read_run,
+    to_data,
 )
 from kernelevolve.cli import doctor as examination
 from kernelevolve.cli import live, places, public, summary, view, words
@@ -144,13 +145,13 @@ def optimize(
     wanted = load_problem(problem, suite_path)
     folder = out or places.new_folder(wanted)
     builds = _builds(folder, platforms)
+    _header(door, wanted, platforms, effort, seed, folder)
     with _interruptible(door), public.workshop(wanted, device) as equip:
         runs = []
         for name in platforms:
             runs.append(places.place(folder, name, platforms))
             # All siblings exist from the start, so that `resume` finds those that an interrupt left unstarted.
             create_run(runs[-1], wanted, name, equip, settings=settings, seed=seed, builds=builds).close()
-        _header(door, wanted, platforms, effort, seed, folder)
         _carry_on(door, equip, tuple(runs), folder, None)
 
 
@@ -203,6 +204,7 @@ def evaluate(
         create_run(folder, wanted, name, equip, settings=settings, seed=seed) as run,
     ):
         node = asyncio.run(run.submit(run.ask().id, source, f"from {kernel.name}"))
+        run.finish("one kernel evaluated")
         graph = run.graph
     door.console.print(view.node_page(graph, node))
     door.finish(summary.result(graph, folder, places.save_kernel(graph, folder)))
@@ -231,7 +233,11 @@ def show(
         else:
             door.console.print(view.tree(graph, most=200))
             _print_lines(door, summary.lines(graph, place, _kernel(graph, place)))
-    door.finish(_result(graphs))
+    data = _result(graphs)
+    if node is not None:
+        (graph,) = graphs.values()
+        data["shown"] = {"node": node, "parents": list(graph.nodes[node].parents), **to_data(graph.nodes[node])}
+    door.finish(data)
 
 
 @app.command("list")

@@ -84,7 +84,7 @@ def lines(graph: Graph, folder: Path, kernel: Path | None) -> list[str]:
     out += _moves(graph)
     reason = graph.finished or "interrupted"
     out.append(
-        f"  run          {len(graph.nodes)} candidates in {words.duration(graph.active_seconds)}; ended: {reason}"
+        f"  run          {len(graph.nodes)} candidate{'s' * (len(graph.nodes) != 1)} in {words.duration(graph.active_seconds)}; ended: {reason}"
     )
     out.append(f"  look closer  kernelevolve show {folder}{f' {best.id}' if best else ''}")
     out.append(f"  go on        kernelevolve resume {folder}")
@@ -112,13 +112,16 @@ def _best(best: Node) -> Iterable[str]:
         for name, f in (("candidate", t.candidate), (t.against, t.baselines[t.against])):
             if f.how:
                 yield f"  {'':<12} {name}: {f.how}"
-    for found in evaluation.correctness:
-        passed = sum(c.passed for c in found.checks)
-        yield f"  checked      {passed} of {len(found.checks)} comparisons passed ({found.evidence})"
-        if found.scaled:
-            yield f"  scaled       {'; '.join(dict.fromkeys(found.scaled))}"
-        if found.not_seen:
-            yield f"  not seen     {', '.join(found.not_seen)}"
+    for evidence in dict.fromkeys(c.evidence for c in evaluation.correctness):
+        found = [c for c in evaluation.correctness if c.evidence is evidence]
+        checks = [check for c in found for check in c.checks]
+        sizes = ", ".join(dict.fromkeys(check.workload for check in checks))
+        passed = sum(c.passed for c in checks)
+        yield f"  checked      {passed} of {len(checks)} comparisons passed on {sizes} ({evidence})"
+        if scaled := dict.fromkeys(line for c in found for line in c.scaled):
+            yield f"  scaled       {'; '.join(scaled)}"
+        if unseen := dict.fromkeys(item.split(":")[0] for c in found for item in c.not_seen):
+            yield f"  not seen     {'; '.join(unseen)}"
     for platform, launches in evaluation.resources.items():
         kernels = ", ".join(
             f"{r.kernel} {r.registers} registers, {r.spill_bytes} B spilled, {r.occupancy:.0%} occupancy"

@@ -6,6 +6,7 @@ In: the graph of a run. Out: Rich renderables. Left to others: when to show them
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 from rich.console import Group, RenderableType
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from kernelevolve import Correctness, Evaluation, Graph, Node, Resources, Timing
+from kernelevolve import Check, Correctness, Evaluation, Graph, Node, Resources, Timing
 from kernelevolve.cli import words
 
 _RUNG_MARK = {"passed": "[green]passed[/]", "failed": "[red]failed[/]", "skipped": "[yellow]skipped[/]"}
@@ -85,6 +86,7 @@ def node_page(graph: Graph, node: Node) -> RenderableType:
         head.add_row(Text(name, style="bold"), Text(value))
     parts: list[RenderableType] = [head, _rungs(evaluation)]
     parts += [_correctness(c) for c in evaluation.correctness]
+    parts += _not_seen(evaluation)
     if evaluation.timings:
         parts.append(_timings(evaluation.timings))
     if evaluation.resources:
@@ -129,28 +131,40 @@ def _rungs(evaluation: Evaluation) -> Table:
 
 
 def _correctness(found: Correctness) -> RenderableType:
+    """One row per check, workload and distribution with its worst comparison; each failed one in full."""
     title = f"correctness ({found.evidence}): {'passed' if found.passed else 'failed'}"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
-    for column in ("check", "workload", "inputs", "seed", "value", "limit", "result", "detail"):
+    for column in ("check", "workload", "inputs", "passed", "worst", "limit", "detail"):
         table.add_column(column)
+    groups: dict[tuple[str, str, str], list[Check]] = {}
     for check in found.checks:
-        table.add_row(
-            check.name,
-            check.workload,
-            check.distribution,
-            str(check.seed),
-            f"{check.value:.3g}",
-            f"{check.limit:.3g}",
-            "[green]passed[/]" if check.passed else "[red]failed[/]",
-            Text(check.detail),
-        )
-    notes = [f"scaled: {line}" for line in found.scaled]
-    if found.not_seen:
-        notes.append(f"not seen by this rung: {', '.join(found.not_seen)}")
-    notes.append(
-        f"rms error / rms of the oracle: {found.own_error:.3g}; the reference's own: {found.reference_error:.3g}"
-    )
-    return Group(table, *(Text(f"  {n}", style="dim") for n in notes))
+        groups.setdefault((check.name, check.workload, check.distribution), []).append(check)
+    for names, checks in groups.items():
+        worst = max(checks, key=_strain)
+        good = sum(c.passed for c in checks)
+        style = "green" if good == len(checks) else "red"
+        cells = (f"{worst.value:.3g}", f"{worst.limit:.3g}", Text(f"seed {worst.seed}: {worst.detail}"))
+        table.add_row(*names, Text(f"{good} of {len(checks)}", style=style), *cells)
+    failed = [c for c in found.checks if not c.passed]
+    lines = [f"  failed: {c.name} on {c.workload}, {c.distribution}, seed {c.seed}: {c.detail}" for c in failed[:20]]
+    lines += [f"  scaled: {line}" for line in found.scaled]
+    errors = f"{found.own_error:.3g}; the reference's own: {found.reference_error:.3g}"
+    lines.append(f"  rms error / rms of the oracle: {errors}")
+    return Group(table, *(Text(line, style="dim") for line in lines))
+
+
+def _strain(check: Check) -> float:
+    """How close a comparison came to its limit; failed ones first."""
+    used = check.value / check.limit if check.limit else check.value
+    return (0.0 if check.passed else 1e9) + (used if math.isfinite(used) else 1e9)
+
+
+def _not_seen(evaluation: Evaluation) -> list[Text]:
+    """What no comparison could see, once for all of them; nothing where one was made on a device."""
+    if not evaluation.correctness or any(not c.not_seen for c in evaluation.correctness):
+        return []
+    items = dict.fromkeys(item for c in evaluation.correctness for item in c.not_seen)
+    return [Text("not seen by these comparisons", style="bold"), *(Text(f"  {item}", style="dim") for item in items)]
 
 
 def _timings(timings: Iterable[Timing]) -> Table:
@@ -208,7 +222,7 @@ def _source(graph: Graph, node: Node) -> RenderableType:
     source = node.evaluation.tuned_source or node.candidate.source
     parent = graph.nodes.get(node.parents[0]) if node.parents else None
     if parent is None:
-        return Group(Text("source", style="bold"), Syntax(source, "python", word_wrap=True))
+        return Group(Text("source", style="bold"), _highlighted(source, "python"))
     difference = "".join(
         difflib.unified_diff(
             parent.candidate.source.splitlines(keepends=True),
@@ -218,4 +232,9 @@ def _source(graph: Graph, node: Node) -> RenderableType:
         )
     )
     title = Text(f"difference to {parent.id}", style="bold")
-    return Group(title, Syntax(difference or "no difference\n", "diff", word_wrap=True))
+    return Group(title, _highlighted(difference or "no difference\n", "diff"))
+
+
+def _highlighted(text: str, language: str) -> Text:
+    """Coloured text without the padding that `Syntax` itself prints, so that it can be copied from a file."""
+    return Syntax("", language).highlight(text)
