@@ -1,8 +1,12 @@
 # ruff: noqa: N803, SIM108 -- kernels name their constants in capitals, and branch as kernels do
 """The interpreter's faults and pretences: bounds, wrapped indices, poison, host memory posing as a device."""
 
+import os
 import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from kernelevolve.worker import interpret
 from kernelevolve.worker.interpret import (
     AssumptionFailed,
     CannotBeSeen,
@@ -353,8 +358,21 @@ def test_a_false_assumption():
     x = torch.zeros(1, dtype=torch.int32)
     with interpreting():
         assuming[(1,)](x, 5)
-    with interpreting(), pytest.raises(AssumptionFailed):
+    with interpreting(), pytest.raises(AssumptionFailed, match=r"tl\.assume"):
         assuming[(1,)](x, 4)
+
+
+@triton.jit
+def hinting(x, n):
+    tl.store(x, tl.multiple_of(n, 16))
+
+
+def test_a_false_hint():
+    x = torch.zeros(1, dtype=torch.int32)
+    with interpreting():
+        hinting[(1,)](x, 32)
+    with interpreting(), pytest.raises(AssumptionFailed, match=r"multiple_of\(33, 16\)"):
+        hinting[(1,)](x, 33)
 
 
 def test_program_limit():
@@ -427,6 +445,86 @@ def test_the_process_can_still_compile():
     assert "ptx" in triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm
     with interpreting():
         copy[(1,)](torch.zeros(4), torch.zeros(4), 4, BLOCK=64)
+
+
+@triton.jit
+def warps(x, y, o):
+    tl.store(o, tl.extra.cuda.num_warps())
+    i = tl.arange(0, 16)
+    at = i[:, None] * 16 + i[None, :]
+    tl.store(y + at, tl.dot(tl.load(x + at), tl.load(x + at)))
+
+
+def test_launch_options_and_the_backend_are_seen_by_the_language():
+    x, o = torch.randn(16, 16), torch.zeros(1, dtype=torch.int32)
+    errors = {}
+    for backend, arch in (("cuda", 90), ("hip", "gfx950")):
+        with interpreting(device_answers={"backend": backend, "arch": arch}):
+            y = torch.zeros(16, 16)
+            warps[(1,)](x, y, o, num_warps=8)
+        errors[backend] = (y - x @ x).abs().max()
+        assert o.item() == 8
+    assert errors["hip"] < 1e-4 < errors["cuda"]
+
+
+CHILD = """
+import sys, torch, triton, triton.language as tl
+sys.path.insert(0, sys.argv[1])
+from kernelevolve.worker.interpret import OutOfBounds, interpreting
+
+@triton.jit
+def double(x):
+    return x * 2
+
+@triton.jit
+def kernel(x, o, N: tl.constexpr):
+    i = tl.arange(0, N)
+    v = double(tl.load(x + i))
+    tl.store(o + i, v - v.sum(0) + tl.max(v, 0).to(tl.float32))
+
+x, o = torch.arange(16.0), torch.zeros(16)
+with interpreting():
+    kernel[(1,)](x, o, N=16)
+assert torch.equal(o, x * 2 - 240 + 30), o
+try:
+    with interpreting():
+        kernel[(1,)](x[:8].clone(), o, N=16)
+except OutOfBounds as fault:
+    print(type(kernel).__name__, fault.element)
+"""
+
+
+@pytest.mark.parametrize(("setting", "kind"), [("1", "InterpretedFunction"), ("0", "JITFunction")])
+def test_with_and_without_triton_interpret(tmp_path, setting, kind):
+    source = tmp_path / "child.py"
+    source.write_text(CHILD)
+    root = str(Path(interpret.__file__).parents[3])
+    done = subprocess.run(
+        [sys.executable, str(source), root],
+        env={**os.environ, "TRITON_INTERPRET": setting},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.split() == [kind, "8"], done.stderr
+
+
+class TwoSteps(torch.nn.Module):
+    def forward(self, x):
+        o = torch.empty(x.shape, device=x.device, dtype=x.dtype)
+        flat_copy[(triton.cdiv(x.numel(), 1024),)](x.contiguous(), o, x.numel(), BLOCK=1024)
+        return o
+
+
+def test_a_module_at_full_size_on_meta_tensors():
+    model = TwoSteps()
+    with interpreting(address_only=True, device_answers=ANSWERS) as recorder:
+        assert model(torch.empty(2**15, 2**15, device="meta")).shape == (2**15, 2**15)
+        with pytest.raises(IndexOverflow):
+            model(torch.empty(2**17, 2**15, device="meta"))
+    assert recorder.report.launches == 2
+    assert any("values" in what for what in recorder.report.not_seen)
 
 
 def test_contexts_do_not_nest():

@@ -23,7 +23,7 @@ from .errors import (
     UnansweredDevice,
 )
 from .launch import Engine, InterpretReport, Recorder
-from .masquerade import posing
+from .masquerade import Answers, posing
 from .switch import redirected
 
 __all__ = [
@@ -70,14 +70,15 @@ def interpreting(
     if _engine is None:
         _engine = Engine()
     engine = _engine
-    recorder = Recorder(program_limit, poison, address_only)
+    answers = Answers(device_answers or {})
+    recorder = Recorder(program_limit, poison, address_only, answers.options())
 
     def launch(kernel: Any, grid: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         engine.launch(recorder, kernel, grid, args, kwargs)
 
     _active = True
     try:
-        with redirected(launch, engine.call, recorder.note), posing(device_answers or {}, recorder):
+        with redirected(launch, engine.call, recorder.note), posing(answers, recorder):
             yield recorder
     finally:
         _active = False

@@ -24,7 +24,7 @@ from .values import Handle, Wrap, candidate_line
 
 @dataclass(frozen=True)
 class Options:
-    """What the semantics ask of a target: every input precision and float8 type is accepted, overflow is watched."""
+    """What the semantics ask of a target; without one, every input precision and float8 type is accepted."""
 
     extern_libs: None = None
     debug: bool = False
@@ -95,7 +95,7 @@ class Builder(Types, Casts, Integers, Floats):
 
     def create_assume(self, condition: Handle) -> None:
         if not condition.data.all():
-            raise AssumptionFailed(candidate_line())
+            raise AssumptionFailed("the condition of tl.assume", candidate_line())
 
     def create_print(self, prefix: str, hexadecimal: bool, values: Sequence[Handle], signed: Sequence[bool]) -> None:
         pairs = zip(values, signed, strict=True)

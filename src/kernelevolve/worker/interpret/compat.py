@@ -10,6 +10,8 @@ from typing import Any
 import triton.language as tl
 from triton._C.libtriton import interpreter as native
 from triton._C.libtriton import ir
+from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import make_backend
 from triton.language.semantic import TritonSemantic
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.driver import driver
@@ -22,6 +24,7 @@ KERNELS = (JITFunction, InterpretedFunction)
 __all__ = [
     "KERNELS",
     "Autotuner",
+    "GPUTarget",
     "InterpretedFunction",
     "JITFunction",
     "TensorDescriptor",
@@ -33,8 +36,25 @@ __all__ = [
     "is_builtin",
     "native",
     "set_driver",
+    "target_facts",
     "tl",
 ]
+
+
+_FACTS = (
+    "arch",
+    "supported_fp8_dtypes",
+    "deprecated_fp8_dot_operand_dtypes",
+    "default_dot_input_precision",
+    "allowed_dot_input_precisions",
+    "max_num_imprecise_acc_default",
+)
+
+
+def target_facts(backend: str, arch: Any, warp_size: int) -> dict[str, Any]:
+    """What the compiler's backend for a target tells the language: types and input precisions it takes."""
+    options = make_backend(GPUTarget(backend, arch, warp_size)).parse_options({})
+    return {name: getattr(options, name) for name in _FACTS if getattr(options, name, None) is not None}
 
 
 def is_builtin(value: Any) -> bool:

@@ -46,11 +46,11 @@ class IndexOverflow(InterpretFault):
 
 
 class AssumptionFailed(InterpretFault):
-    """A condition given to ``tl.assume`` is false: the compiler would build on it."""
+    """A promise to the compiler, such as ``tl.assume`` or ``tl.multiple_of``, does not hold: it would build on it."""
 
-    def __init__(self, where: str) -> None:
-        super().__init__(f"tl.assume is given a false condition at {where}")
-        self.where = where
+    def __init__(self, promise: str, where: str) -> None:
+        super().__init__(f"{promise} does not hold at {where}")
+        self.promise, self.where = promise, where
 
 
 class InvalidDescriptor(InterpretFault):

@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from triton.language.extra import cuda
 
 from .builder import Builder
 from .compat import KERNELS, TritonSemantic, is_builtin, tl
-from .errors import CannotBeSeen
+from .errors import AssumptionFailed, CannotBeSeen
 from .formats import SCALARS, Block, Pointer
 from .values import Handle, candidate_line
 
@@ -214,7 +215,7 @@ class Language:
             (core.associative_scan, self.associative_scan),
             (core._reduce_with_indices, self.reduce_with_indices),
             (core.map_elementwise, self.map_elementwise),
-            (core.multiple_of, _hint),
+            (core.multiple_of, _multiple_of),
             (core.max_contiguous, _hint),
             (core.max_constancy, _hint),
             (core.static_assert, _static_assert),
@@ -229,6 +230,10 @@ class Language:
             (min, functools.partial(core.builtin_min.__wrapped__, _semantic=self.semantic)),
             (max, functools.partial(core.builtin_max.__wrapped__, _semantic=self.semantic)),
         ]
+        # Waiting for an earlier kernel, and letting a later one start, have nothing to do here.
+        pairs += [
+            (getattr(cuda, name), _ignore) for name in ("gdc_wait", "gdc_launch_dependents") if hasattr(cuda, name)
+        ]
         return {id(theirs): ours for theirs, ours in pairs}
 
     def _print(self, prefix: Any = "", *values: Any, hex: bool = False, **unused: Any) -> None:
@@ -242,7 +247,7 @@ class Language:
             if isinstance(member, KERNELS):
                 setattr(ours, name, _method(KernelCall(member, self.call_kernel)))
             elif getattr(member, "__qualname__", "").startswith("_tensor_member_fn"):
-                free = getattr(tl.core, name, None) or getattr(tl.math, name)
+                free = getattr(tl.core, name, None) or getattr(tl.math, name, None) or getattr(tl, name)
                 setattr(ours, name, _method(self.resolve(free)))
             elif is_builtin(member):
                 setattr(ours, name, _method(self._bind(member)))
@@ -414,12 +419,21 @@ def _method(function: Callable[..., Any]) -> Any:
     return method
 
 
+def _multiple_of(x: Any, values: Any, **unused: Any) -> Any:
+    """A scalar's hint is checked: the compiler builds on it."""
+    if isinstance(x, tl.tensor) and not x.type.is_block() and not x.type.is_ptr():
+        factor = int(plain(values[0] if isinstance(values, (list, tuple, tl.tuple)) else values))
+        if factor and int(x.handle.data.item()) % factor:
+            raise AssumptionFailed(f"tl.multiple_of({x.handle.data.item()}, {factor})", candidate_line())
+    return x
+
+
 def _hint(x: Any, values: Any, **unused: Any) -> Any:
     return x
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:
-    """``static_print`` speaks at compile time only."""
+    """``static_print`` speaks at compile time only; hints to the hardware's scheduler change no value."""
 
 
 def _condition(x: Any, **hints: Any) -> Any:

@@ -10,13 +10,13 @@ import itertools
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from .builder import Builder, Descriptor
+from .builder import Builder, Descriptor, Options
 from .compat import TensorDescriptor, TensorWrapper, ir, tl
 from .errors import CannotBeSeen, TooManyPrograms
 from .language import DescriptorValue, Language, Tensor, plain, pointer_tensor
@@ -29,6 +29,8 @@ NOT_SEEN = (
     "warps, stages, clusters and other launch options, and whether they fit the device",
     "the order in which reductions and tensor cores sum, and the width of their adders",
     "error of approximate hardware functions (exp, log, sin, division, rsqrt): they are given correctly rounded",
+    "wrapping of unsigned and 64-bit indices",
+    "an access outside a view but inside its tensor's storage",
     "flushing of denormal float32 values to zero",
     "time",
 )
@@ -76,7 +78,8 @@ class InterpretReport:
 class Recorder:
     """Counts of one `interpreting` context, and the addresses it knows."""
 
-    def __init__(self, program_limit: int | None, poison: bool, address_only: bool) -> None:
+    def __init__(self, program_limit: int | None, poison: bool, address_only: bool, options: Options) -> None:
+        self.options = options
         self.program_limit = program_limit
         self.poison = poison
         self.address_only = address_only
@@ -162,9 +165,14 @@ class Engine:
         with torch._C.DisableTorchFunction(), np.errstate(all="ignore"):
             arguments = _Arguments(self, recorder, ready)
             values = {name: arguments.convert(name, value) for name, value in given.items()}
-            memory = recorder.memory
-            memory.regions = arguments.regions
+            recorder.memory.regions = arguments.regions
+            self._target(recorder, kwargs)
             self._run(recorder, ready, sizes, values)
+
+    def _target(self, recorder: Recorder, kwargs: dict[str, Any]) -> None:
+        """What the language asks of the target, and the warps of this launch."""
+        warps = int(kwargs.get("num_warps", Options.num_warps))
+        self.builder.options = replace(recorder.options, num_warps=warps)
 
     def _run(self, recorder: Recorder, ready: Rewritten, sizes: tuple[int, int, int], values: dict[str, Any]) -> None:
         builder = self.builder

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from triton.backends.compiler import GPUTarget
 
-from .compat import active_driver, set_driver
+from .builder import Options
+from .compat import GPUTarget, active_driver, set_driver, target_facts
 from .errors import CannotBeSeen, UnansweredDevice
 from .launch import Recorder
 from .memory import POISON_BYTE
@@ -56,13 +56,21 @@ class Answers:
     def get(self, name: str, default: Any = None) -> Any:
         return self._given.get(name, default)
 
+    def options(self) -> Options:
+        """What the language may ask of this target; everything is allowed where no architecture is given."""
+        if "arch" not in self._given and "major" not in self._given:
+            return Options()
+        facts = target_facts(self.get("backend", "cuda"), self._arch(), self.get("warp_size", 0))
+        return Options(**facts)
+
+    def _arch(self) -> Any:
+        arch = self.get("arch")
+        return 10 * int(self.major) + int(self.minor) if arch is None else arch
+
     def target(self) -> GPUTarget:
         """Triton's target: backend (cuda unless given), architecture, warp size (32 on cuda, else must be given)."""
         backend = self.get("backend", "cuda")
-        arch = self.get("arch")
-        if arch is None:
-            arch = 10 * int(self.major) + int(self.minor)
-        return GPUTarget(backend, arch, self.get("warp_size", 32) if backend == "cuda" else self.warp_size)
+        return GPUTarget(backend, self._arch(), self.get("warp_size", 32) if backend == "cuda" else self.warp_size)
 
 
 class _Utils:
@@ -248,9 +256,8 @@ class _Pose(TorchFunctionMode):  # type: ignore[misc]
 
 
 @contextmanager
-def posing(given: Mapping[str, Any], recorder: Recorder) -> Iterator[None]:
+def posing(answers: Answers, recorder: Recorder) -> Iterator[None]:
     """Host memory poses as a device inside this context."""
-    answers = Answers(given)
     functions = _cuda_functions(answers)
     before = {name: getattr(torch.cuda, name) for name in functions if hasattr(torch.cuda, name)}
     driver = active_driver()
