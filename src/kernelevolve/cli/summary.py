@@ -83,9 +83,8 @@ def lines(graph: Graph, folder: Path, kernel: Path | None) -> list[str]:
         out += list(_best(best))
     out += _moves(graph)
     reason = graph.finished or "interrupted"
-    out.append(
-        f"  run          {len(graph.nodes)} candidate{'s' * (len(graph.nodes) != 1)} in {words.duration(graph.active_seconds)}; ended: {reason}"
-    )
+    count = f"{len(graph.nodes)} candidate{'s' * (len(graph.nodes) != 1)}"
+    out.append(f"  run          {count} in {words.duration(graph.active_seconds)}; ended: {reason}")
     out.append(f"  look closer  kernelevolve show {folder}{f' {best.id}' if best else ''}")
     out.append(f"  go on        kernelevolve resume {folder}")
     return out
