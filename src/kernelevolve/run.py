@@ -139,10 +139,14 @@ class Run:
 
         Raises:
             NoMovesLeft: the policy has nothing to go on from.
+            UsageError: the policy selected what is no node, or one node twice.
         """
         graph = self._graph
         rng = random.Random(f"{graph.created.seed}:{graph.asked}:select")
         parents = self._policy.select(graph, rng)
+        unknown = [parent for parent in parents if parent not in graph.nodes]
+        if unknown or len(set(parents)) != len(parents):
+            raise UsageError(f"policy {graph.created.policy.name!r} selected {parents}; parents are different nodes")
         if graph.is_exhausted(parents):
             raise NoMovesLeft("no moves left")
         brief = self._operator.brief(graph, parents)
@@ -169,7 +173,13 @@ class Run:
         return self.answered(brief.id, self._operator.writer.name, answer)
 
     def answered(self, brief: str, writer: str, answer: Answer) -> Candidate:
-        """The candidate that `answer` to a pending brief has become, before its evaluation."""
+        """The candidate that `answer` to a pending brief has become, before its evaluation.
+
+        Raises:
+            UsageError: no such brief waits for an answer.
+        """
+        if self._pending(brief) is not None:
+            raise UsageError(f"brief {brief!r} is answered already; ask for another one")
         candidate = Candidate(
             f"n{self._graph.written}", brief, writer, answer.source, answer.note, answer.plan, answer.cost
         )
@@ -200,7 +210,13 @@ class Run:
         return await self._retried("seat", candidate.id, once)
 
     def tell(self, candidate: Candidate, evaluation: Evaluation) -> Node:
-        """The node that `candidate` has become."""
+        """The node that `candidate` has become.
+
+        Raises:
+            UsageError: it does not wait for an evaluation; what is in the log stays as it is.
+        """
+        if self._pending(candidate.brief) != candidate:
+            raise UsageError(f"candidate {candidate.id} is not the pending answer to brief {candidate.brief!r}")
         twin, found = told_as_duplicate(self._graph, candidate, evaluation)
         found = replace(found, diagnosis=str(self._operator.diagnose(found)))
         worth = fitness(self._graph.created.problem, found)
@@ -211,12 +227,15 @@ class Run:
     async def submit(self, brief: str, source: str, note: str = "", *, writer: str = "guest") -> Node:
         """A guest's answer to the pending brief with id `brief`, evaluated and told.
 
+        After a MachineError the same source may be submitted again.
+
         Raises:
             UsageError: no such brief waits for an answer.
+            MachineError: the machine failed again and again.
         """
-        if self._pending(brief) is not None:
-            raise UsageError(f"brief {brief!r} is answered already; ask for another one")
-        candidate = self.answered(brief, writer, Answer(source, note))
+        candidate = self._pending(brief)
+        if candidate is None or candidate.source != source:
+            candidate = self.answered(brief, writer, Answer(source, note))
         return self.tell(candidate, await self.evaluate(candidate))
 
     def drop(self, brief: str, reason: str, *, exhausted: bool = False) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kernelevolve.errors import (
     MachineError,
@@ -26,6 +30,7 @@ from kernelevolve.errors import (
 )
 from kernelevolve.evaluation import Rung, RungReport, Verdict
 from kernelevolve.events import Component, Dropped, Evaluated, Finished, Noted, Written
+from kernelevolve.propose import Answer
 from kernelevolve.run import Equipment, create_run, holds_run, open_run, optimize, read_run, tail
 from kernelevolve.settings import settings_for
 from kernelevolve.testing import (
@@ -39,6 +44,7 @@ from kernelevolve.testing import (
 )
 
 SETTINGS = replace(settings_for("quick"), candidates=20, plateau=1000)
+ACTS = ("ask", "write", "tell", "drop", "submit", "reopen")
 
 
 def begin(folder, equip=None, **more):
@@ -116,6 +122,88 @@ def test_a_written_brief_cannot_be_answered_by_a_guest_too(tmp_path):
             asyncio.run(run.submit(brief.id, "# late\n"))
 
 
+def test_a_guest_may_try_again_after_the_machine_failed(tmp_path):
+    with begin(tmp_path, fake_equip(FakeEvaluator(lost=1.0))) as run:
+        brief = run.ask()
+        with pytest.raises(SeatLost):
+            asyncio.run(run.submit(brief.id, "# by hand\n"))
+    with open_run(tmp_path, fake_equip()) as run:
+        with pytest.raises(UsageError, match="answered already"):
+            asyncio.run(run.submit(brief.id, "# something else\n"))
+        assert asyncio.run(run.submit(brief.id, "# by hand\n")).id == "n0"
+
+
+def test_what_does_not_follow_never_gets_into_the_log(tmp_path):
+    with begin(tmp_path) as run:
+        node = asyncio.run(run.step())
+        waiting = asyncio.run(run.write(run.ask()))
+        before = tail(tmp_path)
+        for wrong in (
+            lambda: run.tell(node.candidate, node.evaluation),
+            lambda: run.tell(replace(waiting, source="# changed"), node.evaluation),
+            lambda: run.answered(waiting.brief, "guest", Answer("# other")),
+            lambda: run.answered("b9", "guest", Answer("# other")),
+            lambda: run.drop("b0", "too late"),
+        ):
+            with pytest.raises(UsageError):
+                wrong()
+        run._policy = Wrong()
+        for parents in (("n7",), ("n0", "n0")):
+            Wrong.parents = parents
+            with pytest.raises(UsageError, match="selected"):
+                run.ask()
+        assert tail(tmp_path) == before
+
+
+class Wrong:
+    reducers = ()
+    parents = ()
+
+    def select(self, graph, rng):
+        return self.parents
+
+
+@settings(max_examples=25, deadline=None)
+@given(acts=st.lists(st.tuples(st.sampled_from(ACTS), st.integers(0, 9)), max_size=30))
+def test_whatever_is_done_the_log_tells_the_same_graph(acts):
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "run"
+        run = begin(folder, settings=replace(SETTINGS, candidates=1000))
+        for act, pick in acts:
+            run = done(run, folder, act, pick)
+        live, again = run.graph, read_run(folder)
+        run.close()
+        assert dict(live.nodes) == dict(again.nodes)
+        assert dict(live.pending) == dict(again.pending)
+        assert (live.best, live.asked, live.drafts) == (again.best, again.asked, again.drafts)
+        assert len(live.nodes) + len(live.pending) <= live.asked
+        with open_run(folder, fake_equip(), settings=replace(SETTINGS, candidates=len(live.nodes) + 5)) as run:
+            assert drive(run) in (f"{len(live.nodes) + 5} candidates", "no moves left")
+            assert not run.graph.pending
+
+
+def done(run, folder, act, pick):
+    """The run after one act, on the pending brief number `pick` where there is one."""
+    graph = run.graph
+    pending = list(graph.pending.values())
+    chosen = pending[pick % len(pending)] if pending else None
+    if act == "ask" and not graph.is_exhausted(run._policy.select(graph, None)):
+        run.ask()
+    elif act == "write" and chosen:
+        with contextlib.suppress(NoMovesLeft):
+            asyncio.run(run.write(chosen.brief))
+    elif act == "tell" and chosen and chosen.candidate:
+        run.tell(chosen.candidate, asyncio.run(run.evaluate(chosen.candidate)))
+    elif act == "drop" and chosen:
+        run.drop(chosen.brief.id, "not wanted")
+    elif act == "submit" and chosen and not chosen.candidate:
+        asyncio.run(run.submit(chosen.brief.id, f"# {pick}\n"))
+    elif act == "reopen":
+        run.close()
+        return open_run(folder, fake_equip())
+    return run
+
+
 def test_the_same_source_is_not_measured_twice(tmp_path):
     class Counting(FakeEvaluator):
         seen = 0
@@ -134,8 +222,7 @@ def test_the_same_source_is_not_measured_twice(tmp_path):
 
 @pytest.mark.parametrize("writers", [1, 4])
 def test_pending_briefs_are_issued_again(tmp_path, writers):
-    settings = replace(SETTINGS, writers=writers)
-    with begin(tmp_path, settings=settings) as run:
+    with begin(tmp_path, settings=replace(SETTINGS, writers=writers)) as run:
         asyncio.run(run.step())
         run.ask()
         asyncio.run(run.write(run.ask()))
