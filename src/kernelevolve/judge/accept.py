@@ -40,17 +40,14 @@ FP8_FLOOR = 8e-2
 
 @dataclass
 class Pool:
-    """Sums over several cases of one small output: squares of the reference's error, of O, of the candidate's error."""
+    """Sums over several cases of one small output: squares of the reference's error and of O."""
 
     cases: int = 0
-    candidate_cases: int = 0
     count: int = 0
     reference: float = 0.0
     oracle: float = 0.0
     total: float = 0.0
     largest: float = 0.0
-    candidate: float = 0.0
-    candidate_count: int = 0
 
     @property
     def reference_rms(self) -> float:
@@ -64,6 +61,15 @@ class Pool:
     def centred_rms(self) -> float:
         mean = self.total / max(1, self.count)
         return math.sqrt(max(0.0, self.oracle / max(1, self.count) - mean * mean))
+
+
+@dataclass
+class Tally:
+    """Squares of one candidate's errors over several cases of one small output."""
+
+    cases: int = 0
+    count: int = 0
+    square: float = 0.0
 
 
 @dataclass
@@ -95,6 +101,12 @@ class Leaf:
     @property
     def few(self) -> bool:
         return bool(self.oracle.numel() < FEW)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that keeping it takes."""
+        kept = [self.oracle, self.absolute, None if self.pick is None else self.pick.source]
+        return sum(t.numel() * t.element_size() for t in kept if t is not None)
 
     @property
     def gradient(self) -> bool:
@@ -142,7 +154,9 @@ def make_leaf(
     elif leaf.rms == 0.0 and (not leaf.few or leaf.pool.oracle == 0.0):
         leaf.unusable = "the exact output is identically zero"
     elif leaf.few:
-        if leaf.pool.cases >= 8 and leaf.pool.centred_rms <= 10 * limit:
+        if leaf.oracle.numel() > 1 and leaf.centred <= 10 * limit:
+            leaf.unusable = "the exact output is nearly constant: its mean alone would pass"
+        elif leaf.pool.cases >= 8 and leaf.pool.centred_rms <= 10 * limit:
             leaf.unusable = "the exact output hardly depends on the inputs"
     elif leaf.centred <= 10 * max(limit, 1e-9 * leaf.rms):
         leaf.unusable = "the exact output is nearly constant: its mean alone would pass"
@@ -210,8 +224,10 @@ class Where:
     workload: str
     distribution: str
     seed: int
+    limited: str = ""
 
     def check(self, name: str, passed: bool, value: float, limit: float, detail: str) -> Check:
+        detail = f"{detail} ({self.limited})" if self.limited else detail
         return Check(name, self.workload, self.distribution, self.seed, passed, value, limit, detail)
 
 
@@ -242,13 +258,17 @@ class Found:
     reference: float = 0.0
 
 
-def check_leaf(where: Where, leaf: Leaf, values: Any, precision: str) -> Found:
-    """Compares the candidate's values (same shape and dtype as the reference's) with the oracle."""
+def check_leaf(where: Where, leaf: Leaf, values: Any, precision: str, tally: Tally | None = None) -> Found:
+    """Compares the candidate's values (same shape and dtype as the reference's) with the oracle.
+
+    Args:
+        tally: of this candidate's errors so far, where few elements are pooled over cases.
+    """
     if values.dtype is not leaf.dtype or values.shape != leaf.oracle.shape:
         raise ValueError(f"{leaf.path}: metadata must be checked before values")
     if not leaf.floating:
         return Found([_check_exact(where, leaf, values)])
-    return _check_floating(where, leaf, values, precision)
+    return _check_floating(where, leaf, values, precision, tally)
 
 
 def _check_exact(where: Where, leaf: Leaf, values: Any) -> Check:
@@ -285,7 +305,7 @@ def _check_positions(where: Where, leaf: Leaf, pick: Pick, values: Any) -> Check
     return where.check("positions", not bool(wrong.any().item()), float(wrong.sum().item()), 0.0, detail)
 
 
-def _check_floating(where: Where, leaf: Leaf, values: Any, precision: str) -> Found:
+def _check_floating(where: Where, leaf: Leaf, values: Any, precision: str, pooled: Tally | None) -> Found:
     tally = _tally(leaf, values, precision)
     count = leaf.oracle.numel()
     pattern = f"{leaf.path}: NaN and infinities {'stand where they should' if not tally.pattern else 'differ'}"
@@ -307,25 +327,23 @@ def _check_floating(where: Where, leaf: Leaf, values: Any, precision: str) -> Fo
         got, exact = values.reshape(-1)[place].item(), leaf.oracle.reshape(-1)[place].item()
         detail += f", worst at {_place(leaf, place)}: {got:.9g} instead of {exact:.9g}"
     checks.append(where.check("element", tally.beyond == 0, tally.worst, 1.0, detail))
-    if leaf.few:
-        checks += _pooled(where, leaf, tally.square, precision)
+    if leaf.few and pooled is not None:
+        checks += _pooled(where, leaf, pooled, tally.square, precision)
     return Found(checks, own, reference)
 
 
-def _pooled(where: Where, leaf: Leaf, square: float, precision: str) -> list[Check]:
-    pool = leaf.pool
-    pool.candidate_cases += 1
-    pool.candidate, pool.candidate_count = pool.candidate + square, pool.candidate_count + leaf.finite
-    if pool.candidate_cases < POOL:
+def _pooled(where: Where, leaf: Leaf, tally: Tally, square: float, precision: str) -> list[Check]:
+    tally.cases, tally.count, tally.square = tally.cases + 1, tally.count + leaf.finite, tally.square + square
+    if tally.cases < POOL:
         return []
-    rms = math.sqrt(pool.candidate / max(1, pool.candidate_count))
+    rms = math.sqrt(tally.square / max(1, tally.count))
     limit = rms_limit(leaf, precision, factor=5.0 if leaf.gradient else 2.0)
-    detail = f"{leaf.path}: rms error over {pool.candidate_cases} cases"
+    detail = f"{leaf.path}: rms error over {tally.cases} cases"
     return [where.check("rms-pooled", rms <= limit, rms, limit, detail)]
 
 
 @dataclass
-class _Tally:
+class _Errors:
     square: float = 0.0
     pattern: int = 0
     pattern_at: int = -1
@@ -334,8 +352,8 @@ class _Tally:
     worst_at: int = -1
 
 
-def _tally(leaf: Leaf, values: Any, precision: str) -> _Tally:
-    tally = _Tally()
+def _tally(leaf: Leaf, values: Any, precision: str) -> _Errors:
+    tally = _Errors()
     o_flat, c_flat = leaf.oracle.reshape(-1), values.detach().reshape(-1)
     s_flat = None if leaf.absolute is None else leaf.absolute.reshape(-1)
     u_out = torch.finfo(dtype_of(dtype_name(leaf.dtype))).eps / 2

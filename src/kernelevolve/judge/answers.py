@@ -6,7 +6,7 @@ machine's. Left to others: forking (`nursery`), the work itself (`reference`, `a
 describe {problem, workloads?, budget?}    -> described {descriptions}          full, scaled, ragged of each workload
 oracle   {opened}                          -> ready {}
 case     {case}                            -> computed {usable, reason, outputs, changed_inputs, limited, ...}
-compare  {metas, handles?} + attachments   -> compared {checks, own_error, reference_error}
+compare  {case, metas, handles?, candidate?}  -> compared {checks, own_error, reference_error}     + bytes
 baseline {opened, arm, seed, distribution} -> ready {}      arm: eager, compile, compile-max-autotune
 warm     {seconds}                         -> warmed {calls, seconds, first, slots, flush}
 burst    {calls}                           -> timed {milliseconds}
@@ -117,7 +117,8 @@ def _compare(state: State, message: Message) -> Answered:
                 return torch.empty(meta.shape, dtype=outputs.dtype_of(meta.dtype), device=reference.opened.device)
             raise MachineError(f"{meta.path}: neither bytes nor a handle arrived for it")
 
-        compared = reference.compare(metas, values)
+        case = codec.from_data(Case, message.body["case"])
+        compared = reference.compare(case, metas, values, str(message.body.get("candidate", "")))
     return "compared", codec.to_data(compared)
 
 

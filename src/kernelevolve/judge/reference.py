@@ -11,6 +11,7 @@ reference in the declared precision stands in for it, and `limited` says so.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from kernelevolve.tensors import call, draw, load
 from kernelevolve.tensors.outputs import TensorMeta, dtype_of
 
 CALIBRATION_SECONDS = 5.0
+KEPT_BYTES = 1 << 28  # of oracles kept for a second candidate on the same case
 ABSOLUTE_ELEMENTS = 1 << 28  # outputs larger than this get the simpler estimate of S
 Leaves = list[tuple[str, Any]]
 
@@ -74,59 +76,70 @@ class Reference:
         self._plain = [(m, dict(_plain(m))) for model in (self.model, self.double) for m in model.modules()]
         self._start: dict[str, Any] = {}
         self._pools: dict[tuple[str, str], accept.Pool] = {}
-        self.leaves: list[accept.Leaf] = []
-        self.where = accept.Where("", "", 0)
+        self._tallies: dict[tuple[str, str, str], accept.Tally] = {}
+        self._known: OrderedDict[Case, tuple[list[accept.Leaf], Computed]] = OrderedDict()
 
     @staticmethod
     def _held(model: Any) -> Leaves:
         return [*model.named_parameters(), *model.named_buffers()]
 
     def compute(self, case: Case) -> Computed:
-        """Draws the case and computes O and R; `compare` then refers to it.
+        """Draws the case and computes O and R; kept for the next question about it as far as memory allows.
 
         Raises:
             ProblemError: the reference raises on it.
         """
-        self.leaves = []
+        if case in self._known:
+            self._known.move_to_end(case)
+            return self._known[case][1]
         leaves, changed, limited = self._both(case)
         if any(leaf.few and leaf.floating for leaf in leaves):
             self._calibrate(case)
             leaves, changed, limited = self._both(case)
-        self.leaves = leaves
-        label = self.opened.description.variant.label
-        self.where = accept.Where(label, case.distribution, case.seed)
         judged = [leaf for leaf in leaves if not leaf.path.startswith("state:")]
         usable = any(not leaf.unusable for leaf in judged)
         reason = "" if usable else f"{judged[0].path}: {judged[0].unusable}"
         errors = [accept.relative(leaf.reference_rms, leaf.base) for leaf in leaves if leaf.floating]
-        return Computed(
-            usable, reason, tuple(leaf.path for leaf in leaves), tuple(changed), limited, max(errors, default=0.0)
-        )
+        paths = tuple(leaf.path for leaf in leaves)
+        computed = Computed(usable, reason, paths, tuple(changed), limited, max(errors, default=0.0))
+        self._known[case] = leaves, computed
+        while (
+            len(self._known) > 1 and sum(leaf.nbytes for kept, _ in self._known.values() for leaf in kept) > KEPT_BYTES
+        ):
+            self._known.popitem(last=False)
+        return computed
 
-    def compare(self, metas: Sequence[TensorMeta], values: Callable[[TensorMeta], Any]) -> Comparison:
-        """Compares what the candidate gave for the last case.
+    def compare(
+        self, case: Case, metas: Sequence[TensorMeta], values: Callable[[TensorMeta], Any], candidate: str = ""
+    ) -> Comparison:
+        """Compares what the candidate gave for `case`.
 
         Args:
             metas: of its outputs in order, and of its buffers as `state:NAME`; unknown buffers are ignored.
             values: gives the tensor of a meta whose shape and dtype fit.
+            candidate: under which name errors of outputs with few elements are pooled; empty = not pooled.
         """
-        known = {leaf.path for leaf in self.leaves}
+        limited = self.compute(case).limited
+        leaves = self._known[case][0]
+        where = accept.Where(self.opened.description.variant.label, case.distribution, case.seed, limited)
+        known = [leaf.path for leaf in leaves]
         given = {meta.path: meta for meta in metas}
         surplus = [m.path for m in metas if m.path not in known and not m.path.startswith(("state:", "input:"))]
         checks: list[Check] = []
         if surplus:
-            detail = f"{surplus[0]}: the reference gives no such output; it gives {', '.join(sorted(known))}"
-            checks.append(self.where.check("meta", False, float(len(surplus)), 0.0, detail))
+            detail = f"{surplus[0]}: the reference gives no such output; it gives {', '.join(known)}"
+            checks.append(where.check("meta", False, float(len(surplus)), 0.0, detail))
         own = reference = 0.0
-        for leaf in self.leaves:
+        for leaf in leaves:
             meta = given.get(leaf.path)
             if meta is None and leaf.path.startswith("state:"):
                 detail = f"{leaf.path}: the reference changes this buffer in its call, the candidate has none like it"
-                checks.append(self.where.check("state", False, 1.0, 0.0, detail))
+                checks.append(where.check("state", False, 1.0, 0.0, detail))
                 continue
-            checks.append(accept.check_meta(self.where, leaf, meta, self.opened.device))
+            checks.append(accept.check_meta(where, leaf, meta, self.opened.device))
             if meta is not None and checks[-1].passed:
-                found = accept.check_leaf(self.where, leaf, values(meta), self.opened.precision)
+                pool = self._tallies.setdefault((candidate, case.distribution, leaf.path), accept.Tally())
+                found = accept.check_leaf(where, leaf, values(meta), self.opened.precision, pool if candidate else None)
                 checks += found.checks
                 own, reference = max(own, found.own), max(reference, found.reference)
         return Comparison(tuple(checks), own, reference)

@@ -17,15 +17,20 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
 
 from kernelevolve.errors import KernelEvolveError
 from kernelevolve.problem import Problem
 from kernelevolve.tensors.call import run
-from kernelevolve.tensors.load import blamed, build_model, declared_inputs, load_module
+from kernelevolve.tensors.load import blamed, build_model, declared_inputs, load_module, seeded
 from kernelevolve.tensors.probe import Cost, Probe, probe
 
 LEAST = 16  # smaller literals are kernel sizes, strides, groups, heads: structure, not size
 MOST = 1 << 40  # larger literals are bounds of random integers and hash constants
+PATIENCE = 8.0  # times the budget that keeping the output dependent on its inputs may cost
 FACTORS = (8, 4, 2)
 FLOORS = (8, 4, 2)  # values are first kept at 8 or more, then at 4, then at 2
 
@@ -144,6 +149,7 @@ def scale(source: str, problem: Problem, budget: Budget) -> Scaled:
     """
     search = _Search(source, problem, budget)
     search.shrink()
+    search.keep_dependence()
     search.make_runnable()
     cost = search.probe.cost
     labels = (f"scaled reference exceeds the interpreter's budget {budget.excess(cost):.1f} times",)
@@ -169,6 +175,7 @@ class _Search:
         self.probe = self.full
         self.sizes = {n.value: n.value for n in literals(source)}
         self.history: list[dict[int, int]] = [dict(self.sizes)]
+        self.pinned: set[int] = set()
 
     def shrink(self) -> None:
         """Divides the largest value that helps, or two at once, until the cost fits or nothing helps."""
@@ -185,7 +192,10 @@ class _Search:
 
     def _moves(self, floor: int) -> Iterator[tuple[int, ...]]:
         """Single values, largest first; then pairs, for sizes that must stay in proportion."""
-        values = sorted((v for v in self.sizes if self.sizes[v] > floor), key=lambda v: (-self.sizes[v], -v))
+        values = sorted(
+            (v for v in self.sizes if self.sizes[v] > floor and v not in self.pinned),
+            key=lambda v: (-self.sizes[v], -v),
+        )
         yield from ((v,) for v in values)
         yield from itertools.combinations(values, 2)
 
@@ -223,6 +233,31 @@ class _Search:
                     return False
         return True
 
+    def keep_dependence(self) -> None:
+        """Where the small output no longer depends on the inputs (one channel left per group), starts again without
+        touching the one size that restores it; where no single one does, the problem itself is so."""
+        if self._depends(self.sizes):
+            return
+        for value in sorted(v for v in self.sizes if self.sizes[v] != v):
+            attempt = {**self.sizes, value: value}
+            tried = self._try(attempt)
+            if tried is None or self.budget.excess(tried.cost) > PATIENCE or not self._depends(attempt):
+                continue
+            small, self.pinned = (self.sizes, self.probe, self.history), {value}
+            self.sizes, self.probe = {v: v for v in self.sizes}, self.full
+            self.history = [dict(self.sizes)]
+            self.shrink()
+            if self.budget.excess(self.probe.cost) <= PATIENCE and self._depends(self.sizes):
+                return
+            (self.sizes, self.probe, self.history), self.pinned = small, set()
+
+    def _depends(self, sizes: Mapping[int, int]) -> bool:
+        """Whether other inputs give another output, with weights that are not all equal."""
+        first, second = self._outputs(sizes, 1), self._outputs(sizes, 2)
+        if first is None or second is None:
+            return False
+        return any(_differs(a, b) for (_, a), (_, b) in zip(first, second, strict=True))
+
     def make_runnable(self) -> None:
         """Goes back, step by step, to the smallest sizes at which the reference also runs with real numbers."""
         while not self._runs(self.sizes):
@@ -234,14 +269,21 @@ class _Search:
             self.probe = self._try(self.sizes) or self.full
 
     def _runs(self, sizes: Mapping[int, int]) -> bool:
+        return self._outputs(sizes, 0) is not None
+
+    def _outputs(self, sizes: Mapping[int, int], seed: int) -> list[tuple[str, Any]] | None:
+        """Real outputs at these sizes, with noise on all weights; None where the reference raises."""
         try:
             module = load_module(replace(self.source, sizes), self.problem.path)
             model = build_model(module, seed=0, precision=self.problem.precision, mode=self.problem.mode)
-            with blamed(module.__file__ or "", self.problem.path, "forward"):
-                run(model, _cast_like(declared_inputs(module, seed=0), self.probe))
+            with torch.no_grad(), seeded(0):
+                for parameter in model.parameters():
+                    parameter.add_(0.1 * torch.randn(parameter.shape).to(parameter.dtype))
+            arguments = _cast_like(declared_inputs(module, seed=seed), self.probe)
+            with blamed(module.__file__ or "", self.problem.path, "forward"), seeded(0):
+                return run(model, arguments)
         except KernelEvolveError:
-            return False
-        return True
+            return None
 
     def ragged(self) -> dict[int, int]:
         """Sizes near the scaled ones that divide nothing; empty where the reference accepts none."""
@@ -259,9 +301,14 @@ class _Search:
         return sizes if sizes != self.sizes else {}
 
 
-def _cast_like(arguments: list[object], seen: Probe) -> list[object]:
-    from torch.utils import _pytree as pytree
+def _differs(one: Any, other: Any) -> bool:
+    if not one.is_floating_point():
+        return not torch.equal(one, other)
+    a, b = one.double().nan_to_num(), other.double().nan_to_num()
+    return bool((a - b).square().sum().item() > 1e-10 * a.square().sum().item())
 
+
+def _cast_like(arguments: list[Any], seen: Probe) -> list[Any]:
     leaves, tree = pytree.tree_flatten(arguments)
     wanted = [leaf for _, leaf in seen.inputs]
     cast = [a.to(w.dtype) if hasattr(w, "dtype") else a for a, w in zip(leaves, wanted, strict=True)]
