@@ -94,6 +94,8 @@ def _headline(graph: Graph) -> str:
     best = graph.best
     if best is None:
         furthest = _furthest(graph)
+        if furthest is None and graph.pending:
+            return "no candidate is evaluated yet"
         if furthest is None:
             return f"no candidate was evaluated ({graph.last_drop or 'nothing was written'})"
         failed = next((r for r in furthest.evaluation.rungs if r.status == "failed"), None)
