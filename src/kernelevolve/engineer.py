@@ -1,0 +1,112 @@
+"""The built-in engineer of one run: translator for the writer, and costs for the modelled time.
+
+In: a problem, a platform, the captured program. Out: drafts, and the bytes and FLOPs of candidates and baselines. Left
+to others: capturing (in a sealed process), planning and writing (`translate`), choosing parents, judging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
+
+from kernelevolve.candidate import Candidate, Choice
+from kernelevolve.errors import ProblemError, UncoveredOp
+from kernelevolve.evaluate.traffic import works
+from kernelevolve.evaluation import LaunchPlan
+from kernelevolve.platforms import Platform
+from kernelevolve.platforms.cost import Work
+from kernelevolve.problem import Problem
+from kernelevolve.propose import Draft
+from kernelevolve.propose.builtin import plan_key
+from kernelevolve.translate import baseline, errors
+from kernelevolve.translate.baseline import OpWork
+from kernelevolve.translate.first import first_plan
+from kernelevolve.translate.ir import Program
+from kernelevolve.translate.moves import moves
+from kernelevolve.translate.plan import Plan
+from kernelevolve.translate.render import render
+
+Programs = Callable[[str], Program]
+
+
+class Engineer:
+    """Writes kernels from the captured program by plan and move; see `propose.Translator` and `evaluate.ladder.Costs`.
+
+    Args:
+        program: gives the captured program of a workload; the first workload's is what kernels are written from.
+    """
+
+    def __init__(self, problem: Problem, platform: Platform, program: Programs) -> None:
+        self.problem, self.platform, self._program = problem, platform, program
+
+    @property
+    def program(self) -> Program:
+        """What kernels are written from."""
+        return self._program(self.problem.workloads[0].name)
+
+    async def first(self, seed: int) -> Draft:
+        """See `Translator.first`: the planner's best guess for seed 0, a random walk of moves away for others."""
+        return await asyncio.to_thread(self._first, seed)
+
+    def _first(self, seed: int) -> Draft:
+        with_tf32 = self.problem.precision == "tf32"
+        try:
+            plan = first_plan(self.program, self.platform.name, allow_tf32=with_tf32)
+        except errors.UncoveredOp as error:
+            raise UncoveredOp(error.op, f"{self.problem.path}, {error.line}") from error
+        except errors.TranslateError as error:
+            raise ProblemError(f"{self.problem.path}: {error}") from error
+        notes = ["the planner's first choice"]
+        rng = random.Random(seed)
+        for _ in range(0 if seed == 0 else rng.randint(1, 3)):
+            options = moves(self.program, plan, "unknown", frozenset())
+            if options:
+                move = rng.choice(options)
+                plan = move.plan
+                notes.append(move.name)
+        return self._draft(plan, ", then ".join(notes))
+
+    async def next(
+        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random
+    ) -> Draft | None:
+        """See `Translator.next`."""
+        return await asyncio.to_thread(self._next, plan, limit, tried)
+
+    def _next(self, data: Mapping[str, Any], limit: str, tried: Container[str]) -> Draft | None:
+        plan = Plan.from_json(json.dumps(data))
+        for move in moves(self.program, plan, limit, frozenset()):
+            if plan_key(self._data(move.plan)) not in tried:
+                return self._draft(move.plan, f"{move.name}: {move.reason}")
+        return None
+
+    @staticmethod
+    def _data(plan: Plan) -> Mapping[str, Any]:
+        data: Mapping[str, Any] = json.loads(plan.to_json())
+        return data
+
+    def _draft(self, plan: Plan, note: str) -> Draft:
+        source = render(self.program, plan, reference_source=self.problem.source)
+        return Draft(source, self._data(plan), note)
+
+    def candidate(self, candidate: Candidate, plan: LaunchPlan, choice: Mapping[str, Choice]) -> Sequence[Work]:
+        """See `Costs.candidate`."""
+        program = self._program(plan.workload)
+        products = [w.flops for w in baseline.eager(program, program.at_full_size()) if w.library]
+        return works(candidate.source, plan, choice, products)
+
+    def baselines(self, workload: str) -> Mapping[str, Sequence[Work]]:
+        """See `Costs.baselines`; `compile-max-autotune` is modelled as `compile`."""
+        program = self._program(workload)
+        sizes = program.at_full_size()
+        both = {"eager": baseline.eager(program, sizes), "compile": baseline.compiled(program, sizes)}
+        return {name: [_work(w) for w in both[name.removesuffix("-max-autotune")]] for name in self.problem.baselines}
+
+
+def _work(work: OpWork) -> Work:
+    flops = {work.arithmetic: work.flops}
+    if work.library:
+        return Work(work.name, work.bytes_read, work.bytes_written, flops, maker="library")
+    return Work(work.name, work.bytes_read, work.bytes_written, flops)

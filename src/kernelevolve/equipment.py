@@ -1,0 +1,162 @@
+"""What the runs of one problem work with on this machine: processes, the bench, the ladder, devices, the engineer.
+
+In: a problem; then, for each run, its first event and the folder that holds builds. Out: `Equipment`. Left to others:
+the loop (`run`), and each step. Sibling runs share the processes, the bench and the captured program.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from kernelevolve import codec, plugins
+from kernelevolve.engineer import Engineer
+from kernelevolve.errors import MissingDevice, ProblemError, SeatLost, UncoveredOp, UsageError
+from kernelevolve.evaluate.bench import Bench
+from kernelevolve.evaluate.ladder import Ladder
+from kernelevolve.evaluate.measure import Device
+from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Refusal, Roles
+from kernelevolve.evaluate.timing import Blocks
+from kernelevolve.events import Created
+from kernelevolve.nursery import Limits
+from kernelevolve.platforms import Platform
+from kernelevolve.problem import Problem, workload_source
+from kernelevolve.run import Equipment
+from kernelevolve.settings import Settings
+from kernelevolve.translate.ir import Program
+
+_CAPTURE_SECONDS = 300.0
+_LIMITS = Limits(memory_bytes=16 << 30)
+_BLOCKS = {"quick": Blocks(6, 1), "standard": Blocks(12, 2), "deep": Blocks(30, 2)}
+_FULL_CASES = {"quick": 3, "standard": 6, "deep": 12}
+
+
+class Workshop:
+    """Equips the runs of one problem; call it as `Equip`, close it at the end.
+
+    Args:
+        device: `auto` for the first accelerator here that is the run's platform, `none` to do without, or torch's name
+            of one, such as `cuda:1`.
+    """
+
+    def __init__(self, problem: Problem, *, device: str = "auto") -> None:
+        self.problem, self._wanted = problem, device
+        self.roles = Roles()
+        self._bench: Bench | None = None
+        self._programs: dict[str, Program | UncoveredOp] = {}
+        self._here: Mapping[str, str] | None = None
+        self._seats: list[Device] = []
+
+    def __call__(self, created: Created, builds: Path) -> Equipment:
+        """The equipment of one run.
+
+        Raises:
+            ProblemError: the reference cannot be used.
+            UnknownName: a platform that nobody registered.
+            MissingDevice: the accelerator that was asked for is not here, or is another platform.
+        """
+        if created.problem.key != self.problem.key:
+            raise UsageError(f"this workshop is for problem {self.problem.name!r}, not {created.problem.name!r}")
+        platform: Platform = plugins.load("platforms", created.platform)
+        settings = codec.from_data(Settings, codec.to_data(created.settings))
+        bench = self.bench(builds)
+        engineer = Engineer(self.problem, platform, self.program)
+        ladder = Ladder(bench, platform, settings, engineer, seed=created.seed, device=self._device(platform, settings))
+        return Equipment(ladder, platform.figures, engineer, close=ladder.builder.close)
+
+    def bench(self, builds: Path) -> Bench:
+        """The problem's bench, prepared when first needed."""
+        if self._bench is None:
+            self.roles.warm("judge", "translator", "builder", "worker")
+            self._bench = Bench(self.problem, self.roles, builds)
+        return self._bench
+
+    def program(self, workload: str) -> Program:
+        """The captured reference at one workload's full size.
+
+        Raises:
+            UncoveredOp, ProblemError: it cannot be captured.
+        """
+        if workload not in self._programs:
+            try:
+                self._programs[workload] = self._capture(workload)
+            except UncoveredOp as error:
+                self._programs[workload] = error
+        found = self._programs[workload]
+        if isinstance(found, UncoveredOp):
+            raise found
+        return found
+
+    def _capture(self, workload: str) -> Program:
+        source = workload_source(self.problem, self.problem.workload(workload))
+        with self.roles["translator"].open(_LIMITS) as translator:
+            try:
+                body = {"source": source, "path": self.problem.path}
+                answer = translator.ask("capture", body, seconds=_CAPTURE_SECONDS)
+            except Refusal as refusal:
+                raise ProblemError(refusal.message) from refusal
+            except (ChildDied, ChildSilent) as error:
+                raise SeatLost(f"while capturing the reference: {error}") from error
+            text = answer.attachments["program"].read().decode()
+            answer.close()
+        return Program.from_json(text)
+
+    def _device(self, platform: Platform, settings: Settings) -> Device | None:
+        if self._wanted == "none":
+            return None
+        if self._here is None:
+            self._here = find_devices()
+        names = {place: found for place, found in self._here.items() if _is(platform, found)}
+        if self._wanted != "auto":
+            if self._wanted not in names:
+                known = ", ".join(f"{p} ({n})" for p, n in self._here.items()) or "none"
+                raise MissingDevice(
+                    f"device {self._wanted!r} is not here or is no {platform.name}; devices here: {known}; "
+                    "leave --device out to build and model without one"
+                )
+            names = {self._wanted: names[self._wanted]}
+        if not names:
+            return None
+        place, name = next(iter(names.items()))
+        made = Device(place, name, blocks=_BLOCKS[settings.effort], full_cases=_FULL_CASES[settings.effort])
+        self._seats.append(made)
+        return made
+
+    def close(self) -> None:
+        """Ends all processes."""
+        for seat in self._seats:
+            seat.free()
+        if self._bench is not None:
+            self._bench.close()
+        self.roles.close()
+
+
+_PROBE = """
+import json, torch
+found = {}
+if torch.cuda.is_available():
+    for i in range(torch.cuda.device_count()):
+        p = torch.cuda.get_device_properties(i)
+        found[f"cuda:{i}"] = p.name + " " + getattr(p, "gcnArchName", "").split(":")[0]
+print(json.dumps(found))
+"""
+
+
+def find_devices() -> dict[str, str]:
+    """The accelerators of this machine as torch sees them: `cuda:0` to product name and architecture.
+
+    A process of its own asks, because the host never imports torch.
+    """
+    done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        return {}
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {str(k): str(v).strip() for k, v in found.items()}
+
+
+def _is(platform: Platform, found: str) -> bool:
+    """Whether the product called `found` is this platform: `NVIDIA H200` is h200."""
+    return platform.name.lower() in found.lower().replace(" ", "").replace("-", "")

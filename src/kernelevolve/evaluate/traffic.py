@@ -1,0 +1,175 @@
+"""What a candidate's launches move and compute, from its text and its LaunchPlan.
+
+In: the source, the plan at full size, the knob choice, the FLOPs of the reference's products. Out: `Work` per fill and
+launch. Left to others: the time (`platforms.cost`).
+
+How bytes are counted: every place in a kernel where a pointer argument is loaded walks over its buffer once, so a
+second pass over a row is a second read; a matrix kernel's tiles are read again from the cache, so its operands count
+once. How FLOPs are counted: the reference's products are dealt out, in order, to the kernels that contain `tl.dot`, in
+the arithmetic that the dot asks for; the rest is too little to matter beside the bytes and is left out. It is an
+estimate for ranking: a kernel whose loads are masked off reads less than counted here.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kernelevolve.candidate import Choice
+from kernelevolve.evaluation import Buffer, Launch, LaunchPlan
+from kernelevolve.platforms.cost import Work
+
+_BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
+_PRODUCTS = {"ieee": "fp32", "tf32": "tf32", "tf32x3": "tf32x3", "bf16x3": "bf16x3", "bf16x6": "bf16x6"}
+_NARROW = {"float16": "fp16", "bfloat16": "bf16", "float64": "fp64", "int8": "int8"}
+
+
+@dataclass(frozen=True)
+class Sites:
+    """What one kernel's text does.
+
+    Attributes:
+        loads: how often each argument is loaded from.
+        stores: arguments that are stored to or updated atomically.
+        dots: the `input_precision` of each `tl.dot`: a literal, or a constexpr argument's name.
+    """
+
+    loads: Mapping[str, int]
+    stores: frozenset[str]
+    dots: tuple[str, ...]
+
+
+def read_sites(source: str) -> dict[str, Sites]:
+    """The sites of every function in the file, by name."""
+    return {n.name: _sites(n) for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef)}
+
+
+def _sites(function: ast.FunctionDef) -> Sites:
+    arguments = {a.arg for a in function.args.args}
+    roots = _pointers(function, arguments)
+    loads: dict[str, int] = {}
+    stores: set[str] = set()
+    dots: list[str] = []
+    for call in (n for n in ast.walk(function) if isinstance(n, ast.Call)):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        # `tl.load(pointer)` or `descriptor.load([..])`
+        places: list[ast.AST] = [*call.args[:1]]
+        if isinstance(call.func, ast.Attribute) and not _is_tl(call.func.value):
+            places = [call.func.value]
+        touched = {
+            r for place in places for n in ast.walk(place) if isinstance(n, ast.Name) for r in roots.get(n.id, ())
+        }
+        if name in ("load", "gather", "load_tensor_descriptor"):
+            for argument in touched:
+                loads[argument] = loads.get(argument, 0) + 1
+        elif name in ("store", "scatter", "store_tensor_descriptor") or name.startswith("atomic_"):
+            stores |= touched
+        elif name == "dot":
+            dots.append(_precision(call))
+    return Sites(loads, frozenset(stores), tuple(dots))
+
+
+def _is_tl(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("tl", "language")
+
+
+def _pointers(function: ast.FunctionDef, arguments: set[str]) -> dict[str, set[str]]:
+    """For each name the arguments that it was computed from by plain assignments, pointers among them."""
+    roots: dict[str, set[str]] = {a: {a} for a in arguments}
+    for _ in range(2):  # twice, because loops carry names backwards
+        for node in ast.walk(function):
+            value = getattr(node, "value", None)
+            if not isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign)) or value is None or _loads(value):
+                continue
+            found = {r for n in ast.walk(value) if isinstance(n, ast.Name) for r in roots.get(n.id, ())}
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in (n for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)):
+                roots.setdefault(target.id, set()).update(found)
+    return roots
+
+
+def _loads(value: ast.AST) -> bool:
+    names = [n.attr for n in ast.walk(value) if isinstance(n, ast.Attribute)]
+    return "load" in names
+
+
+def _precision(call: ast.Call) -> str:
+    for keyword in call.keywords:
+        if keyword.arg == "input_precision":
+            value = keyword.value
+            return value.id if isinstance(value, ast.Name) else str(getattr(value, "value", "tf32"))
+    return "tf32"
+
+
+def works(source: str, plan: LaunchPlan, choice: Mapping[str, Choice], products: Sequence[float]) -> tuple[Work, ...]:
+    """The work of every fill and launch of `plan`, in order.
+
+    Args:
+        choice: of the knobs, for a precision that is one.
+        products: FLOPs of the reference's matrix products and convolutions, in order.
+    """
+    sites = read_sites(source)
+    buffers = {b.name: b for b in plan.buffers}
+    made = [Work(f"fill {f.buffer}", 0.0, _size(buffers[f.buffer]), compiled=False) for f in plan.fills]
+    left = list(products)
+    dotted = [launch for launch in plan.launches if _of(sites, launch).dots]
+    touched: set[str] = set()
+    for launch in plan.launches:
+        flops = 0.0
+        if launch in dotted and left:
+            # Where one kernel does several products, it takes what the later kernels leave.
+            rest = len(dotted) - dotted.index(launch) - 1
+            take = max(1, len(left) - rest) if not rest else 1
+            flops = sum(left.pop(0) for _ in range(min(take, len(left))))
+        made.append(_work(launch, _of(sites, launch), buffers, touched, flops, choice))
+        touched |= {_buffer(v) for v in launch.arguments.values()}
+    return tuple(made)
+
+
+def _of(sites: Mapping[str, Sites], launch: Launch) -> Sites:
+    return sites.get(launch.kernel, Sites({}, frozenset(), ()))
+
+
+def _work(
+    launch: Launch,
+    sites: Sites,
+    buffers: Mapping[str, Buffer],
+    touched: set[str],
+    flops: float,
+    choice: Mapping[str, Choice],
+) -> Work:
+    read = reused = wrote = 0.0
+    for argument, value in launch.arguments.items():
+        buffer = buffers.get(_buffer(value))
+        if buffer is None:
+            continue
+        passes = min(1, sites.loads.get(argument, 0)) if sites.dots else sites.loads.get(argument, 0)
+        read += passes * _size(buffer)
+        reused += passes * _size(buffer) if buffer.name in touched else 0.0
+        wrote += _size(buffer) if argument in sites.stores else 0.0
+    arithmetic = {_arithmetic(launch, sites, buffers, choice): flops} if flops else {}
+    return Work(launch.kernel, read, wrote, arithmetic, math.prod(launch.grid) or None, "generated", reused)
+
+
+def _arithmetic(launch: Launch, sites: Sites, buffers: Mapping[str, Buffer], choice: Mapping[str, Choice]) -> str:
+    kinds = {buffers[b].dtype for v in launch.arguments.values() if (b := _buffer(v)) in buffers}
+    narrow = [_NARROW[k] for k in sorted(kinds) if k in _NARROW]
+    if narrow and "float32" not in {
+        buffers[b].dtype for a in sites.loads if (b := _buffer(launch.arguments.get(a))) in buffers
+    }:
+        return narrow[0]
+    asked = sites.dots[0] if sites.dots else "ieee"
+    literal: Any = launch.constants.get(asked, choice.get(asked, asked))
+    return _PRODUCTS.get(str(literal), "fp32")
+
+
+def _size(buffer: Buffer) -> float:
+    return float(math.prod(buffer.shape) * _BYTES.get(buffer.dtype, 1))
+
+
+def _buffer(argument: Any) -> str:
+    text = argument if isinstance(argument, str) else ""
+    return text.removeprefix("buffer ").rsplit("+", 1)[0] if text.startswith("buffer ") else ""
