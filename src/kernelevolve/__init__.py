@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kernelevolve.errors import UnknownName as UnknownName
     from kernelevolve.errors import UsageError as UsageError
     from kernelevolve.errors import WriterError as WriterError
+    from kernelevolve.equipment import Workshop as Workshop
     from kernelevolve.evaluation import Check as Check
     from kernelevolve.evaluation import Correctness as Correctness
     from kernelevolve.evaluation import Evaluation as Evaluation
@@ -115,6 +116,7 @@ _PLACES = {
     "UsageError": "errors",
     "Verdict": "evaluation",
     "Workload": "problem",
+    "Workshop": "equipment",
     "WriterError": "errors",
     "create_run": "run",
     "holds_run": "run",

@@ -79,7 +79,10 @@ class Engineer:
         plan = Plan.from_json(json.dumps(data))
         for move in moves(self.program, plan, limit, frozenset()):
             if plan_key(self._data(move.plan)) not in tried:
-                return self._draft(move.plan, f"{move.name}: {move.reason}")
+                try:
+                    return self._draft(move.plan, f"{move.name}: {move.reason}")
+                except errors.TranslateError:
+                    continue  # a plan that cannot be written is no move; the next one may be
         return None
 
     @staticmethod

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from kernelevolve import codec
@@ -27,7 +26,7 @@ _MODULE: dict[RoleName, str] = {
     "judge": "kernelevolve.judge",
     "builder": "kernelevolve.worker",
     "worker": "kernelevolve.worker",
-    "translator": "kernelevolve.translate",
+    "translator": "kernelevolve.translate.capture_process",
 }
 _START_SECONDS = 120.0
 _SPAWN_SECONDS = 30.0
@@ -52,15 +51,12 @@ class ChildSilent(KernelEvolveError):
     """A child did not answer in time and was killed."""
 
 
-@dataclass(frozen=True)
 class Refusal(KernelEvolveError):
     """A child answered `fault`: what it was asked cannot be done, and why; `verdict` is its own claim."""
 
-    verdict: str
-    message: str
-
-    def __str__(self) -> str:
-        return self.message
+    def __init__(self, verdict: str, message: str) -> None:
+        self.verdict, self.message = verdict, message
+        super().__init__(message)
 
 
 class Conversation:
@@ -133,6 +129,7 @@ class Role:
         theirs.close()
         self._control = ours
         self._ready = False
+        self._log = ""
 
     def _wait_ready(self) -> None:
         if self._ready:

@@ -75,8 +75,7 @@ def _reduction_schemes(graph: Graph, plan: Plan) -> Iterator[Move]:
 _SCHEMES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("one_pass", ("bandwidth",), "a row that stays in registers is read from memory once"),
     ("looped", ("spills", "occupancy", "compile-error", "shared-memory"), "smaller blocks hold fewer values at once"),
-    ("split", ("latency", "occupancy"), "more programs share a long row when there are too few rows to fill the
-    device"),
+    ("split", ("latency", "occupancy"), "more programs share a long row when there are few rows"),
 )
 
 

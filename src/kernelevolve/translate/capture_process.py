@@ -1,0 +1,46 @@
+"""The capturing process: a warm parent with torch imported, which forks a sealed child per reference.
+
+In: `--fd N`, the socket to the host. Out: nothing on stdout. Left to others: capturing itself (`capture`). A reference
+is foreign code, so it runs in a child, and what comes back is the program as JSON text. `python -m` starts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+
+import torch
+
+from kernelevolve import nursery
+from kernelevolve.translate.capture import capture_source
+from kernelevolve.translate.errors import TranslateError, UncoveredOp
+from kernelevolve.wire import Channel, memory_bytes
+
+
+def handle(channel: Channel) -> None:
+    """Answers `capture {source, path}` with the attachment `program`, or `fault` with the reason."""
+    while True:
+        message = channel.receive()
+        try:
+            program = capture_source(str(message.body["source"]), path=str(message.body["path"]))
+        except UncoveredOp as error:
+            channel.send("fault", {"verdict": "UNCOVERED", "message": str(error), "op": error.op, "line": error.line})
+        except TranslateError as error:
+            channel.send("fault", {"verdict": "TASK_INVALID", "message": str(error)})
+        else:
+            channel.send("captured", {}, {"program": memory_bytes(program.to_json().encode())})
+
+
+def main() -> None:
+    """Announces itself with its versions, then serves until the host hangs up."""
+    parser = argparse.ArgumentParser(prog="python -m kernelevolve.translate.capture_process")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--role", choices=("translator",), default="translator")
+    arguments = parser.parse_args()
+    with Channel.from_fd(arguments.fd) as control:
+        control.send("ready", {"python": platform.python_version(), "torch": str(torch.__version__)})
+        nursery.serve(control, handle)
+
+
+if __name__ == "__main__":
+    main()
