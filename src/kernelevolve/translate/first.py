@@ -19,6 +19,7 @@ from kernelevolve.translate.fuse import Fuser, Group
 from kernelevolve.translate.ir import Program
 from kernelevolve.translate.lower import lower
 from kernelevolve.translate.plan import Kernel, Knob, Plan
+from kernelevolve.translate.products import planes_pay, with_planes
 
 #: Compute units to fill, for a guess before measuring: an H200 has 132, an MI300X 304.
 UNITS = {"nvidia": 132, "amd": 304}
@@ -228,6 +229,8 @@ class Chooser:
         left = self.graph.nodes[anchor.args[0]]
         batch, rows, columns, depth = (self.value(e) for e in (*anchor.shape, left.shape[2]))
         full = all(contraction.operand_dtype(self.graph, a) == "float32" for a in anchor.args)
+        if full and self.vendor == "nvidia" and not self.allow_tf32 and planes_pay(batch, rows, columns, depth):
+            return with_planes(kernel, rows, columns, batch, self.units)
         m, n = _tile(rows), _tile(columns)
         big = 128 if full else 256
         m, n = min(m, 128), min(n, big)

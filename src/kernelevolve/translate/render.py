@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from kernelevolve.translate.algebra import Graph
-from kernelevolve.translate.emit import contraction, pointwise, reduction, scan
+from kernelevolve.translate.emit import contraction, planes, pointwise, reduction, scan
 from kernelevolve.translate.emit.source import KernelSource
 from kernelevolve.translate.errors import TranslateError
 from kernelevolve.translate.expr import text
@@ -49,6 +49,8 @@ def sources(graph: Graph, kernel: Kernel, stored: frozenset[str]) -> list[Kernel
         case "reduction":
             return reduction.write(graph, kernel, stored)
         case "contraction":
+            if kernel.scheme == "planes":
+                return planes.write(graph, kernel, stored)
             return [contraction.write(graph, kernel, stored)]
         case "scan":
             return [scan.write(graph, kernel, stored)]
@@ -220,6 +222,8 @@ def _imports(reference: list[str], uses: frozenset[str]) -> str:
     lines = ["import torch", "import torch.nn as nn", "import triton", "import triton.language as tl"]
     if "libdevice" in uses:
         lines.append("from triton.language.extra import libdevice")
+    if "TensorDescriptor" in uses:
+        lines.append("from triton.tools.tensor_descriptor import TensorDescriptor")
     return "\n".join(dict.fromkeys([*lines, *reference]))
 
 

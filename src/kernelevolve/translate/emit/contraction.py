@@ -1,6 +1,6 @@
 """Matrix products with what follows them: out[b, m, n] = epilogue(sum over k of a[b, m, k] * b[b, k, n]).
 
-Operands are read through their views, so a transposed or windowed operand is index arithmetic, not a copy. Programs walk
+Operands are read through their views: a transposed or windowed operand is index arithmetic, not a copy. Programs walk
 the result's tiles in groups of GROUP rows of tiles, so that neighbours share operands in the L2 cache.
 """
 
@@ -56,9 +56,22 @@ def write(graph: Graph, kernel: Kernel, stored: frozenset[str]) -> KernelSource:
     """Writes a contraction kernel."""
     anchor = graph.nodes[kernel.anchors[0]]
     left, right = (graph.nodes[arg] for arg in anchor.args)
-    batch, rows, columns = anchor.shape
     depth = left.shape[2]
     w = Writer(graph, stored - set(kernel.stores), kernel.name)
+    places = open_tiles(w, kernel, anchor.shape)
+    b, m, n = (places[f"d{axis}"] for axis in range(3))
+    _loop(w, graph, kernel, (left.name, right.name), (b, m, n), depth)
+    space = domain(graph, anchor.name)
+    w.results[anchor.name] = (result_places(w, space, places), Var("total", frozenset(("m", "n")), "float32"))
+    w.tile = (("m", "BLOCK_M"), ("n", "BLOCK_N"))
+    store_each(w, graph, space, kernel.stores, places)
+    constants = [name for name, _ in kernel.knobs if name.isupper()]
+    return finish(w, kernel, Launch(product_grid(anchor.shape), tuple(constants)))
+
+
+def open_tiles(w: Writer, kernel: Kernel, shape: tuple[Expr, ...]) -> dict[str, Expr]:
+    """Writes which tile of the result (b, m, n) a program has, and `total`; returns the result's coordinates."""
+    batch, rows, columns = shape
     cast = ".to(tl.int64)" if kernel.wide else ""
     for name in ("program", "row_tiles", "column_tiles", "group", "first_row", "group_rows", "row_tile", "column_tile"):
         w.reserve(name)
@@ -84,18 +97,19 @@ def write(graph: Graph, kernel: Kernel, stored: frozenset[str]) -> KernelSource:
     w.line(f"n_in_range = n < {w.size(columns)}")
     w.reserve("total")
     w.line("total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)")
-    _loop(w, graph, kernel, (left.name, right.name), (b, m, n), depth)
-    places = {"d0": b, "d1": m, "d2": n}
-    space = domain(graph, anchor.name)
-    at = tuple(substitute(c, places, w.extents) for c in space.coordinates())
-    w.results[anchor.name] = (at, Var("total", frozenset(("m", "n")), "float32"))
-    w.tile = (("m", "BLOCK_M"), ("n", "BLOCK_N"))
-    store_each(w, graph, space, kernel.stores, places)
-    grid = [f"triton.cdiv({text(rows)}, {{BLOCK_M}}) * triton.cdiv({text(columns)}, {{BLOCK_N}})"]
-    if batch != ONE:
-        grid.append(text(batch))
-    constants = [name for name, _ in kernel.knobs if name.isupper()]
-    return finish(w, kernel, Launch(tuple(grid), tuple(constants)))
+    return {"d0": b, "d1": m, "d2": n}
+
+
+def result_places(w: Writer, space: Domain, places: dict[str, Expr]) -> tuple[Expr, ...]:
+    """The coordinates at which a program has the product."""
+    return tuple(substitute(c, places, w.extents) for c in space.coordinates())
+
+
+def product_grid(shape: tuple[Expr, ...]) -> tuple[str, ...]:
+    """One program per tile, batches along the second axis."""
+    batch, rows, columns = shape
+    grid = (f"triton.cdiv({text(rows)}, {{BLOCK_M}}) * triton.cdiv({text(columns)}, {{BLOCK_N}})",)
+    return grid if batch == ONE else (*grid, text(batch))
 
 
 def _loop(

@@ -1,0 +1,62 @@
+"""Which scheme a strict fp32 matrix product gets, and its knobs.
+
+In: a contraction's sizes at full size. Out: a kernel with scheme `planes` (split once, then fp16 tensor cores; see
+`emit.planes`) or a decision against it. Schemes inside the loop of a plain kernel (`tiles`) are chosen by `first`.
+
+The figures are those of `benchmarks/results/gemm_fp32.json` (H200, medians): 157 TFLOP/s for planes against 67 for the
+best split inside the loop, and the split itself at 3.3 TB/s, each operand read and written once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kernelevolve.translate.plan import Kernel
+
+#: FLOP/s of a product of planes, counted as the fp32 product's.
+PLANES_RATE = 157e12
+#: FLOP/s of bf16x6 inside the loop.
+LOOP_RATE = 67e12
+#: Bytes per second of the kernels that split.
+SPLIT_RATE = 3.3e12
+#: Bytes that a split moves per element: fp32 in, two planes of fp16 out.
+SPLIT_BYTES = 8
+#: Seconds of two more launches.
+LAUNCHES = 8e-6
+#: Below this depth a product is limited by writing its result, and a tile has too few steps to pay for its start.
+LEAST_DEPTH = 128
+
+
+def planes_pay(batch: int, rows: int, columns: int, depth: int) -> bool:
+    """Whether splitting first is expected to be faster than splitting inside the loop, on NVIDIA's sm_90.
+
+    Args:
+        batch, rows, columns: the result's shape at full size.
+        depth: the length of the sums.
+    """
+    if depth < LEAST_DEPTH or min(rows, columns) < 32:
+        return False
+    flops = 2.0 * batch * rows * columns * depth
+    split = SPLIT_BYTES * batch * depth * (rows + columns) / SPLIT_RATE + LAUNCHES
+    return flops / PLANES_RATE + split < flops / LOOP_RATE
+
+
+def with_planes(kernel: Kernel, rows: int, columns: int, batch: int = 1, units: int = 132) -> Kernel:
+    """The contraction with scheme `planes`, its knobs around the best tile measured: 128 x 128 x 64.
+
+    Args:
+        rows, columns, batch: the result's shape at full size, for tiles small enough to fill `units`.
+    """
+    m, n = 128, 128
+    while (m, n) != (64, 64) and batch * -(-rows // m) * -(-columns // n) < units:
+        m, n = (m // 2, n) if m >= n else (m, n // 2)
+    knobs = (
+        ("BLOCK_M", tuple(dict.fromkeys((m, 128, 64)))),
+        ("BLOCK_N", tuple(dict.fromkeys((n, 128, 64)))),
+        ("BLOCK_K", (64, 32)),
+        ("GROUP", (8, 4, 16)),
+        ("SPLIT_LINES", (64, 32, 128)),
+        ("num_warps", (8, 4) if m * n == 128 * 128 else (4, 8)),
+        ("num_stages", (3, 2, 4)),
+    )
+    return replace(kernel, scheme="planes", knobs=knobs, overrides=())
