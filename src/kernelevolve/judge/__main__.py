@@ -11,6 +11,9 @@ import platform
 import numpy
 import torch
 
+# The first tensor operation under a dispatch mode imports this, which takes seconds: once here, not in every child.
+import torch._dynamo
+
 from kernelevolve import nursery
 from kernelevolve.judge import answers
 from kernelevolve.wire import Channel

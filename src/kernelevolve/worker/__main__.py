@@ -11,6 +11,9 @@ import platform
 
 import numpy
 import torch
+
+# The first tensor operation under a dispatch mode imports this, which takes seconds: once here, not in every child.
+import torch._dynamo
 import triton
 import triton.language
 
