@@ -30,7 +30,8 @@ class Settings:
         drops: briefs in a row that no writer could answer, which end the run.
         writers: briefs that are written at the same time.
         seats: candidates that are evaluated at the same time.
-        tuner_trials: knob choices that the tuner tries per workload.
+        tuner_trials: knob choices that the tuner tries on a device.
+        build_trials: knob choices that it tries where there is none and only build and model rank them.
         interpret_programs: programs of a launch that the interpreter runs at most per case.
         distributions: of inputs in the correctness rungs, see `protocol.Case`.
         seeds: input seeds per distribution.
@@ -42,6 +43,7 @@ class Settings:
     plateau: int
     seconds: float
     tuner_trials: int
+    build_trials: int
     interpret_programs: int
     distributions: tuple[str, ...]
     seeds: int
@@ -68,9 +70,10 @@ EFFORTS: Mapping[str, Settings] = {
         plateau=8,
         seconds=600.0,
         tuner_trials=16,
+        build_trials=6,
         interpret_programs=256,
-        distributions=("declared", "D1"),
-        seeds=2,
+        distributions=("declared", "D1", "D3", "D5", "D6"),
+        seeds=1,
     ),
     "standard": Settings(
         effort="standard",
@@ -79,9 +82,10 @@ EFFORTS: Mapping[str, Settings] = {
         plateau=25,
         seconds=3600.0,
         tuner_trials=48,
+        build_trials=24,
         interpret_programs=1024,
-        distributions=("declared", "D1", "D2", "D3"),
-        seeds=3,
+        distributions=("declared", "D1", "D2", "D3", "D5", "D6"),
+        seeds=2,
     ),
     "deep": Settings(
         effort="deep",
@@ -89,10 +93,10 @@ EFFORTS: Mapping[str, Settings] = {
         drafts=4,
         plateau=100,
         seconds=8 * 3600.0,
-        tuner_trials=160,
+        tuner_trials=60,
         interpret_programs=4096,
-        distributions=("declared", "D1", "D2", "D3", "D5", "D6"),
-        seeds=5,
+        distributions=("declared", "D1", "D2", "D3", "D4", "D5", "D5p", "D6", "D7", "D8"),
+        seeds=3,
     ),
 }
 

@@ -107,6 +107,11 @@ class Bench:
             self._oracles = {k: c for k, c in self._oracles.items() if c is not judge}
             raise SeatLost(f"while asked to {kind}: {error}") from error
 
+    def hang_up(self) -> None:
+        """Ends every conversation with a role's child, whoever is waiting for it; later ones start afresh."""
+        self._oracles.clear()
+        self.roles.hang_up()
+
     def close(self) -> None:
         """Ends the kept conversations; the roles belong to the caller."""
         for conversation in self._oracles.values():

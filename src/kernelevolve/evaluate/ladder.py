@@ -34,12 +34,13 @@ from kernelevolve.evaluation import (
     speedup,
 )
 from kernelevolve.platforms import Platform
-from kernelevolve.platforms.cost import Work
+from kernelevolve.platforms.cost import Work, modelled_launch
 from kernelevolve.protocol import Case
 from kernelevolve.settings import Settings
 
 Progress = Callable[[str], None]
 _CALL_SECONDS = 120.0
+RAGGED_CASES = 2
 
 
 class Costs(Protocol):
@@ -94,7 +95,14 @@ class Ladder:
             MachineError: a process or device was lost; nothing is scored.
             ProblemError: the reference fails on these inputs.
         """
-        return await asyncio.to_thread(self.climb, candidate, progress)
+        climbing = asyncio.ensure_future(asyncio.to_thread(self.climb, candidate, progress))
+        try:
+            return await asyncio.shield(climbing)
+        except asyncio.CancelledError:
+            # The thread is waiting for a child: without one it comes back at once, and nothing of it is told.
+            self.bench.hang_up()
+            await asyncio.wait([climbing])
+            raise
 
     def climb(self, candidate: Candidate, progress: Progress) -> Evaluation:
         """All rungs in order, in this thread."""
@@ -166,6 +174,9 @@ class Ladder:
         def work() -> str:
             checks = 0
             for description in self.bench.small():
+                wanted = list(cases or self._cases())
+                if description.variant.size == "ragged":
+                    wanted = wanted[:RAGGED_CASES]  # the values are the scaled size's job, the edges this one's
                 trial = Trial(
                     climb.candidate.source,
                     climb.choice,
@@ -174,7 +185,7 @@ class Ladder:
                     self.platform.device_answers(),
                     _CALL_SECONDS,
                 )
-                found, climb.isolation = compare(self.bench, trial, cases or self._cases(), Evidence.INTERPRETED)
+                found, climb.isolation = compare(self.bench, trial, wanted, Evidence.INTERPRETED)
                 climb.correctness.append(found)
                 checks += len(found.checks)
             sizes = ", ".join(d.variant.label for d in self.bench.small())
@@ -184,7 +195,7 @@ class Ladder:
 
     def _model(self, climb: _Climb, knobs: Mapping[str, tuple[Choice, ...]]) -> Verdict:
         """Without a device: tunes by build and model, and models the full-size time."""
-        tuner = Tuner(knobs, self.seed, self.settings.tuner_trials)
+        tuner = Tuner(knobs, self.seed, self.settings.build_trials)
         best: list[Built] = []
 
         def tune() -> str:
@@ -211,6 +222,7 @@ class Ladder:
             self._interpret(climb, self._cases()[:2])
         climb.resources = best[0].resources
         climb.timings = tuple(self._timing(climb, built) for built in best)
+        climb.diagnosis = self._limit(climb, best[0])
         message = f"no device: {climb.timings[0].candidate.value:.4g} ms modelled for {self.platform.name}"
         climb.reports.append(RungReport(Rung.TIME, "skipped", 0.0, message, self.platform.name))
         return Verdict.OK_UNTIMED
@@ -218,6 +230,26 @@ class Ladder:
     def _modelled(self, candidate: Candidate, built: Built, choice: Mapping[str, Choice]) -> Figure:
         works = self.costs.candidate(candidate, built.plan, choice)
         return self.platform.modelled(works, built.for_launches())
+
+    def _limit(self, climb: _Climb, built: Built) -> str:
+        """What the model says limits the slowest launch, as `limit: evidence`; empty where compiled facts say more."""
+        if any(r.spill_bytes for r in built.resources):
+            return ""
+        works = self.costs.candidate(climb.candidate, built.plan, climb.choice)
+        known = iter(built.for_launches())
+        p = self.platform
+        times = [
+            modelled_launch(p.figures, p.efficiency, p.target.warp_size, w, next(known) if w.compiled else None)
+            for w in works
+        ]
+        work, slowest = max(zip(works, times, strict=True), key=lambda pair: pair[1].seconds)
+        limit = {"memory": "bandwidth", "compute": "compute", "launch": "launch"}[slowest.limit]
+        total = sum(t.seconds for t in times)
+        return (
+            f"{limit}: {work.name} takes {slowest.seconds * 1e3:.4g} of {total * 1e3:.4g} ms: memory "
+            f"{slowest.memory * 1e3:.4g}, arithmetic {slowest.compute * 1e3:.4g}, launch {slowest.overhead * 1e3:.4g} "
+            f"(modelled, {(work.bytes_read + work.bytes_written) / 1e9:.3g} GB)"
+        )
 
     def _timing(self, climb: _Climb, built: Built) -> Timing:
         workload = built.plan.workload
@@ -248,6 +280,7 @@ class Ladder:
         if climb.choice != default:
             self._rung(climb, Rung.CORRECT, correct)
             climb.resources = self.builder.build(climb.candidate.source, climb.choice)[0].resources
+        climb.diagnosis = self._limit(climb, self.builder.build(climb.candidate.source, climb.choice)[0])
         verdicts: list[Verdict] = []
 
         def timed() -> str:

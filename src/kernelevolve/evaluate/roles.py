@@ -106,7 +106,13 @@ class Conversation:
         if self._ended is None:
             self.channel.close()
             self._ended = self.role.end(self.pid)
+            self.role.forget(self)
         return self._ended
+
+    def abort(self) -> None:
+        """Kills the child while another thread waits for its answer, which then ends with `ChildDied`."""
+        if self._ended is None:
+            self.role.end(self.pid)
 
 
 class Role:
@@ -125,11 +131,13 @@ class Role:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=_environment(environment or {}),
+            start_new_session=True,  # a Ctrl-C in the terminal is the host's to handle
         )
         theirs.close()
         self._control = ours
         self._ready = False
         self._log = ""
+        self._open: set[Conversation] = set()
 
     def _wait_ready(self) -> None:
         if self._ready:
@@ -171,7 +179,18 @@ class Role:
                 raise SeatLost(f"the {self.name} process is gone: {error}") from error
         channel = Channel.from_fd(os.dup(message.attachments["socket"].fd))
         message.close()
-        return Conversation(self, int(message.body["pid"]), channel, str(message.body["isolation"]))
+        made = Conversation(self, int(message.body["pid"]), channel, str(message.body["isolation"]))
+        self._open.add(made)
+        return made
+
+    def hang_up(self) -> None:
+        """Ends every open conversation, from any thread."""
+        for conversation in tuple(self._open):
+            conversation.abort()
+
+    def forget(self, conversation: Conversation) -> None:
+        """Takes note that a conversation was ended."""
+        self._open.discard(conversation)
 
     def end(self, pid: int) -> Mapping[str, Any]:
         """Ends the child `pid`; how it ended: `status`, `signal`, `log`."""
@@ -216,6 +235,13 @@ class Roles:
             if name not in self._roles:
                 self._roles[name] = Role(name, seal=self._seal)
             return self._roles[name]
+
+    def hang_up(self) -> None:
+        """Ends every open conversation of every role."""
+        with self._lock:
+            roles = list(self._roles.values())
+        for role in roles:
+            role.hang_up()
 
     def warm(self, *names: RoleName) -> None:
         """Starts these roles side by side, without waiting until they are ready."""
