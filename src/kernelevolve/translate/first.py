@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from kernelevolve.translate.algebra import Graph, Node
-from kernelevolve.translate.emit import contraction
+from kernelevolve.translate.emit import planes
 from kernelevolve.translate.emit.layout import Domain, crossing, domain_of, groups, trace
 from kernelevolve.translate.errors import TranslateError
 from kernelevolve.translate.expr import Expr, product
@@ -19,7 +19,7 @@ from kernelevolve.translate.fuse import Fuser, Group
 from kernelevolve.translate.ir import Program
 from kernelevolve.translate.lower import lower
 from kernelevolve.translate.plan import Kernel, Knob, Plan
-from kernelevolve.translate.products import planes_pay, with_planes
+from kernelevolve.translate.products import LEAST_DEPTH, planes_pay, with_planes
 
 #: Compute units to fill, for a guess before measuring: an H200 has 132, an MI300X 304.
 UNITS = {"nvidia": 132, "amd": 304}
@@ -225,15 +225,33 @@ class Chooser:
     # -- products
 
     def _contraction(self, kernel: Kernel, available: frozenset[str]) -> Kernel:
+        possible = self.product_schemes(kernel)
+        pays = "planes" in possible and planes_pay(*self._product_sizes(kernel))
+        return self.product(kernel, "planes" if pays and not self.allow_tf32 else "tiles")
+
+    def product_schemes(self, kernel: Kernel) -> tuple[str, ...]:
+        """The schemes that a contraction can have on this platform."""
+        full = planes.covers(self.graph, kernel.anchors[0])
+        return ("tiles", "planes") if full and self.vendor == "nvidia" else ("tiles",)
+
+    def _product_sizes(self, kernel: Kernel) -> tuple[int, int, int, int]:
+        """Batches, rows, columns and depth at full size."""
         anchor = self.graph.nodes[kernel.anchors[0]]
-        left = self.graph.nodes[anchor.args[0]]
-        batch, rows, columns, depth = (self.value(e) for e in (*anchor.shape, left.shape[2]))
-        full = all(contraction.operand_dtype(self.graph, a) == "float32" for a in anchor.args)
-        if full and self.vendor == "nvidia" and not self.allow_tf32 and planes_pay(batch, rows, columns, depth):
-            return with_planes(kernel, rows, columns, batch, self.units)
+        depth = self.graph.nodes[anchor.args[0]].shape[2]
+        batch, rows, columns = (self.value(e) for e in anchor.shape)
+        return batch, rows, columns, self.value(depth)
+
+    def product(self, kernel: Kernel, scheme: str) -> Kernel:
+        """The contraction with a scheme of `product_schemes`, and knobs for it."""
+        batch, rows, columns, depth = self._product_sizes(kernel)
+        if scheme == "planes":
+            return with_planes(kernel, batch, rows, columns, depth, self.units)
+        full = planes.covers(self.graph, kernel.anchors[0])
+        shallow = full and depth < LEAST_DEPTH
         m, n = _tile(rows), _tile(columns)
         big = 128 if full else 256
-        m, n = min(m, 128), min(n, big)
+        # A shallow product mostly writes: several small programs per unit overlap one's stores with another's loads.
+        m, n = min(m, 128), min(n, 64 if shallow else big)
         while m * n > 1024 and batch * -(-rows // m) * -(-columns // n) < self.units:
             m, n = (m // 2, n) if m >= n else (m, n // 2)
             if min(m, n) <= 32:
@@ -242,7 +260,8 @@ class Chooser:
         knobs: tuple[Knob, ...] = (
             ("BLOCK_M", _near(m, (32, 64, 128, 256))), ("BLOCK_N", _near(n, (32, 64, 128, 256))),
             ("BLOCK_K", _near(k, (16, 32, 64))), ("GROUP", (8, 4, 16, 1)),
-            ("num_warps", (8, 4) if m * n >= 128 * 128 else (4, 8)), ("num_stages", (3, 2, 4)),
+            ("num_warps", (8, 4) if shallow or m * n >= 128 * 128 else (4, 8)),
+            ("num_stages", (2, 1, 3) if shallow else (3, 2, 4)),
         )  # fmt: skip
         overrides: tuple[tuple[str, tuple[Knob, ...]], ...] = ()
         if full:

@@ -167,6 +167,21 @@ def _precisions(graph: Graph, plan: Plan) -> Iterator[Move]:
                        plan.with_kernel(changed), ("compute", "wrong-values", "spills"))  # fmt: skip
 
 
+def _product_schemes(graph: Graph, plan: Plan) -> Iterator[Move]:
+    """Operands of a full-precision product split once before it, or in its loop."""
+    chooser = Chooser(graph, plan.platform, plan.allow_tf32)
+    reasons = {
+        "planes": ("operands split once cost the inner loop no registers", ("compute", "spills")),
+        "tiles": ("without planes in memory there are fewer bytes and launches", ("bandwidth", "launch", "latency")),
+    }
+    for kernel in plan.kernels:
+        for scheme in chooser.product_schemes(kernel) if kernel.kind == "contraction" else ():
+            if scheme != kernel.scheme:
+                reason, helps = reasons[scheme]
+                changed = plan.with_kernel(chooser.product(kernel, scheme))
+                yield Move(f"{kernel.scheme} to {scheme} in {kernel.name}", reason, changed, helps)
+
+
 def _tiles(graph: Graph, plan: Plan) -> Iterator[Move]:
     """Other tiles of a product: reuse against registers and pipeline depth."""
     shapes: tuple[tuple[tuple[int, int, int], tuple[str, ...], str], ...] = (
@@ -190,5 +205,5 @@ def _first(kernel: Kernel, knob: str, value: Any) -> tuple[Any, ...]:
 
 
 _MAKERS: tuple[Callable[[Graph, Plan], Iterator[Move]], ...] = (
-    _reduction_schemes, _rows_per_program, _regions, _precisions, _tiles, _pointwise_shape,
+    _reduction_schemes, _rows_per_program, _regions, _product_schemes, _precisions, _tiles, _pointwise_shape,
 )  # fmt: skip

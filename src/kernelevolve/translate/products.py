@@ -41,22 +41,24 @@ def planes_pay(batch: int, rows: int, columns: int, depth: int) -> bool:
     return flops / PLANES_RATE + split < flops / LOOP_RATE
 
 
-def with_planes(kernel: Kernel, rows: int, columns: int, batch: int = 1, units: int = 132) -> Kernel:
+def with_planes(kernel: Kernel, batch: int, rows: int, columns: int, depth: int, units: int) -> Kernel:
     """The contraction with scheme `planes`, its knobs around the best tile measured: 128 x 128 x 64.
 
     Args:
-        rows, columns, batch: the result's shape at full size, for tiles small enough to fill `units`.
+        batch, rows, columns, depth: the product's sizes at full size.
+        units: compute units that the tiles should fill.
     """
-    m, n = 128, 128
+    shallow = depth < LEAST_DEPTH
+    m, n = (128, 64) if shallow else (128, 128)
     while (m, n) != (64, 64) and batch * -(-rows // m) * -(-columns // n) < units:
         m, n = (m // 2, n) if m >= n else (m, n // 2)
     knobs = (
         ("BLOCK_M", tuple(dict.fromkeys((m, 128, 64)))),
         ("BLOCK_N", tuple(dict.fromkeys((n, 128, 64)))),
-        ("BLOCK_K", (64, 32)),
+        ("BLOCK_K", (32, 64) if depth <= 32 else (64, 32)),
         ("GROUP", (8, 4, 16)),
         ("SPLIT_LINES", (64, 32, 128)),
         ("num_warps", (8, 4) if m * n == 128 * 128 else (4, 8)),
-        ("num_stages", (3, 2, 4)),
+        ("num_stages", (2, 1, 3) if shallow else (3, 2, 4)),
     )
     return replace(kernel, scheme="planes", knobs=knobs, overrides=())

@@ -1,15 +1,15 @@
 """Strict fp32 matrix products on fp16 tensor cores: each operand is split once into two planes, planes are multiplied.
 
-In: a contraction of fp32 operands. Out: three kernels, two that split and one that multiplies, with their launches. What
-follows the product is written as `contraction` writes it.
+In: a contraction of fp32 operands. Out: three kernels, two that split and one that multiplies, with their launches.
+What follows the product is written as `contraction` writes it.
 
-A *line* is what an operand's scale belongs to: a row of a, a column of b. Along a line K is cut into tiles. Each tile of
-a line has a power of two that brings its largest element just below fp16's limit, so scaling is exact. With s the scaled
-value, high = fp16(s) and low = fp16(2^11 (s - high)): together 22 bits, and elements of one tile may span ten decades.
-The product is high * high + 2^-11 (low * high + high * low); what is left out is below 2^-22 of it. Tensor cores round
-their accumulator toward zero at each step, a bias that grows with K; so each tile's sum starts at zero and is added in
-ordinary fp32, which is also where the scales are applied. After Ootomo and Yokota, "Recovering single precision accuracy
-from Tensor Cores while surpassing the FP32 theoretical peak performance" (2022).
+A *line* is what an operand's scale belongs to: a row of a, a column of b. Along a line K is cut into tiles. Each tile
+of a line has a power of two that brings its largest element just below fp16's limit, so scaling is exact. With s the
+scaled value, high = fp16(s) and low = fp16(2^11 (s - high)): together 22 bits, and elements of one tile may span ten
+decades. The product is high * high + 2^-11 (low * high + high * low); what is left out is below 2^-22 of it. Tensor
+cores round their accumulator toward zero at each step, a bias that grows with K; so each tile's sum starts at zero and
+is added in ordinary fp32, which is also where the scales are applied. After Ootomo and Yokota, "Recovering single
+precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance" (2022).
 
 Infinities and NaN: low planes hold 0 for them, so a product may become NaN where fp32 gives an infinity. A tile of the
 result with a value that is not finite is computed again from the high planes alone, which have fp32's pattern: no
