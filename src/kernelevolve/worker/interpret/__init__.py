@@ -57,6 +57,7 @@ def interpreting(
 
     ``device_answers``: what ``torch.cuda`` and Triton's driver say of the device, by torch's property names
     (``multi_processor_count``, ``name``, ``total_memory``, ...), ``capability`` (major, minor), ``arch``, ``backend``.
+    A figure that is asked for and not given raises `UnansweredDevice`.
     ``program_limit``: programs allowed in all launches together; a launch beyond it raises `TooManyPrograms`.
     ``poison``: uninitialised tensors, and lanes masked off without ``other``, hold NaN (integers: byte 0x5B).
     ``address_only``: a few programs of each launch run and only their addresses are checked; tensors may be ``meta``

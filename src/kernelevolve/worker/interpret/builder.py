@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from . import libdevice, products
-from .arithmetic import Casts, Floats, Integers, Types, unsigned
+from .arithmetic import Floats, Integers
 from .compat import ir
+from .conversions import Casts, Types, unsigned
 from .errors import AssumptionFailed, CannotBeSeen, InvalidDescriptor
 from .formats import INT1, INT32, Array, Pointer, round_tf32
 from .memory import Change, Memory, combine_float

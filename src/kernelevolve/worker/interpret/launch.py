@@ -19,9 +19,10 @@ import torch
 from .builder import Builder, Descriptor, Options
 from .compat import TensorDescriptor, TensorWrapper, ir, tl
 from .errors import CannotBeSeen, TooManyPrograms
-from .language import DescriptorValue, Language, Tensor, plain, pointer_tensor
+from .language import Language
 from .memory import Memory
 from .rewrite import Rewritten
+from .semantic import DescriptorValue, Tensor, plain, pointer_tensor
 from .values import Region
 
 NOT_SEEN = (

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .arithmetic import fused, unsigned
+from .arithmetic import fused
+from .conversions import unsigned
 from .errors import CannotBeSeen
 from .formats import INT1, INT32, Array, Scalar
 from .values import Handle, candidate_line

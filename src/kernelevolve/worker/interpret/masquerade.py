@@ -39,6 +39,10 @@ class Answers:
         if "capability" in self._given:
             self._given.setdefault("major", self._given["capability"][0])
             self._given.setdefault("minor", self._given["capability"][1])
+        if self._given.get("gcnArchName"):
+            # ROCm's own property is the only one that tells an AMD device: "gfx942:sramecc+:xnack-".
+            self._given.setdefault("backend", "hip")
+            self._given.setdefault("arch", str(self._given["gcnArchName"]).split(":")[0])
         for other, name in _SAME.items():
             for one, two in ((other, name), (name, other)):
                 if one in self._given:

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from .arithmetic import unsigned
 from .compat import tl
+from .conversions import unsigned
 from .formats import Array
-from .language import AmbiguousTruth, Language, Tensor
+from .language import AmbiguousTruth, Language
+from .semantic import Tensor
 from .values import Handle
 
 _standard = tl.standard

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .compat import KERNELS, tl
-from .language import Language, plain
+from .language import Language
+from .semantic import plain
 
 _VALUE, _TRUTH, _BOTH, _EITHER, _NOT = "__ke_value", "__ke_truth", "__ke_both", "__ke_either", "__ke_not"
 
