@@ -87,21 +87,24 @@ def _tiled(
     row = w.axis("row", extents[cross], "row_in_range", tile=True)
     column = w.axis("column", extents[-1], "column_in_range", tile=True)
     w.tile = (("row", "BLOCK_ROWS"), ("column", "BLOCK_COLUMNS"))
-    w.reserve("row_in_range"), w.reserve("column_in_range")
-    w.line(f"row = (tl.program_id(1){cast} * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None]")
-    w.line(f"column = (tl.program_id(0){cast} * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS))[None, :]")
+    w.line(f"program = tl.program_id(0){cast}")
+    w.line(f"row_tiles = tl.cdiv({w.size(extents[cross])}, BLOCK_ROWS)")
+    w.line(f"column_tiles = tl.cdiv({w.size(extents[-1])}, BLOCK_COLUMNS)")
+    w.line("row_tile = (program // column_tiles) % row_tiles")
+    w.line("column_tile = program % column_tiles")
+    w.line("row = (row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None]")
+    w.line("column = (column_tile * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS))[None, :]")
     w.line(f"row_in_range = row < {w.size(extents[cross])}")
     w.line(f"column_in_range = column < {w.size(extents[-1])}")
     grid = [
-        f"triton.cdiv({text(extents[-1])}, {{BLOCK_COLUMNS}})",
-        f"triton.cdiv({text(extents[cross])}, {{BLOCK_ROWS}})",
+        f"triton.cdiv({text(extents[-1])}, {{BLOCK_COLUMNS}}) * triton.cdiv({text(extents[cross])}, {{BLOCK_ROWS}})"
     ]
     places: dict[int, Expr] = {cross: row, len(runs) - 1: column}
     if rest:
         count = product([extents[k] for k in rest])
         outer = w.axis("outer", count, tile=False)
-        w.line(f"outer = tl.program_id(2){cast}")
-        grid.append(text(count))
+        w.line("outer = program // (row_tiles * column_tiles)")
+        grid[0] += f" * ({text(count)})"
         for k, place in zip(rest, unflatten(outer, [extents[k] for k in rest], w.extents), strict=True):
             places[k] = place
     values = spread_runs(domain, runs, [places[k] for k in range(len(runs))], w)

@@ -119,20 +119,28 @@ def kept_axes(walk: _Walk) -> tuple[list[str], list[str], list[tuple[str, str]]]
         return grid, constants, []
     last = extents[-1]
     column = w.axis("column", last, "column_in_range", tile=True)
-    w.reserve("column_in_range")
-    w.line(f"column = (tl.program_id(0){cast} * COLUMNS + tl.arange(0, COLUMNS))[None, :]")
-    w.line(f"column_in_range = column < {w.size(last)}")
-    w.tile = (("row", "BLOCK"), ("column", "COLUMNS"))
-    grid.append(f"triton.cdiv({text(last)}, {{COLUMNS}})")
+    w.line(f"program = tl.program_id(0){cast}")
+    tiles = f"triton.cdiv({text(last)}, {{COLUMNS}})"
     places = [column]
+    where = "program"
     if len(walk.kept) > 1:
         count = product(extents[:-1])
         outer = w.axis("outer", count, tile=False)
-        w.line(f"outer = tl.program_id(1){cast}")
-        grid.append(text(count))
+        w.line(f"column_tiles = tl.cdiv({w.size(last)}, COLUMNS)")
+        w.line("outer = program // column_tiles")
+        where, tiles = "(program % column_tiles)", f"{tiles} * {_factor(count)}"
         places = [*unflatten(outer, extents[:-1], w.extents), column]
+    w.line(f"column = ({where} * COLUMNS + tl.arange(0, COLUMNS))[None, :]")
+    w.line(f"column_in_range = column < {w.size(last)}")
+    w.tile = (("row", "BLOCK"), ("column", "COLUMNS"))
+    grid.append(tiles)
     walk.values |= _spread(walk, walk.kept, places)
     return grid, ["COLUMNS"], []
+
+
+def _factor(expr: Expr) -> str:
+    source = text(expr)
+    return source if source.isidentifier() or source.isdigit() else f"({source})"
 
 
 def _spread(walk: _Walk, runs: list[list[int]], places: list[Expr]) -> dict[str, Expr]:
