@@ -21,6 +21,7 @@ import torch
 from kernelevolve.errors import ProblemError
 from kernelevolve.evaluation import Check
 from kernelevolve.judge import accept, oracle
+from kernelevolve.judge.leaf import POOL, Leaf, Pool, make_leaf, relative
 from kernelevolve.protocol import Case, Opened
 from kernelevolve.tensors import call, draw, load
 from kernelevolve.tensors.outputs import TensorMeta, dtype_of
@@ -75,9 +76,9 @@ class Reference:
         self._built = {n: t.detach().clone() for n, t in self._held(self.model)}
         self._plain = [(m, dict(_plain(m))) for model in (self.model, self.double) for m in model.modules()]
         self._start: dict[str, Any] = {}
-        self._pools: dict[tuple[str, str], accept.Pool] = {}
+        self._pools: dict[tuple[str, str], Pool] = {}
         self._tallies: dict[tuple[str, str, str], accept.Tally] = {}
-        self._known: OrderedDict[Case, tuple[list[accept.Leaf], Computed]] = OrderedDict()
+        self._known: OrderedDict[Case, tuple[list[Leaf], Computed]] = OrderedDict()
 
     @staticmethod
     def _held(model: Any) -> Leaves:
@@ -99,7 +100,7 @@ class Reference:
         judged = [leaf for leaf in leaves if not leaf.path.startswith("state:")]
         usable = any(not leaf.unusable for leaf in judged)
         reason = "" if usable else f"{judged[0].path}: {judged[0].unusable}"
-        errors = [accept.relative(leaf.reference_rms, leaf.base) for leaf in leaves if leaf.floating]
+        errors = [relative(leaf.reference_rms, leaf.base) for leaf in leaves if leaf.floating]
         paths = tuple(leaf.path for leaf in leaves)
         computed = Computed(usable, reason, paths, tuple(changed), limited, max(errors, default=0.0))
         self._known[case] = leaves, computed
@@ -147,13 +148,13 @@ class Reference:
     def _calibrate(self, case: Case) -> None:
         """Runs the reference on more inputs of this distribution: errors of a few elements can be 0 by luck."""
         deadline = time.monotonic() + CALIBRATION_SECONDS
-        for i in range(accept.POOL - 1):
+        for i in range(POOL - 1):
             pools = [p for (distribution, _), p in self._pools.items() if distribution == case.distribution]
-            if time.monotonic() > deadline or min(p.cases for p in pools) >= accept.POOL:
+            if time.monotonic() > deadline or min(p.cases for p in pools) >= POOL:
                 return
             self._both(Case(draw.stream_seed(case.seed, f"calibration/{i}"), case.distribution, case.redraw_state))
 
-    def _both(self, case: Case) -> tuple[list[accept.Leaf], list[str], str]:
+    def _both(self, case: Case) -> tuple[list[Leaf], list[str], str]:
         self._restore(case)
         device, direction = self.opened.device, self.opened.direction
         needs = direction != "forward"
@@ -179,10 +180,10 @@ class Reference:
         for path, value in honest:
             if path not in wanted:
                 raise ProblemError(f"{load.problem_name(self.module)}: {path} is missing in the fp64 run")
-            pool = self._pools.setdefault((case.distribution, path), accept.Pool())
+            pool = self._pools.setdefault((case.distribution, path), Pool())
             pick = None if value.is_floating_point() else oracle.find_pick(trace, wanted[path])
             leaves.append(
-                accept.make_leaf(
+                make_leaf(
                     path,
                     wanted[path],
                     value,

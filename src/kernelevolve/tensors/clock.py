@@ -26,6 +26,7 @@ MEMORY_SHARE = 0.4
 FLUSH_BYTES = 256 << 20
 SPIN_CYCLES = 200_000  # about 0.1 ms at 2 GHz
 WARM_CALLS = 3
+SLOTS_SECONDS = 2.0  # at most, for seeing every slot once
 CPU_CACHE = 32 << 20
 CPU_MEMORY = 1 << 30
 
@@ -110,7 +111,7 @@ def warm(function: Callable[..., Any], ring: Ring, seconds: float) -> Warmed:
         calls += 1
         if calls % 8 == 0:
             ring.wait()
-        if time.perf_counter() - start > 10 * seconds + first and calls >= WARM_CALLS:
+        if time.perf_counter() - start > max(10 * seconds, SLOTS_SECONDS) + first and calls >= WARM_CALLS:
             break  # a slow function need not see every slot
     ring.wait()
     return Warmed(calls, time.perf_counter() - start, first, len(ring.slots), ring.flush_bytes, ring.footprint)
