@@ -40,10 +40,11 @@ class Workshop:
     Args:
         device: `auto` for the first accelerator here that is the run's platform, `none` to do without, or torch's name
             of one, such as `cuda:1`.
+        interpret: false leaves the interpret rung out where a device compares the values.
     """
 
-    def __init__(self, problem: Problem, *, device: str = "auto") -> None:
-        self.problem, self._wanted = problem, device
+    def __init__(self, problem: Problem, *, device: str = "auto", interpret: bool = True) -> None:
+        self.problem, self._wanted, self._interpret = problem, device, interpret
         self.roles = Roles()
         self._bench: Bench | None = None
         self._programs: dict[str, Program | UncoveredOp] = {}
@@ -64,7 +65,10 @@ class Workshop:
         settings = codec.from_data(Settings, codec.to_data(created.settings))
         bench = self.bench(builds)
         engineer = Engineer(self.problem, platform, self.program)
-        ladder = Ladder(bench, platform, settings, engineer, seed=created.seed, device=self._device(platform, settings))
+        device = self._device(platform, settings)
+        ladder = Ladder(
+            bench, platform, settings, engineer, seed=created.seed, device=device, interpret=self._interpret
+        )
         return Equipment(ladder, platform.figures, engineer, close=ladder.builder.close)
 
     def bench(self, builds: Path) -> Bench:

@@ -83,9 +83,15 @@ class Ladder:
         *,
         seed: int,
         device: Device | None = None,
+        interpret: bool = True,
     ) -> None:
+        """For one platform.
+
+        Args:
+            interpret: false leaves that rung out, where a device will compare the values at full size anyway.
+        """
         self.bench, self.platform, self.settings, self.costs = bench, platform, settings, costs
-        self.seed, self.device = seed, device
+        self.seed, self.device, self.interpret = seed, device, interpret or device is None
         self.builder = Builder(bench, platform)
 
     async def evaluate(self, candidate: Candidate, *, progress: Progress) -> Evaluation:
@@ -112,7 +118,8 @@ class Ladder:
             knobs = finding.knobs.for_vendor(self.platform.vendor)
             climb.choice = {name: allowed[0] for name, allowed in knobs.items()}
             self._build(climb)
-            self._interpret(climb)
+            if self.interpret:
+                self._interpret(climb)
             verdict = self._measure(climb, knobs, self.device) if self.device else self._model(climb, knobs)
         except Failed as failed:
             if failed.correctness is not None:
@@ -262,12 +269,17 @@ class Ladder:
     def _measure(self, climb: _Climb, knobs: Mapping[str, tuple[Choice, ...]], device: Device) -> Verdict:
         """On a device: full-size values, tuning by time, interleaved timing."""
 
-        def correct() -> str:
-            found, climb.isolation = device.correct(self.bench, climb.candidate.source, climb.choice, self._cases())
+        def correct(cases: Sequence[Case]) -> str:
+            found, climb.isolation = device.correct(self.bench, climb.candidate.source, climb.choice, cases)
             climb.correctness += found
-            return f"{sum(len(f.checks) for f in found)} checks at full size, own error {found[0].own_error:.2g}"
+            checks, worst = sum(len(f.checks) for f in found), max(found, key=lambda f: f.own_error)
+            return (
+                f"{checks} checks at full size, rms error {worst.own_error:.2g} of the output's spread, "
+                f"the reference's own {worst.reference_error:.2g}"
+            )
 
-        self._rung(climb, Rung.CORRECT, correct)
+        # One case is enough to see that tuning is worth it; the rest is for the choice that is judged.
+        self._rung(climb, Rung.CORRECT, lambda: correct(self._cases()[:1]))
         tuner = Tuner(knobs, self.seed, self.settings.tuner_trials)
 
         def tune() -> str:
@@ -275,12 +287,10 @@ class Ladder:
             pruned = sum(t is None for t in tuner.tried.values())
             return f"{len(tuner.tried)} of {tuner.size} choices, {pruned} ruled out, {tuner.ties} tie"
 
-        default = dict(climb.choice)
         self._rung(climb, Rung.TUNE, tune)
-        if climb.choice != default:
-            self._rung(climb, Rung.CORRECT, correct)
-            climb.resources = self.builder.build(climb.candidate.source, climb.choice)[0].resources
-        climb.diagnosis = self._limit(climb, self.builder.build(climb.candidate.source, climb.choice)[0])
+        self._rung(climb, Rung.CORRECT, lambda: correct(self._cases()))
+        built = self.builder.build(climb.candidate.source, climb.choice)[0]
+        climb.resources, climb.diagnosis = built.resources, self._limit(climb, built)
         verdicts: list[Verdict] = []
 
         def timed() -> str:

@@ -1,0 +1,163 @@
+"""The table of named problems on one machine: each problem's run, its verdict, its times, its raw samples.
+
+Usage:
+    python benchmarks/kernelbench_table.py --path KERNELBENCH [--platform h200] [--device auto|none] [--out table.json]
+
+In: a KernelBench checkout and the problems' names. Out: one line per problem as it finishes, and a JSON file with every
+evaluation (raw samples, versions, date, command). Each problem goes through the same door as `kernelevolve optimize`: a
+run in a folder of its own. With a device, everything that needs none (describing, capturing, building) is done for all
+problems side by side before the device is used, and the interpret rung is left to the table without a device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import concurrent.futures
+import dataclasses
+import datetime
+import json
+import platform as machine
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from kernelevolve import KernelEvolveError, Problem, Workshop, create_run, open_suite, settings_for, to_data
+from kernelevolve.events import Component
+
+LEVEL1 = (1, 3, 9, 19, 23, 26, 36, 37, 40, 47, 51, 88, 95, 97, 100)
+LEVEL2 = (12, 22, 29, 45, 63, 76, 86, 99, 9, 80)
+RECSYS = (
+    "jagged_to_dense",
+    "bucketize_by_borders",
+    "feature_hashing",
+    "pairwise_dot_interaction",
+    "rms_norm_residual",
+)
+NAMED = (
+    *(f"kernelbench:level1/{n}" for n in LEVEL1),
+    *(f"kernelbench:level2/{n}" for n in LEVEL2),
+    *(f"recsys:{n}" for n in RECSYS),
+)
+
+
+def load(name: str, path: Path | None) -> Problem:
+    """`suite:problem`."""
+    suite, _, problem = name.partition(":")
+    return open_suite(suite, path if suite == "kernelbench" else None).load(problem)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", type=Path, help="a KernelBench checkout")
+    parser.add_argument("--problems", default=",".join(NAMED), help="comma separated suite:problem")
+    parser.add_argument("--platform", default="h200")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--candidates", type=int, default=1)
+    parser.add_argument("--trials", type=int, default=10, help="knob choices that are tried per candidate")
+    parser.add_argument("--seconds", type=float, default=3000, help="start no problem after this long")
+    parser.add_argument("--side-by-side", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path("table.json"))
+    arguments = parser.parse_args()
+    start = time.monotonic()
+    settings = dataclasses.replace(
+        settings_for("quick"), candidates=arguments.candidates, tuner_trials=arguments.trials, seconds=600.0
+    )
+    record: dict[str, Any] = {
+        "command": " ".join(sys.argv),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine.platform(),
+        "settings": to_data(settings),
+        "rows": [],
+    }
+    with tempfile.TemporaryDirectory() as runs:
+        jobs = prepare(arguments, settings, Path(runs))
+        print(f"prepared in {time.monotonic() - start:.0f} s", flush=True)
+        for name, job in jobs.items():
+            if time.monotonic() - start > arguments.seconds:
+                record["rows"].append({"problem": name, "error": "not started: out of time"})
+            else:
+                record["rows"].append(finish(name, job))
+            print(line(record["rows"][-1]), flush=True)
+            arguments.out.write_text(json.dumps(record, indent=1))
+    good = sum(row.get("correct", False) for row in record["rows"])
+    print(f"{good} of {len(record['rows'])} correct, {time.monotonic() - start:.0f} s")
+    return 0 if good == len(record["rows"]) else 1
+
+
+def prepare(arguments: argparse.Namespace, settings: Any, runs: Path) -> dict[str, Any]:
+    """Creates every run, side by side; a failure takes the run's place."""
+
+    def one(name: str) -> Any:
+        try:
+            problem = load(name, arguments.path)
+            shop = Workshop(problem, device=arguments.device, interpret=arguments.device == "none")
+            folder = runs / name.replace(":", "_").replace("/", "_")
+            writer = Component("built-in")
+            run = create_run(folder, problem, arguments.platform, shop, settings=settings, writer=writer)
+            shop.program(problem.workloads[0].name)
+            brief = run.ask()
+            asyncio.run(run.write(brief))
+            return shop, run
+        except KernelEvolveError as error:
+            return error
+
+    names = [n for n in arguments.problems.split(",") if n]
+    with concurrent.futures.ThreadPoolExecutor(arguments.side_by_side) as pool:
+        return dict(zip(names, pool.map(one, names), strict=True))
+
+
+def finish(name: str, job: Any) -> dict[str, Any]:
+    """Drives one run to its end; its row."""
+    if isinstance(job, KernelEvolveError):
+        return {"problem": name, "error": f"{type(job).__name__}: {job}"}
+    shop, run = job
+    begin = time.monotonic()
+    try:
+        reason = asyncio.run(run.drive())
+        nodes = [n for n in run.graph.nodes.values()]
+        best = run.graph.best or (nodes[0] if nodes else None)
+        if best is None:
+            return {"problem": name, "error": f"no candidate: {reason}"}
+        return {
+            "problem": name,
+            "verdict": best.evaluation.verdict.value,
+            "correct": best.evaluation.correct,
+            "seconds": round(time.monotonic() - begin, 1),
+            "candidates": len(nodes),
+            "note": best.candidate.note,
+            "evaluation": to_data(best.evaluation),
+            "source": best.candidate.source,
+        }
+    except KernelEvolveError as error:
+        return {"problem": name, "error": f"{type(error).__name__}: {error}"}
+    finally:
+        run.close()
+        shop.close()
+
+
+def line(row: dict[str, Any]) -> str:
+    """One line of the table."""
+    if "error" in row:
+        return f"{row['problem']:42} {row['error'][:150]}"
+    found = row["evaluation"]
+    head = f"{row['problem']:42} {row['verdict']:13} {row['seconds']:5.0f} s"
+    if not row["correct"] or not found["timings"]:
+        failed = [r["message"] for r in found["rungs"] if r["status"] == "failed"]
+        return f"{head}  {(failed or ['untimed'])[0][:160]}"
+    parts = []
+    for t in found["timings"]:
+        bases = ", ".join(f"{n} {f['value']:.4g}" for n, f in t["baselines"].items())
+        s = t["speedup"]
+        span = f" [{s['low']:.3f}, {s['high']:.3f}]" if s["low"] else ""
+        parts.append(
+            f"{t['candidate']['value']:.4g} ms ({bases}) {s['value']:.3f}x {t['against']}{span} {s['evidence']}"
+        )
+    errors = max(found["correctness"], key=lambda c: c["own_error"])
+    return f"{head}  {' | '.join(parts)}  err {errors['own_error']:.1e} (ref {errors['reference_error']:.1e})"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
