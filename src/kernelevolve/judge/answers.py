@@ -106,6 +106,7 @@ def _compare(state: State, message: Message) -> Answered:
     reference: Reference = _held(state, "reference", "oracle")
     metas = [codec.from_data(outputs.TensorMeta, m) for m in message.body["metas"]]
     handles = message.body.get("handles") or {}
+    case = codec.from_data(Case, message.body["case"])
     with contextlib.ExitStack() as stack:
 
         def values(meta: outputs.TensorMeta) -> Any:
@@ -115,9 +116,8 @@ def _compare(state: State, message: Message) -> Answered:
                 return outputs.from_attachment(meta, message.attachments[meta.path], reference.opened.device)
             if meta.nbytes == 0:
                 return torch.empty(meta.shape, dtype=outputs.dtype_of(meta.dtype), device=reference.opened.device)
-            raise MachineError(f"{meta.path}: neither bytes nor a handle arrived for it")
+            raise ValueError(f"{meta.path}: neither bytes nor a handle arrived for it")
 
-        case = codec.from_data(Case, message.body["case"])
         compared = reference.compare(case, metas, values, str(message.body.get("candidate", "")))
     return "compared", codec.to_data(compared)
 

@@ -117,7 +117,7 @@ class Reference:
 
         Args:
             metas: of its outputs in order, and of its buffers as `state:NAME`; unknown buffers are ignored.
-            values: gives the tensor of a meta whose shape and dtype fit.
+            values: gives the tensor of a meta whose shape and dtype fit; ValueError where what arrived does not.
             candidate: under which name errors of outputs with few elements are pooled; empty = not pooled.
         """
         limited = self.compute(case).limited
@@ -138,11 +138,17 @@ class Reference:
                 checks.append(where.check("state", False, 1.0, 0.0, detail))
                 continue
             checks.append(accept.check_meta(where, leaf, meta, self.opened.device))
-            if meta is not None and checks[-1].passed:
-                pool = self._tallies.setdefault((candidate, case.distribution, leaf.path), accept.Tally())
-                found = accept.check_leaf(where, leaf, values(meta), self.opened.precision, pool if candidate else None)
-                checks += found.checks
-                own, reference = max(own, found.own), max(reference, found.reference)
+            if meta is None or not checks[-1].passed:
+                continue
+            try:
+                arrived = values(meta)
+            except ValueError as error:  # what an untrusted process sent does not fit what it announced
+                checks.append(where.check("meta", False, 1.0, 0.0, str(error)))
+                continue
+            pool = self._tallies.setdefault((candidate, case.distribution, leaf.path), accept.Tally())
+            found = accept.check_leaf(where, leaf, arrived, self.opened.precision, pool if candidate else None)
+            checks += found.checks
+            own, reference = max(own, found.own), max(reference, found.reference)
         return Comparison(tuple(checks), own, reference)
 
     def _calibrate(self, case: Case) -> None:

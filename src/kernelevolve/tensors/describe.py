@@ -20,7 +20,7 @@ from kernelevolve.tensors.load import blamed, build_model, load_module, seeded
 from kernelevolve.tensors.outputs import dtype_name
 from kernelevolve.tensors.probe import Probe, probe
 
-BUILT = 1 << 28  # weights of at most so many elements are built to take their statistics
+BUILT = 1 << 24  # larger sets of weights are not built only to take their statistics
 NOISE = 0.1  # standard deviation given to weights that are all equal, such as an affine layer's ones and zeros
 
 
