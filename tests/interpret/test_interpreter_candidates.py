@@ -257,3 +257,86 @@ def test_a_candidate_defined_inside_the_context(tmp_path):
         spec.loader.exec_module(module)
         out = module.ModelNew()(x)
     torch.testing.assert_close(out, x.exp() * 3)
+
+
+@triton.jit
+def square_kernel(x, o, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    v = tl.load(x + i, mask=i < n, other=0.0)
+    tl.store(o + i, v * v, mask=i < n)
+
+
+@triton.jit
+def square_gradient_kernel(x, g, o, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    v = 2 * tl.load(x + i, mask=i < n, other=0.0) * tl.load(g + i, mask=i < n, other=0.0)
+    tl.store(o + i, v, mask=i < n)
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        o = torch.empty_like(x)
+        square_kernel[(triton.cdiv(x.numel(), 64),)](x, o, x.numel(), BLOCK=64)
+        return o
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        assert x.is_cuda
+        o = torch.empty(x.shape, device=x.device)
+        square_gradient_kernel[(triton.cdiv(x.numel(), 64),)](x, gradient.contiguous(), o, x.numel(), BLOCK=64)
+        return o
+
+
+def test_a_candidate_with_a_backward():
+    x = torch.randn(100, requires_grad=True)
+    with interpreting():
+        Square.apply(x).sum().backward()
+        leaf = torch.empty(3, requires_grad=True)
+    torch.testing.assert_close(x.grad, 2 * x.detach())
+    assert leaf.isnan().all()
+
+
+@triton.jit
+def embedding_bag_kernel(index, offsets, table, o, columns, BLOCK: tl.constexpr):
+    bag = tl.program_id(0)
+    i = tl.arange(0, BLOCK)
+    start, end = tl.load(offsets + bag), tl.load(offsets + bag + 1)
+    total = tl.zeros([BLOCK], dtype=tl.float32)
+    for k in range(start, end):
+        row = tl.load(index + k)
+        total += tl.load(table + row * columns + i, mask=i < columns, other=0.0)
+    tl.store(o + bag * columns + i, total, mask=i < columns)
+
+
+def test_an_embedding_bag_by_offsets():
+    table = torch.randn(50, 20)
+    index = torch.randint(0, 50, (30,))
+    offsets = torch.tensor([0, 4, 4, 19, 30])
+    with interpreting():
+        o = torch.empty(4, 20, device=table.device)
+        embedding_bag_kernel[(4,)](index, offsets, table, o, 20, BLOCK=32)
+    wanted = nn.functional.embedding_bag(index, table, offsets[:-1], mode="sum")
+    torch.testing.assert_close(o, wanted)
+
+
+@triton.jit
+def convolution_kernel(x, w, o, height, width, KH: tl.constexpr, KW: tl.constexpr, BLOCK: tl.constexpr):
+    out_h, out_w = height - KH + 1, width - KW + 1
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row, column = i // out_w, i % out_w
+    total = tl.zeros((BLOCK,), tl.float32)
+    for a in tl.static_range(KH):
+        for b in tl.static_range(KW):
+            v = tl.load(x + (row + a) * width + column + b, mask=i < out_h * out_w, other=0.0)
+            total = tl.fma(v, tl.load(w + a * KW + b), total)
+    tl.store(o + i, total, mask=i < out_h * out_w)
+
+
+def test_a_convolution():
+    x, w, o = torch.randn(9, 11), torch.randn(3, 2), torch.zeros(7, 10)
+    with interpreting():
+        convolution_kernel[(3,)](x, w, o, 9, 11, KH=3, KW=2, BLOCK=32)
+    torch.testing.assert_close(o, nn.functional.conv2d(x[None, None], w[None, None])[0, 0])

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 from .builder import Options
@@ -207,6 +208,7 @@ def fill_with_poison(tensor: torch.Tensor) -> None:
     """NaN in every float, the byte 0x5B repeated in every integer (True in booleans)."""
     if tensor.device.type == "meta" or tensor.numel() == 0:
         return
+    tensor = tensor.detach()
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
         if tensor.dtype.itemsize == 1:
             tensor.view(torch.uint8).fill_(0x80 if "fnuz" in str(tensor.dtype) else 0x7F)
@@ -268,10 +270,20 @@ def posing(answers: Answers, recorder: Recorder) -> Iterator[None]:
     set_driver(StandInDriver(answers))
     for name in before:
         setattr(torch.cuda, name, functions[name])
+    mode = _Pose(recorder)
+    apply = BackwardCFunction.apply
+
+    def posing_backward(self: Any, *gradients: Any) -> Any:
+        # torch leaves a mode while it runs one of its own functions, `Tensor.backward` too.
+        with mode:
+            return apply(self, *gradients)
+
+    BackwardCFunction.apply = posing_backward
     try:
-        with _Pose(recorder):
+        with mode:
             yield
     finally:
+        BackwardCFunction.apply = apply
         for name, value in before.items():
             setattr(torch.cuda, name, value)
         set_driver(driver)
