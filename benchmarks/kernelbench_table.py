@@ -21,11 +21,11 @@ import platform as machine
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kernelevolve import KernelEvolveError, Problem, Workshop, create_run, open_suite, settings_for, to_data
-from kernelevolve.events import Component
 
 LEVEL1 = (1, 3, 9, 19, 23, 26, 36, 37, 40, 47, 51, 88, 95, 97, 100)
 LEVEL2 = (12, 22, 29, 45, 63, 76, 86, 99, 9, 80)
@@ -73,40 +73,43 @@ def main() -> int:
         "rows": [],
     }
     with tempfile.TemporaryDirectory() as runs:
-        jobs = prepare(arguments, settings, Path(runs))
-        print(f"prepared in {time.monotonic() - start:.0f} s", flush=True)
-        for name, job in jobs.items():
+        for name, job in jobs(arguments, settings, Path(runs)):
             if time.monotonic() - start > arguments.seconds:
                 record["rows"].append({"problem": name, "error": "not started: out of time"})
             else:
                 record["rows"].append(finish(name, job))
-            print(line(record["rows"][-1]), flush=True)
+            print(f"{time.monotonic() - start:4.0f} s  {line(record['rows'][-1])}", flush=True)
             arguments.out.write_text(json.dumps(record, indent=1))
     good = sum(row.get("correct", False) for row in record["rows"])
     print(f"{good} of {len(record['rows'])} correct, {time.monotonic() - start:.0f} s")
     return 0 if good == len(record["rows"]) else 1
 
 
-def prepare(arguments: argparse.Namespace, settings: Any, runs: Path) -> dict[str, Any]:
-    """Creates every run, side by side; a failure takes the run's place."""
+def jobs(arguments: argparse.Namespace, settings: Any, runs: Path) -> Iterator[tuple[str, Any]]:
+    """Every problem with its shop and run, or with the error in their place.
+
+    With a device they are prepared side by side, each in about 1 GB of memory; without one by one.
+    """
 
     def one(name: str) -> Any:
         try:
             problem = load(name, arguments.path)
             shop = Workshop(problem, device=arguments.device, interpret=arguments.device == "none")
             folder = runs / name.replace(":", "_").replace("/", "_")
-            writer = Component("built-in")
-            run = create_run(folder, problem, arguments.platform, shop, settings=settings, writer=writer)
-            shop.program(problem.workloads[0].name)
-            brief = run.ask()
-            asyncio.run(run.write(brief))
+            run = create_run(folder, problem, arguments.platform, shop, settings=settings)
+            asyncio.run(run.write(run.ask()))
             return shop, run
         except KernelEvolveError as error:
             return error
 
     names = [n for n in arguments.problems.split(",") if n]
+    if arguments.device == "none":
+        yield from ((name, one(name)) for name in names)
+        return
     with concurrent.futures.ThreadPoolExecutor(arguments.side_by_side) as pool:
-        return dict(zip(names, pool.map(one, names), strict=True))
+        waiting = {name: pool.submit(one, name) for name in names}
+        concurrent.futures.wait(waiting.values())
+        yield from ((name, job.result()) for name, job in waiting.items())
 
 
 def finish(name: str, job: Any) -> dict[str, Any]:
@@ -117,7 +120,7 @@ def finish(name: str, job: Any) -> dict[str, Any]:
     begin = time.monotonic()
     try:
         reason = asyncio.run(run.drive())
-        nodes = [n for n in run.graph.nodes.values()]
+        nodes = list(run.graph.nodes.values())
         best = run.graph.best or (nodes[0] if nodes else None)
         if best is None:
             return {"problem": name, "error": f"no candidate: {reason}"}
