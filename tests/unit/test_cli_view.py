@@ -44,7 +44,7 @@ def evaluation(verdict: Verdict, time: float = 1.0, evidence: Evidence = MODELLE
     rungs = (
         RungReport(Rung.CHECK, "passed", 0.01, "one kernel"),
         RungReport(Rung.BUILD, "passed", 0.5, "1 launch", "h100"),
-        RungReport(Rung.INTERPRET, "passed" if verdict.ok else "failed", 2.0, "rms 3 above the limit 1"),
+        RungReport(Rung.INTERPRET, "passed" if verdict.ok else "failed", 2.0, f"{verdict}: rms 3 above the limit 1"),
     )
     checks = (Check("rms", "declared/scaled", "D1", 7, verdict.ok, 0.4, 1.0, "fp64 oracle"),)
     found = Correctness(Evidence.INTERPRETED, verdict.ok, checks, ("rows: 4096 -> 64",), ("races",), 1e-7, 2e-7)

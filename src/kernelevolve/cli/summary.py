@@ -99,7 +99,8 @@ def _headline(graph: Graph) -> str:
         if furthest is None:
             return f"no candidate was evaluated ({graph.last_drop or 'nothing was written'})"
         failed = next((r for r in furthest.evaluation.rungs if r.status == "failed"), None)
-        where = f": {failed.message}" if failed else ""
+        verdict = f"{furthest.evaluation.verdict}: "
+        where = f": {failed.message.removeprefix(verdict)}" if failed else ""
         return f"no correct candidate; {furthest.id} came furthest, {furthest.evaluation.verdict}{where}"
     fast = words.speedup(best.fitness) if best.fitness.value > 0 else "not timed"
     return f"{best.evaluation.verdict}, {fast}, {words.correctness(best.evaluation)}"
