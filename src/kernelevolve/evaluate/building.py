@@ -14,15 +14,11 @@ from typing import Any
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
 from kernelevolve.evaluate.bench import Bench
-from kernelevolve.evaluate.correct import Failed, candidate_asks
+from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, candidate_asks
 from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluation import LaunchPlan, Resources, Verdict
-from kernelevolve.nursery import Limits
 from kernelevolve.platforms import Platform
 from kernelevolve.protocol import Description
-
-_BUILD_SECONDS = 180.0
-_LIMITS = Limits(memory_bytes=8 << 30, file_bytes=2 << 30)
 
 
 @dataclass(frozen=True)
@@ -43,8 +39,8 @@ class Built:
 class Builder:
     """Builds candidates of one problem for one platform; a conversation lasts while the candidate stays the same."""
 
-    def __init__(self, bench: Bench, platform: Platform) -> None:
-        self.bench, self.platform = bench, platform
+    def __init__(self, bench: Bench, platform: Platform, bounds: Bounds = BOUNDS) -> None:
+        self.bench, self.platform, self.bounds = bench, platform, bounds
         self._open: dict[tuple[int, str, str], Conversation] = {}
 
     def build(self, source: str, choice: Mapping[str, Choice]) -> list[Built]:
@@ -85,7 +81,7 @@ class Builder:
             "build": True,
         }
         try:
-            message = candidate_asks(conversation, "plan", body, seconds=_BUILD_SECONDS)
+            message = candidate_asks(conversation, "plan", body, seconds=self.bounds.build_seconds)
         except Failed:
             if conversation.channel.sock.fileno() < 0:
                 self._open = {k: c for k, c in self._open.items() if c is not conversation}
@@ -98,10 +94,11 @@ class Builder:
             return self._open[key]
         for stale in [k for k in self._open if k[0] == key[0] and k[2] != source]:
             self._open.pop(stale).end()
-        conversation = self.bench.roles["builder"].open(_LIMITS)
+        conversation = self.bench.roles["builder"].open(self.bounds.limits)
         opened = self.bench.opened(description, "meta", candidate=source)
         try:
-            candidate_asks(conversation, "prepare", {"opened": codec.to_data(opened)}, seconds=_BUILD_SECONDS)
+            body = {"opened": codec.to_data(opened)}
+            candidate_asks(conversation, "prepare", body, seconds=self.bounds.build_seconds)
         except Failed:
             conversation.end()
             raise

@@ -21,8 +21,32 @@ from kernelevolve.nursery import Limits
 from kernelevolve.protocol import Case, Description
 from kernelevolve.wire import Message
 
-_LOAD_SECONDS = 120.0
-_CPU_LIMITS = Limits(memory_bytes=12 << 30, file_bytes=4 << 30)
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a candidate may use before it counts as hung or greedy.
+
+    Attributes:
+        build_seconds: for one workload's plan and build.
+        load_seconds: for import and construction.
+        call_seconds: for one call.
+        memory_bytes: of private memory, in a builder and in a worker on the CPU.
+        file_bytes: of one file that it writes, what it prints included.
+    """
+
+    build_seconds: float = 180.0
+    load_seconds: float = 120.0
+    call_seconds: float = 120.0
+    memory_bytes: int = 12 << 30
+    file_bytes: int = 2 << 30
+
+    @property
+    def limits(self) -> Limits:
+        """Those that the kernel enforces."""
+        return Limits(memory_bytes=self.memory_bytes, file_bytes=self.file_bytes)
+
+
+BOUNDS = Bounds()
 
 
 class Failed(Exception):
@@ -42,7 +66,7 @@ class Trial:
         description: the size.
         device: `cpu` means under the interpreter.
         answers: what the stand-in device answers on the CPU.
-        seconds: how long one call may take.
+        bounds: what it may use.
     """
 
     source: str
@@ -50,7 +74,7 @@ class Trial:
     description: Description
     device: str
     answers: Mapping[str, Any]
-    seconds: float
+    bounds: Bounds = BOUNDS
 
 
 def candidate_asks(worker: Conversation, kind: str, body: Mapping[str, Any], *, seconds: float) -> Any:
@@ -88,11 +112,11 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
         seen = (*not_seen, *(f"inputs {u}" for u in unusable))
         return Correctness(evidence, passed, tuple(checks), scaled, seen, errors[0], errors[1])
 
-    with bench.roles["worker"].open(_CPU_LIMITS if trial.device == "cpu" else None) as worker:
+    with bench.roles["worker"].open(trial.bounds.limits if trial.device == "cpu" else None) as worker:
         opened = bench.opened(description, trial.device, candidate=trial.source, choice=trial.choice)
         body = {"opened": codec.to_data(opened), "answers": dict(trial.answers)}
         try:
-            candidate_asks(worker, "load", body, seconds=_LOAD_SECONDS)
+            candidate_asks(worker, "load", body, seconds=trial.bounds.load_seconds)
             for case in cases:
                 computed = _expect(bench, trial, case)
                 if not computed["usable"]:
@@ -103,7 +127,7 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
                     "ipc": trial.device != "cpu" and bench.shares_memory,
                     "state": [p for p in computed["outputs"] if p.startswith("state:")],
                 }
-                called = candidate_asks(worker, "call", question, seconds=trial.seconds)
+                called = candidate_asks(worker, "call", question, seconds=trial.bounds.call_seconds)
                 not_seen = tuple(called.body.get("interpreted", {}).get("not_seen", not_seen))
                 _refuse_changes(bench, called, computed["changed_inputs"])
                 compared = _judge(bench, trial, case, worker, called)
@@ -137,14 +161,14 @@ def _judge(bench: Bench, trial: Trial, case: Case, worker: Conversation, called:
         try:
             if handles := called.body.get("handles"):
                 try:
-                    return judge.ask("compare", {**body, "handles": handles}, seconds=trial.seconds).body
+                    return judge.ask("compare", {**body, "handles": handles}, seconds=trial.bounds.call_seconds).body
                 except Refusal as refusal:
                     if "CUDA IPC" not in refusal.message:
                         raise SeatLost(f"while asked to compare: {refusal}") from refusal
                     # Device memory cannot be shared between these processes: send the bytes, here and from now on.
                     bench.shares_memory = False
                 called.close()
-                called = candidate_asks(worker, "fetch", {}, seconds=trial.seconds)
+                called = candidate_asks(worker, "fetch", {}, seconds=trial.bounds.call_seconds)
             return bench.judged(judge, "compare", body, called.attachments).body
         finally:
             called.close()

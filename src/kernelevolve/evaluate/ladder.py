@@ -17,7 +17,7 @@ from kernelevolve.candidate import Candidate, Choice
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder, Built
 from kernelevolve.evaluate.check import Finding, check_source
-from kernelevolve.evaluate.correct import Failed, Trial, compare
+from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, compare
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.tune import Tuner, tuned
 from kernelevolve.evaluation import (
@@ -39,7 +39,6 @@ from kernelevolve.protocol import Case
 from kernelevolve.settings import Settings
 
 Progress = Callable[[str], None]
-_CALL_SECONDS = 120.0
 RAGGED_CASES = 2
 
 
@@ -84,15 +83,18 @@ class Ladder:
         seed: int,
         device: Device | None = None,
         interpret: bool = True,
+        bounds: Bounds = BOUNDS,
     ) -> None:
         """For one platform.
 
         Args:
             interpret: false leaves that rung out, where a device will compare the values at full size anyway.
+            bounds: what a candidate may use.
         """
         self.bench, self.platform, self.settings, self.costs = bench, platform, settings, costs
         self.seed, self.device, self.interpret = seed, device, interpret or device is None
-        self.builder = Builder(bench, platform)
+        self.bounds = bounds
+        self.builder = Builder(bench, platform, bounds)
 
     async def evaluate(self, candidate: Candidate, *, progress: Progress) -> Evaluation:
         """The candidate's Evaluation.
@@ -190,7 +192,7 @@ class Ladder:
                     description,
                     "cpu",
                     self.platform.device_answers(),
-                    _CALL_SECONDS,
+                    self.bounds,
                 )
                 found, climb.isolation = compare(self.bench, trial, wanted, Evidence.INTERPRETED)
                 climb.correctness.append(found)

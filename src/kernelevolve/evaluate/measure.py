@@ -14,14 +14,14 @@ from kernelevolve import codec
 from kernelevolve.candidate import Choice
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder
-from kernelevolve.evaluate.correct import Failed, Trial, candidate_asks, compare
+from kernelevolve.evaluate.correct import Bounds, Failed, Trial, candidate_asks, compare
 from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.timing import CANDIDATE, Blocks, Burst, time_arms
 from kernelevolve.evaluate.tune import Tuner
 from kernelevolve.evaluation import Correctness, Evidence, Timing, Verdict
 from kernelevolve.protocol import Case, Description
 
-_CALL_SECONDS = 180.0
+_BOUNDS = Bounds(load_seconds=180.0, call_seconds=180.0)
 _WARM_SECONDS = 0.2
 _TUNE_CALLS = 7
 _ROOMY_BYTES = 2 << 30
@@ -54,7 +54,7 @@ class Device:
             rank[c], seen[c.distribution] = seen[c.distribution], seen[c.distribution] + 1
         ordered = sorted(cases, key=rank.__getitem__)
         for workload in bench.problem.workloads:
-            trial = Trial(source, choice, bench.full(workload.name), self.torch_name, {}, _CALL_SECONDS)
+            trial = Trial(source, choice, bench.full(workload.name), self.torch_name, {}, _BOUNDS)
             self._make_room(trial.description)
             one, isolation = compare(bench, trial, ordered[: self.full_cases], Evidence.MEASURED)
             bench.forget(trial.description, self.torch_name)
@@ -76,7 +76,8 @@ class Device:
         worker = bench.roles["worker"].open()
         opened = bench.opened(bench.full(workload), self.torch_name, candidate=source, choice=choice)
         try:
-            candidate_asks(worker, "load", {"opened": codec.to_data(opened), "answers": {}}, seconds=_CALL_SECONDS)
+            body = {"opened": codec.to_data(opened), "answers": {}}
+            candidate_asks(worker, "load", body, seconds=_BOUNDS.load_seconds)
         except Failed:
             worker.end()
             raise
@@ -110,19 +111,19 @@ class Device:
         return tuner.best or default
 
     def _quick_time(self, worker: Conversation, choice: Mapping[str, Choice]) -> float:
-        candidate_asks(worker, "choose", {"choice": dict(choice)}, seconds=_CALL_SECONDS)
-        candidate_asks(worker, "warm", {"seed": _RING_SEED, "seconds": 0.02}, seconds=_CALL_SECONDS)
-        timed = candidate_asks(worker, "burst", {"calls": _TUNE_CALLS}, seconds=_CALL_SECONDS)
+        candidate_asks(worker, "choose", {"choice": dict(choice)}, seconds=_BOUNDS.call_seconds)
+        candidate_asks(worker, "warm", {"seed": _RING_SEED, "seconds": 0.02}, seconds=_BOUNDS.call_seconds)
+        timed = candidate_asks(worker, "burst", {"calls": _TUNE_CALLS}, seconds=_BOUNDS.call_seconds)
         return float(statistics.median(timed.body["milliseconds"]))
 
     def time(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> tuple[Timing, Verdict]:
         """Candidate and baselines interleaved."""
         worker = self._candidate(bench, workload, source, choice)
         try:
-            candidate_asks(worker, "warm", {"seed": _RING_SEED, "seconds": _WARM_SECONDS}, seconds=_CALL_SECONDS)
+            candidate_asks(worker, "warm", {"seed": _RING_SEED, "seconds": _WARM_SECONDS}, seconds=_BOUNDS.call_seconds)
 
             def candidate(calls: int) -> Sequence[float]:
-                answer = candidate_asks(worker, "burst", {"calls": calls}, seconds=_CALL_SECONDS)
+                answer = candidate_asks(worker, "burst", {"calls": calls}, seconds=_BOUNDS.call_seconds)
                 return list(answer.body["milliseconds"])
 
             arms: dict[str, Burst] = {CANDIDATE: candidate}

@@ -7,6 +7,7 @@ is foreign code, so it runs in a child, and what comes back is the program as JS
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 
 import torch
@@ -40,6 +41,7 @@ def main() -> None:
     with Channel.from_fd(arguments.fd) as control:
         control.send("ready", {"python": platform.python_version(), "torch": str(torch.__version__)})
         nursery.serve(control, handle)
+    os._exit(0)  # nothing is left to save, and taking torch down in good order takes seconds
 
 
 if __name__ == "__main__":
