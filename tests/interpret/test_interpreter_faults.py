@@ -527,6 +527,11 @@ def test_a_module_at_full_size_on_meta_tensors():
     assert any("values" in what for what in recorder.report.not_seen)
 
 
+def test_a_kernel_function_is_launched_not_called():
+    with interpreting(), pytest.raises(RuntimeError, match="launch it on a grid"):
+        copy(torch.zeros(4), torch.zeros(4), 4, 4)
+
+
 def test_contexts_do_not_nest():
     with interpreting(), pytest.raises(RuntimeError, match="active already"), interpreting():
         pass

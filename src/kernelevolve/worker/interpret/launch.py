@@ -135,6 +135,7 @@ class Engine:
         self.language = Language(self.builder, self.call)
         self._rewritten: dict[int, tuple[Any, Rewritten]] = {}
         self._fresh: set[int] = set()
+        self._running = False
 
     def rewritten(self, kernel: Any) -> Rewritten:
         known = self._rewritten.get(id(kernel))
@@ -147,7 +148,11 @@ class Engine:
         return known[1]
 
     def call(self, kernel: Any, *args: Any, **kwargs: Any) -> Any:
-        """A kernel function called from kernel code."""
+        """A kernel function called from kernel code; host code must launch it."""
+        if not self._running:
+            raise RuntimeError(
+                f"cannot call @triton.jit function {kernel.fn.__name__} from host code; launch it on a grid"
+            )
         return self.rewritten(kernel).run(*args, **kwargs)
 
     def launch(self, recorder: Recorder, kernel: Any, grid: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -192,6 +197,7 @@ class Engine:
         run: Callable[..., Any] = ready.run
         start = time.perf_counter()
         recorder.launches += 1
+        self._running = True
         try:
             for program in programs:
                 builder.program = program  # type: ignore[assignment]
@@ -199,6 +205,7 @@ class Engine:
                 run(**values)
                 recorder.programs += 1
         finally:
+            self._running = False
             recorder.seconds += time.perf_counter() - start
 
 

@@ -40,9 +40,12 @@ def redirected(launch: Launch, call: Callable[..., Any], note: Callable[[str], N
         self.nargs = None
         return out
 
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return call(self, *args, **kwargs)
+
     replaced = [(Autotuner, "run", autotuned)]
     for kind in (JITFunction, InterpretedFunction):
-        replaced += [(kind, "run", run), (kind, "__call__", call)]
+        replaced += [(kind, "run", run), (kind, "__call__", called)]
     before = [(kind, name, kind.__dict__[name]) for kind, name, _ in replaced]
     for kind, name, function in replaced:
         setattr(kind, name, function)
