@@ -101,8 +101,8 @@ PLANES = (
     {},
     {"num_stages": 2},
     {"BLOCK_K": 32, "num_stages": 4},
-    {"BLOCK_N": 64, "num_warps": 4, "num_stages": 2},
-    {"BLOCK_M": 64, "num_warps": 4, "num_stages": 2},
+    {"BLOCK_N": 64},
+    {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4},
     {"SPLIT_LINES": 32},
     {"SPLIT_LINES": 128},
 )
