@@ -6,8 +6,9 @@ The steps, each a frozen value:
 
 1. `capture.capture` (imports torch) → `ir.Program`: core ATen ops, integers written over named sizes.
 2. `lower` → `algebra.Graph`: few kinds of nodes (map, view, gather, join, reduce, contract, scan), each a function of
-   coordinates. A lowering is registered for an op with ``@lowers("aten.relu.default")``; most new ops need nothing else,
-   because a view is any index arithmetic with a condition (padding, windows), and a convolution is a contraction of one.
+   coordinates. A lowering is registered for an op with ``@lowers("aten.relu.default")``; most new ops need nothing
+   else, because a view is any index arithmetic with a condition (padding, windows), and a convolution is a contraction
+   of one.
 3. `plan.first_plan` → `plan.Plan`: which nodes share a kernel, what is stored, each kernel's scheme and knobs.
 4. `emit` writes each kernel by its kind and scheme; `render.render` puts the file together.
 5. `moves.moves` proposes other plans from a diagnosis.

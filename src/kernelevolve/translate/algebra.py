@@ -1,7 +1,7 @@
 """Few kinds of nodes that every op is written in, each a function of coordinates.
 
-In: builder calls of the lowerings. Out: `Graph`, frozen nodes in execution order. How nodes are grouped into kernels and
-written as Triton is left to `plan` and `emit`.
+In: builder calls of the lowerings. Out: `Graph`, frozen nodes in execution order. How nodes are grouped into kernels
+and written as Triton is left to `plan` and `emit`.
 
 Kinds (``i0, i1, ...`` are the coordinates of the node's own shape):
 
@@ -28,7 +28,14 @@ from typing import Any
 
 from kernelevolve.translate.errors import TranslateError
 from kernelevolve.translate.expr import (
-    ONE, ZERO, Expr, const, divide_exactly, flatten, product, symbol, unflatten,
+    ONE,
+    ZERO,
+    Expr,
+    divide_exactly,
+    flatten,
+    product,
+    symbol,
+    unflatten,
 )  # fmt: skip
 from kernelevolve.translate.ir import Number, Program, Tensor
 
@@ -270,7 +277,12 @@ class Builder:
         return self.node("contract", shape, dtype, args=(a.name, b.name))
 
     def gather(
-        self, x: Node, shape: Sequence[Expr], index: Sequence[Expr], indices: Sequence[Node], at: Sequence[Sequence[Expr]]
+        self,
+        x: Node,
+        shape: Sequence[Expr],
+        index: Sequence[Expr],
+        indices: Sequence[Node],
+        at: Sequence[Sequence[Expr]],
     ) -> Node:
         """Reads ``x`` at coordinates that hold values ``j0, j1, ...`` of index tensors."""
         names = (x.name, *(n.name for n in indices))

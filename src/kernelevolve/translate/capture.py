@@ -211,9 +211,9 @@ class _Reader:
                 found.append((node.name, self._constant_path(str(specs[node.name].target)), "buffer", list(nodes)))
         found.sort(key=lambda entry: entry[2] != "input")
         self._name_sizes(found)
-        for name, path, role, nodes in found:
-            values = [n.meta.get("val") for n in nodes]
-            if not isinstance(values[0], torch.Tensor) or not (nodes[0].users or role == "input"):
+        for name, path, role, places in found:
+            values = [n.meta.get("val") for n in places]
+            if not isinstance(values[0], torch.Tensor) or not (places[0].users or role == "input"):
                 continue
             self.tensors.append(Tensor(name, path, role, self._value(values), self._strides(path, values)))
 
@@ -229,8 +229,9 @@ class _Reader:
 
     def _input_paths(self) -> list[str]:
         signature = inspect.signature(self.references[0].model.forward)
-        names = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
-        rest = [p.name for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL]
+        parameters = list(signature.parameters.values())
+        names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
+        rest = [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
         paths: list[str] = []
         for position, value in enumerate(self.references[0].inputs):
             root = names[position] if position < len(names) else f"{rest[0]}[{position - len(names)}]"
@@ -246,7 +247,8 @@ class _Reader:
             for axis in range(values[0].dim()):
                 vector = tuple(int(v.shape[axis]) for v in values)
                 if self.fitter.fit(vector, simple=True) is None:
-                    self._add_size(variables.get(vector, f"{_identifier(name)}_{axis}"), f"{path}.shape[{axis}]", vector)
+                    wanted = variables.get(vector, f"{_identifier(name)}_{axis}")
+                    self._add_size(wanted, f"{path}.shape[{axis}]", vector)
 
     def _add_size(self, name: str, source: str, vector: tuple[int, ...]) -> str:
         taken = {size.name for size in self.sizes} | COORDINATES | {"self", "device", "knob"} | self.paths
@@ -287,7 +289,7 @@ class _Reader:
     def _integer(self, vector: Sequence[int], what: str) -> Expr:
         expr = self.fitter.fit(vector)
         if expr is None:
-            self.notes.append(f"{what} stays fixed at {vector[0]}: it follows no dimension of an input ({list(vector)})")
+            self.notes.append(f"{what} stays fixed at {vector[0]}: it follows no input's dimension ({list(vector)})")
             return const(int(vector[0]))
         return expr
 
@@ -301,7 +303,7 @@ class _Reader:
         name = str(node.target)
         if name.removeprefix("aten.") in _IGNORED:
             return None
-        args = tuple(self._argument(list(parts), name) for parts in zip(*(n.args for n in nodes), strict=True))
+        args = tuple(self._argument(list(given), name) for given in zip(*(n.args for n in nodes), strict=True))
         kwargs = tuple((k, self._argument([n.kwargs[k] for n in nodes], name)) for k in node.kwargs)
         metas = [n.meta.get("val") for n in nodes]
         if isinstance(metas[0], tuple | list):

@@ -20,6 +20,6 @@ class UncoveredOp(TranslateError):
         where = f" (from {line})" if line else ""
         why = f": {reason}" if reason else ""
         super().__init__(
-            f"the built-in engineer has no lowering for {op}{where}{why}; use a model or guest writer for this problem, "
-            f"or register one with kernelevolve.translate.lower.lowers({op!r})"
+            f"the built-in engineer has no lowering for {op}{where}{why}; use a model or guest writer for "
+            f"this problem, or register one with kernelevolve.translate.lower.lowers({op!r})"
         )

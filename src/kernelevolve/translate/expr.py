@@ -1,8 +1,8 @@
 """Integer expressions over sizes and coordinates.
 
-In: names (sizes such as ``batch_size``, coordinates such as ``row``) and integers. Out: expressions in polynomial normal
-form, so that equal index arithmetic is equal as a value; simplification of quotients and remainders from the known
-extents of coordinates; source text for host and device. What a name stands for is left to the caller.
+In: names (sizes such as ``batch_size``, coordinates such as ``row``) and integers. Out: expressions in polynomial
+normal form, so that equal index arithmetic is equal as a value; simplification of quotients and remainders from the
+known extents of coordinates; source text for host and device. What a name stands for is left to the caller.
 
 An expression is a sum of products. An *atom* of a product is a name, or a quotient or remainder of two expressions that
 could not be simplified.
@@ -452,4 +452,4 @@ def _read(node: ast.expr) -> Expr:
                 return mod(left, right, {})
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "exact":
         return exact(_read(node.args[0]), _read(node.args[1]))
-    raise TranslateError(f"cannot read the size expression {ast.unparse(node)!r}: only + - * // % of names and integers")
+    raise TranslateError(f"cannot read the size {ast.unparse(node)!r}: only + - * // % of names and integers")

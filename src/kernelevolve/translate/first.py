@@ -62,6 +62,14 @@ def plan_groups(
     return Plan(kernels, chooser.vendor, allow_tf32)
 
 
+def plan_with(graph: Graph, chooser: Chooser, apart: frozenset[str] = frozenset()) -> Plan:
+    """A plan whose groups and knobs follow a chooser."""
+    fused = Fuser(graph, apart, chooser.few_rows()).run()
+    taken: set[str] = set()
+    kernels = tuple(chooser.kernel(group, fused, taken) for group in fused)
+    return Plan(kernels, chooser.vendor, chooser.allow_tf32)
+
+
 class Chooser:
     """Chooses schemes and knobs from the sizes at full size."""
 
@@ -69,6 +77,7 @@ class Chooser:
         self.graph, self.vendor, self.allow_tf32 = graph, vendor, allow_tf32
         self.sizes = graph.program.at_full_size()
         self.units = UNITS[vendor]
+        self.also_few: frozenset[str] = frozenset()
 
     def value(self, expr: Expr) -> int:
         """An expression at full size."""
@@ -76,7 +85,8 @@ class Chooser:
 
     def few_rows(self) -> frozenset[str]:
         """Reductions with too few, too long rows to fill the machine with one program per row."""
-        return frozenset(n.name for n in self.graph.nodes.values() if n.kind == "reduce" and self._few(n))
+        found = frozenset(n.name for n in self.graph.nodes.values() if n.kind == "reduce" and self._few(n))
+        return found | self.also_few
 
     def _few(self, node: Node) -> bool:
         domain = domain_of(self.graph, node.name)
@@ -196,15 +206,17 @@ class Chooser:
         if length <= ONE_PASS_LIMIT:
             warps = 4 if length <= 2048 else 8 if length <= 8192 else 16
             return replace(kernel, scheme="one_pass", knobs=(("num_warps", _near(warps, (4, 8, 16, 32))),))
-        block = (8192, 4096, 2048, 16384) if rows == 1 else (4096, 2048, 8192, 1024)
-        warps = (16, 32, 8) if rows == 1 else (8, 16, 4)
-        return replace(kernel, scheme="looped", knobs=(("BLOCK", block), ("num_warps", warps), ("num_stages", (1, 2, 3))))
+        blocks = (8192, 4096, 2048, 16384) if rows == 1 else (4096, 2048, 8192, 1024)
+        many = (16, 32, 8) if rows == 1 else (8, 16, 4)
+        knobs: tuple[Knob, ...] = (("BLOCK", blocks), ("num_warps", many), ("num_stages", (1, 2, 3)))
+        return replace(kernel, scheme="looped", knobs=knobs)
 
     def _by_columns(self, kernel: Kernel, length: int) -> Kernel:
         if length <= 256:
             return replace(kernel, scheme="one_pass", knobs=(("COLUMNS", (64, 32, 128, 16)), ("num_warps", (4, 8, 2))))
         knobs: tuple[Knob, ...] = (
-            ("COLUMNS", (128, 64, 32, 256)), ("BLOCK", (32, 16, 64, 8)), ("num_warps", (4, 8)), ("num_stages", (1, 2, 3)),
+            ("COLUMNS", (128, 64, 32, 256)), ("BLOCK", (32, 16, 64, 8)), ("num_warps", (4, 8)),
+            ("num_stages", (1, 2, 3)),
         )  # fmt: skip
         return replace(kernel, scheme="looped", knobs=knobs)
 

@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 
 from kernelevolve.translate.algebra import Graph, Node
 from kernelevolve.translate.emit.layout import (
-    Domain, base, domain_of, results_of, store_coordinates, trace,
+    Domain,
+    base,
+    domain_of,
+    results_of,
+    store_coordinates,
+    trace,
 )  # fmt: skip
 from kernelevolve.translate.errors import TranslateError
 
@@ -36,7 +41,9 @@ class Fuser:
         apart: anchors that must not join an earlier kernel (a move can ask for that).
     """
 
-    def __init__(self, graph: Graph, apart: frozenset[str] = frozenset(), few_rows: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, graph: Graph, apart: frozenset[str] = frozenset(), few_rows: frozenset[str] = frozenset()
+    ) -> None:
         self.graph, self.apart, self.few_rows = graph, apart, few_rows
         self.users = graph.users()
         self.order = {name: k for k, name in enumerate(graph.nodes)}
@@ -167,9 +174,10 @@ class Fuser:
     def _operands(self, node: Node) -> None:
         """Operands of a contraction are read through views only; anything computed is stored first."""
         for arg in node.args:
-            name = arg
-            while name not in self.stored and self.graph.nodes[name].kind == "view" and not self.graph.nodes[name].where:
-                name = self.graph.nodes[name].args[0]
+            name, node = arg, self.graph.nodes[arg]
+            while name not in self.stored and node.kind == "view" and not node.where:
+                name = node.args[0]
+                node = self.graph.nodes[name]
             if name in self.stored or self._cheap(name):
                 continue
             self._store(name)
@@ -304,7 +312,7 @@ class Fuser:
         """A pointwise kernel for a node: the last one where it has the same shape and needs nothing later."""
         last = len(self.groups) - 1
         shape = self.graph.nodes[name].shape
-        if last >= 0 and self.groups[last].kind == "pointwise" and not (name in self.stored):
+        if last >= 0 and self.groups[last].kind == "pointwise" and name not in self.stored:
             group = self.groups[last]
             late = any(self.written.get(s, -1) >= last for s in self._stored_at(name))
             if self.graph.nodes[group.stores[0]].shape == shape and not late:

@@ -8,7 +8,7 @@ of the same problem. Lowering, planning and writing source are left to the rest 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,9 @@ from kernelevolve.translate.expr import Expr, canonical, const, parse, product
 
 #: Names of kernels' coordinates and of what they are computed from; no size has one of these names.
 COORDINATES = frozenset({
-    "element", "program", "row", "column", "outer", "part", "block_of", "m", "n", "k_of_a", "k_of_b", "line", "position",
-    "batch", "begin", "end", "steps", "per_part", "start", "total", "carry", "running", "group", "first_row",
-    "group_rows", "row_tile", "column_tile", "row_tiles", "column_tiles", "in_range", "row_in_range",
+    "element", "program", "row", "column", "outer", "part", "block_of", "m", "n", "k_of_a", "k_of_b", "line",
+    "position", "batch", "begin", "end", "steps", "per_part", "start", "total", "carry", "running", "group",
+    "first_row", "group_rows", "row_tile", "column_tile", "row_tiles", "column_tiles", "in_range", "row_in_range",
     "column_in_range", "m_in_range", "n_in_range", "k_of_a_in_range", "k_of_b_in_range",
 })  # fmt: skip
 
@@ -143,7 +143,8 @@ class Program:
         sizes: named sizes in the order in which ``forward`` can read them.
         tensors: inputs in order, then parameters and buffers that are used.
         ops: in execution order.
-        outputs: the result's structure: `Ref`, None, a number, or ``("tuple" | "list", ...)``, ``("dict", (key, part)...)``.
+        outputs: the result's structure: `Ref`, None, a number, or ``("tuple" | "list", ...)`` or
+            ``("dict", (key, part)...)``.
         mutations: pairs of a tensor's name and the value that is written into it at the end.
         notes: what stayed fixed at the captured sizes, in sentences.
     """
@@ -176,36 +177,6 @@ class Program:
             raise TranslateError(f"expected a program, found {type(decoded).__name__}: capture the reference again")
         return decoded
 
-    def ops_cost(self, sizes: Mapping[str, int] | None = None) -> tuple[OpCost, ...]:
-        """What eager execution does: each op's bytes and floating point operations.
-
-        Args:
-            sizes: size name → value; full size where None.
-        """
-        from kernelevolve.translate.cost import op_costs
-
-        return op_costs(self, self.at_full_size() if sizes is None else sizes)
-
-
-@dataclass(frozen=True)
-class OpCost:
-    """One ATen op run by itself.
-
-    Attributes:
-        name, op: the result's and the op's name.
-        kind: ``view`` (no launch), ``pointwise``, ``reduction``, ``contraction`` or ``other``.
-        bytes: bytes read and written at least once.
-        flops: floating point operations (a multiply-add counts two).
-        dtype: the result's dtype.
-    """
-
-    name: str
-    op: str
-    kind: str
-    bytes: int
-    flops: int
-    dtype: str
-
 
 _CLASSES: dict[str, type] = {cls.__name__: cls for cls in (Ref, Number, Dtype, Size, Value, Tensor, Op, Program)}
 
@@ -215,7 +186,7 @@ def _encode(thing: Any) -> Any:
         return {"expr": canonical(thing)}
     if isinstance(thing, tuple | list):
         return [_encode(part) for part in thing]
-    if isinstance(thing, float) and thing in (float("inf"), float("-inf")) or thing != thing:
+    if (isinstance(thing, float) and thing in (float("inf"), float("-inf"))) or thing != thing:
         return {"float": repr(thing)}
     if type(thing).__name__ in _CLASSES:
         return {type(thing).__name__: {k: _encode(v) for k, v in vars(thing).items()}}

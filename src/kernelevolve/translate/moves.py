@@ -18,7 +18,7 @@ from kernelevolve.translate.algebra import Graph
 from kernelevolve.translate.emit.layout import domain_of
 from kernelevolve.translate.errors import TranslateError
 from kernelevolve.translate.expr import product
-from kernelevolve.translate.first import Chooser, plan_groups
+from kernelevolve.translate.first import Chooser, plan_groups, plan_with
 from kernelevolve.translate.ir import Program
 from kernelevolve.translate.lower import lower
 from kernelevolve.translate.plan import Kernel, Knob, Plan
@@ -75,19 +75,14 @@ def _reduction_schemes(graph: Graph, plan: Plan) -> Iterator[Move]:
 _SCHEMES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("one_pass", ("bandwidth",), "a row that stays in registers is read from memory once"),
     ("looped", ("spills", "occupancy", "compile-error", "shared-memory"), "smaller blocks hold fewer values at once"),
-    ("split", ("latency", "occupancy"), "more programs share a long row when there are few rows"),
 )
 
 
 def _with_scheme(graph: Graph, chooser: Chooser, kernel: Kernel, scheme: str) -> Kernel | None:
     domain = domain_of(graph, kernel.anchors[0])
     length = chooser.value(product([domain.shape[a] for a in domain.reduced]))
-    rows = chooser.value(product([domain.shape[a] for a in domain.kept]))
     inner = not domain.kept or domain.reduced[-1:] == (len(domain.shape) - 1,)
-    if scheme == "split":
-        single = len(kernel.anchors) == 1 and len(kernel.stores) == 1
-        return chooser._split(kernel, inner, rows, length) if single and length >= 4096 else None
-    if kernel.scheme == "split":
+    if kernel.scheme == "split" or scheme == "split":
         return None
     if scheme == "one_pass":
         if length > (65536 if inner else 1024):
@@ -100,6 +95,26 @@ def _with_scheme(graph: Graph, chooser: Chooser, kernel: Kernel, scheme: str) ->
     if not inner:
         knobs = (("COLUMNS", (128, 64, 32)), ("BLOCK", (16, 32, 8)), ("num_warps", (4, 8)), ("num_stages", (2, 1, 3)))
     return replace(kernel, scheme="looped", rows="program", knobs=knobs)
+
+
+def _split_rows(graph: Graph, plan: Plan) -> Iterator[Move]:
+    """Several programs per row; what needs the finished row moves into the next kernel."""
+    for kernel in plan.kernels:
+        if kernel.kind != "reduction" or kernel.scheme == "split":
+            continue
+        if any(graph.nodes[a].fn == "prod" for a in kernel.anchors):
+            continue
+        chooser = Chooser(graph, plan.platform, plan.allow_tf32)
+        domain = domain_of(graph, kernel.anchors[0])
+        if chooser.value(product([domain.shape[a] for a in domain.reduced])) < 4096:
+            continue
+        chooser.also_few = frozenset(kernel.anchors)
+        try:
+            apart = plan_with(graph, chooser)
+        except TranslateError:
+            continue
+        reason = "more programs share a long row when there are few rows"
+        yield Move(f"{kernel.scheme} to split in {kernel.name}", reason, apart, ("latency", "occupancy"))
 
 
 def _rows_per_program(graph: Graph, plan: Plan) -> Iterator[Move]:
@@ -205,5 +220,6 @@ def _first(kernel: Kernel, knob: str, value: Any) -> tuple[Any, ...]:
 
 
 _MAKERS: tuple[Callable[[Graph, Plan], Iterator[Move]], ...] = (
-    _reduction_schemes, _rows_per_program, _regions, _product_schemes, _precisions, _tiles, _pointwise_shape,
+    _reduction_schemes, _split_rows, _rows_per_program, _regions, _product_schemes, _precisions, _tiles,
+    _pointwise_shape,
 )  # fmt: skip

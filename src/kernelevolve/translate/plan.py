@@ -75,7 +75,8 @@ class Plan:
     def to_json(self) -> str:
         """The plan as JSON text."""
         kernels = [vars(kernel) for kernel in self.kernels]
-        return json.dumps({"kernels": kernels, "platform": self.platform, "allow_tf32": self.allow_tf32}, sort_keys=True)
+        content = {"kernels": kernels, "platform": self.platform, "allow_tf32": self.allow_tf32}
+        return json.dumps(content, sort_keys=True)
 
     @staticmethod
     def from_json(source: str) -> Plan:

@@ -73,14 +73,14 @@ class _Renamed(ast.NodeTransformer):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def visit_Name(self, node: ast.Name) -> ast.Name:  # noqa: N802 - ast's protocol
+    def visit_Name(self, node: ast.Name) -> ast.Name:
         return ast.Name("ModelNew", node.ctx) if node.id == self.name else node
 
 
 def _strip(function: ast.FunctionDef) -> ast.FunctionDef:
     """The function without docstring and annotations."""
     body = function.body
-    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+    if ast.get_docstring(function) is not None:
         body = body[1:] or [ast.Pass()]
     function.body = body
     function.returns = None

@@ -81,10 +81,8 @@ class _File:
         parts += [source.text for _, group in kernels for source in group]
         init = f"\n\n{made.init}" if made.init else ""
         signature = f"    def forward({made.signature}):"
-        parts.append(
-            f'class ModelNew({made.bases}):\n    """The reference\'s parameters, and its result by the kernels above."""'
-            f"{init}\n\n{signature}\n{body}"
-        )
+        doc = '    """The reference\'s parameters, and its result by the kernels above."""'
+        parts.append(f"class ModelNew({made.bases}):\n{doc}{init}\n\n{signature}\n{body}")
         head, rest = parts[:3], parts[3:]
         return "\n\n".join(head) + "\n\n\n" + "\n\n\n".join(rest) + "\n"
 

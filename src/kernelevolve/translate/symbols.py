@@ -75,7 +75,9 @@ def perturb(source: str, variant: int, runs: Callable[[str], object | None], lim
     chosen: dict[Literal, int] = {}
     shapes = runs(source)
     groups: list[list[Literal]] = [[literal] for literal in found]
-    groups += [same for value in sorted({f.value for f in found}) if len(same := [f for f in found if f.value == value]) > 1]
+    for value in sorted({literal.value for literal in found}):
+        same = [literal for literal in found if literal.value == value]
+        groups += [same] if len(same) > 1 else []
     for turn, group in enumerate(groups):
         if any(literal in chosen for literal in group):
             continue
@@ -116,15 +118,10 @@ class Fitter:
 
     def fit_float(self, values: Sequence[float]) -> str | None:
         """Host source of a float that is a power of a size: e, 1/e, e ** 0.5 or e ** -0.5; None where it is not."""
-        for shape, invert in (
-            ("{}", lambda v: v),
-            ("1.0 / {}", lambda v: 1 / v),
-            ("{} ** 0.5", lambda v: v * v),
-            ("{} ** -0.5", lambda v: 1 / (v * v)),
-        ):
-            if any(v <= 0 or not math.isfinite(v) for v in values):
-                return None
-            inverted = [invert(v) for v in values]
+        if any(v <= 0 or not math.isfinite(v) for v in values):
+            return None
+        for shape, power in (("{}", 1.0), ("1.0 / {}", -1.0), ("{} ** 0.5", 2.0), ("{} ** -0.5", -2.0)):
+            inverted = [v**power for v in values]
             whole = [round(v) for v in inverted]
             if all(w > 0 and math.isclose(v, w, rel_tol=1e-6) for v, w in zip(inverted, whole, strict=True)):
                 expr = self.fit(whole)
@@ -141,7 +138,7 @@ class Fitter:
             if values == vector:
                 return symbol(name)
         for name, values in self._sizes:
-            if all(s and v % s == 0 for v, s in zip(vector, values, strict=True)) and not all(s == values[0] for s in values):
+            if all(s and v % s == 0 for v, s in zip(vector, values, strict=True)):
                 rest = self._product(tuple(v // s for v, s in zip(vector, values, strict=True)), depth - 1)
                 if rest is not None:
                     return symbol(name) * rest

@@ -77,7 +77,8 @@ def _tanh(args: list[str], dtype: str, let: Let) -> str:
     square = let("square", f"{x} * {x}")
     small = let(
         "near_zero",
-        f"{x} * (1.0 + {square} * (-0.33333333 + {square} * (0.13333333 + {square} * (-0.05396825 + {square} * 0.02186949))))",
+        f"{x} * (1.0 + {square} * (-0.33333333 + {square} * "
+        f"(0.13333333 + {square} * (-0.05396825 + {square} * 0.02186949))))",
     )
     decay = let("decay", f"tl.exp(-2.0 * tl.abs({x}))")
     large = let("tail", f"(1.0 - {decay}) / (1.0 + {decay})")
@@ -96,7 +97,8 @@ def _expm1(args: list[str], dtype: str, let: Let) -> str:
         return f"libdevice.expm1({x})"
     small = let(
         "series",
-        f"{x} * (1.0 + {x} * (0.5 + {x} * (0.16666667 + {x} * (0.041666668 + {x} * (0.008333334 + {x} * 0.0013888889)))))",
+        f"{x} * (1.0 + {x} * (0.5 + {x} * (0.16666667 + {x} * "
+        f"(0.041666668 + {x} * (0.008333334 + {x} * 0.0013888889)))))",
     )
     return f"tl.where(tl.abs({x}) < 0.35, {small}, tl.exp({x}) - 1.0)"
 

@@ -99,7 +99,7 @@ def trace(
     return found
 
 
-def groups(domain: Domain, found: Trace, *, merge_reduced: bool = True) -> list[list[int]]:
+def groups(domain: Domain, found: Trace) -> list[list[int]]:
     """Neighbouring dimensions of one role that every access sees as one run, dimensions of size 1 left out."""
     axes = [axis for axis, size in enumerate(domain.shape) if size != ONE]
     result: list[list[int]] = []
@@ -107,7 +107,7 @@ def groups(domain: Domain, found: Trace, *, merge_reduced: bool = True) -> list[
         if result:
             last = result[-1][-1]
             same_role = (axis in domain.reduced) == (last in domain.reduced)
-            if same_role and _one_run(last, axis, domain.shape[axis], found) and (merge_reduced or axis not in domain.reduced):
+            if same_role and _one_run(last, axis, domain.shape[axis], found):
                 result[-1].append(axis)
                 continue
         result.append([axis])
@@ -120,8 +120,8 @@ def _one_run(outer: int, inner: int, extent: Expr, found: Trace) -> bool:
     if any({a, b} & expr.names() for expr in found.others):
         return False
     for access in found.accesses:
-        steps = {a: _step(access.offset, a), b: _step(access.offset, b)}
-        if steps[a] is None or steps[b] is None or steps[a] != steps[b] * extent:  # type: ignore[operator]
+        over, along = _step(access.offset, a), _step(access.offset, b)
+        if over is None or along is None or over != along * extent:
             return False
     return True
 
@@ -130,7 +130,7 @@ def _step(offset: Expr, name: str) -> Expr | None:
     """The coefficient of a coordinate, None where it occurs in anything but a plain product."""
     total = ZERO
     for monomial, coefficient in offset.terms:
-        inside = [atom for atom in monomial if atom == name or (not isinstance(atom, str) and name in Expr((((atom,), 1),)).names())]
+        inside = [atom for atom in monomial if name in Expr((((atom,), 1),)).names()]
         if not inside:
             continue
         if inside != [name]:

@@ -102,7 +102,8 @@ class Reducer:
             return [mean, self._result(f"{self.name}_squares", self._fold("sum", f"{centred} * {centred}"))]
         if self.fn == "softmax":
             lowest = repr(_LOWEST[self.dtype])
-            top = self._result(f"{self.name}_max", f"tl.maximum({self._fold('max', self._masked(v, mask, lowest))}, {lowest})")
+            highest = self._fold("max", self._masked(v, mask, lowest))
+            top = self._result(f"{self.name}_max", f"tl.maximum({highest}, {lowest})")
             grown = self._masked(f"tl.exp({v} - {top.text})", mask, "0.0")
             return [top, self._result(f"{self.name}_sum", self._fold("sum", grown))]
         if self.fn in ("argmax", "argmin"):
@@ -127,11 +128,12 @@ class Reducer:
         if self.fn == "welford":
             inits = [(part, f"tl.zeros({shape}, {kind})") for part in ("mean", "squares", "count")]
         elif self.fn == "softmax":
-            inits = [("max", f"tl.full({shape}, {_LOWEST[self.dtype]!r}, {kind})"), ("sum", f"tl.zeros({shape}, {kind})")]
+            lowest = f"tl.full({shape}, {_LOWEST[self.dtype]!r}, {kind})"
+            inits = [("max", lowest), ("sum", f"tl.zeros({shape}, {kind})")]
         elif self.fn in ("argmax", "argmin"):
             inits = [
                 ("best", f"tl.full({shape}, {self._neutral()}, {kind})"),
-                ("place", f"tl.full({shape}, 2147483647, tl.int32)" if not self._wide else f"tl.full({shape}, 2147483647, tl.int64)"),
+                ("place", f"tl.full({shape}, 2147483647, {'tl.int64' if self._wide else 'tl.int32'})"),
             ]
         else:
             inits = [("lanes", f"tl.full({shape}, {self._neutral()}, {kind})")]
@@ -144,7 +146,7 @@ class Reducer:
 
     @property
     def _wide(self) -> bool:
-        return bool(getattr(self.w, "wide", False))
+        return self.w.wide
 
     def update(self, lanes: list[str], value: Var, mask: str, position: str) -> None:
         """Writes one step of the loop."""
@@ -220,7 +222,8 @@ class Reducer:
 
     def _combine_softmax(self, top: str, total: str) -> list[Var]:
         highest = self._result(f"{self.name}_max", self._fold("max", top))
-        return [highest, self._result(f"{self.name}_sum", self._fold("sum", f"{total} * tl.exp({top} - {highest.text})"))]
+        scaled = self._fold("sum", f"{total} * tl.exp({top} - {highest.text})")
+        return [highest, self._result(f"{self.name}_sum", scaled)]
 
     def _pick(self, best: str, place: str) -> list[Var]:
         how = "max" if self.fn == "argmax" else "min"

@@ -73,7 +73,7 @@ def write(graph: Graph, kernel: Kernel, stored: frozenset[str]) -> list[KernelSo
     reduced = [run for run in runs if run[0] in domain.reduced]
     inner = not runs or not kept or runs[-1][0] in domain.reduced or not reduced
     w = Writer(graph, available, kernel.name)
-    w.wide = kernel.wide  # type: ignore[attr-defined]
+    w.wide = kernel.wide
     values = {f"d{axis}": ZERO for axis in range(len(domain.shape))}
     flat = kernel.scheme == "one_pass" or len(reduced) <= 1
     walk = _Walk(graph, kernel, w, domain, kept, reduced, inner, flat, values)
@@ -238,8 +238,8 @@ def store_all(walk: _Walk, *, full: bool) -> bool:
         assert where is not None, name
         if where[1] == full:
             wanted.append((name, where[0]))
-    for name, where in wanted:
-        at = walk.at(where)
+    for name, place in wanted:
+        at = walk.at(place)
         value = walk.w.read(name, at)
         walk.w.store(name, address(walk.graph, name, at), value)
     return bool(wanted)

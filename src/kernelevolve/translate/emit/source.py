@@ -49,12 +49,15 @@ class KernelSource:
     imports: frozenset[str] = field(default_factory=frozenset)
 
 
-def finish(w: Writer, kernel: Kernel, launch: Launch, name: str | None = None, about: str | None = None) -> KernelSource:
+def finish(
+    w: Writer, kernel: Kernel, launch: Launch, name: str | None = None, about: str | None = None
+) -> KernelSource:
     """Puts a written body together with its signature."""
     name = name or kernel.name
     p = w.parameters
-    constants = {k: v for k, v in p.constants.items()}
-    signature = [*p.pointers, *(parameter for parameter, _ in launch.extra), *(s for s in p.sizes if s not in constants)]
+    constants = dict(p.constants)
+    extra = [parameter for parameter, _ in launch.extra]
+    signature = [*p.pointers, *extra, *(s for s in p.sizes if s not in constants)]
     signature += [f"{c}: tl.constexpr" for c in (*constants, *(k for k, _ in launch.derived), *launch.constants)]
     lines = ["@triton.jit", *_wrapped(f"def {name}(", signature)]
     doc = about if about is not None else kernel.about

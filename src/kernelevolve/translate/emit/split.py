@@ -6,9 +6,9 @@ Partial results lie as (parts, rows) in memory. The second kernel also computes 
 from __future__ import annotations
 
 from kernelevolve.translate.emit import reduction
-from kernelevolve.translate.emit.reducers import partials
+from kernelevolve.translate.emit.reducers import Reducer, partials
 from kernelevolve.translate.emit.source import KernelSource, Launch, finish
-from kernelevolve.translate.emit.writer import Writer, computed
+from kernelevolve.translate.emit.writer import Var, Writer, computed
 from kernelevolve.translate.expr import Expr, flatten, product, text, unflatten
 
 
@@ -76,13 +76,11 @@ def _parts(walk: reduction._Walk) -> KernelSource:
             before.append(f"{name} = torch.empty(({{PARTS}}, {text(count)}), dtype=torch.{dtype}, device=device)")
     grid.append("{PARTS}")
     about = walk.kernel.about + "\n\nPartial results: program `part` of each row takes its share of the blocks."
-    return finish(
-        w, walk.kernel, Launch(tuple(grid), (*constants, "BLOCK", "PARTS"), tuple(derived), tuple(before), tuple(extra)),
-        about=about,
-    )  # fmt: skip
+    launch = Launch(tuple(grid), (*constants, "BLOCK", "PARTS"), tuple(derived), tuple(before), tuple(extra))
+    return finish(w, walk.kernel, launch, about=about)
 
 
-def _safe(results: list[reduction.Var], r: reduction.Reducer) -> list[str]:
+def _safe(results: list[Var], r: Reducer) -> list[str]:
     """A part without elements would divide by its count of 0."""
     if r.fn != "welford":
         return [v.text for v in results]
@@ -94,7 +92,7 @@ def _combine(walk: reduction._Walk) -> KernelSource:
     graph, kernel = walk.graph, walk.kernel
     name = kernel.name.removesuffix("_kernel") + "_combine_kernel"
     w = Writer(graph, walk.w.stored, name)
-    w.wide = kernel.wide  # type: ignore[attr-defined]
+    w.wide = kernel.wide
     zero = {f"d{a}": flatten([], []) for a in range(len(walk.domain.shape))}
     second = reduction._Walk(graph, kernel, w, walk.domain, walk.kept, walk.reduced, True, True, zero)
     count = _kept_count(walk)
@@ -113,7 +111,7 @@ def _combine(walk: reduction._Walk) -> KernelSource:
     extra: list[tuple[str, str]] = []
     for anchor, names in _names(walk):
         r = reduction.reducer(second, anchor)
-        r = reduction.Reducer(w, r.fn, r.dtype, r.name, 0, r.kept - {"part"})
+        r = Reducer(w, r.fn, r.dtype, r.name, 0, r.kept - {"part"})
         loaded = []
         for part, _ in names:
             value = w.fresh(part)

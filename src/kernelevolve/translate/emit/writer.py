@@ -67,6 +67,7 @@ class Writer(Reader[Var]):
         self.masks: dict[str, str] = {}
         self.tile: tuple[tuple[str, str], ...] = ()
         self.uses: set[str] = set()
+        self.wide = False
         self._taken = {name, "tl", "triton", "libdevice", *COORDINATES}
         self._sizes: dict[str, str] = {}
 
@@ -153,7 +154,9 @@ class Writer(Reader[Var]):
         if expr.value is not None:
             return str(expr.value)
         source = text(expr)
-        plain = re.sub(r"\s*\*\s*", "_", source).replace(" // ", "_by_").replace(" + ", "_plus_").replace(" - ", "_minus_")
+        plain = re.sub(r"\s*\*\s*", "_", source)
+        for sign, word in ((" // ", "_by_"), (" + ", "_plus_"), (" - ", "_minus_")):
+            plain = plain.replace(sign, word)
         name = self._sizes.get(source) or self._size_name(re.sub(r"\W+", "", plain))
         self._sizes[source] = name
         if constant or name in self.parameters.constants:
@@ -192,7 +195,8 @@ class Writer(Reader[Var]):
             return atom
         sign = "//" if isinstance(atom, Quotient) else "%"
         inner = self.index(atom.numerator)
-        return f"({inner if inner.isidentifier() else f'({inner})'} {sign} {self.size(atom.denominator, constant=True)})"
+        inner = inner if inner.isidentifier() else f"({inner})"
+        return f"({inner} {sign} {self.size(atom.denominator, constant=True)})"
 
     # -- the reader's hooks
 
@@ -358,7 +362,7 @@ class Writer(Reader[Var]):
 
 
 _BUILTINS = {
-    "sum", "max", "min", "abs", "range", "len", "pow", "any", "all", "round", "float", "int", "bool", "print", "map",
-    "filter", "index", "input", "iter", "next", "slice", "sorted", "tuple", "type", "vars", "zip", "hash", "id", "torch",
-    "knob", "nn",
+    "sum", "max", "min", "abs", "range", "len", "pow", "any", "all", "round", "float", "int", "bool", "print",
+    "map", "filter", "index", "input", "iter", "next", "slice", "sorted", "tuple", "type", "vars", "zip", "hash", "id",
+    "torch", "knob", "nn",
 }  # fmt: skip

@@ -1,11 +1,13 @@
 """From ATen ops to the algebra: one function per op, found by the op's full name.
 
-In: a `Program`. Out: an `algebra.Graph`. A lowering takes a `Lowering` context and the `Op`, reads its arguments with the
-context's methods, and returns the result's node, or a list of nodes for an op with several results.
+In: a `Program`. Out: an `algebra.Graph`. A lowering takes a `Lowering` context and the `Op`, reads its arguments with
+the context's methods, and returns the result's node, or a list of nodes for an op with several results.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,7 @@ Result = Node | list[Node | None]
 Lower = Callable[["Lowering", Op], Result]
 
 _REGISTRY: dict[str, Lower] = {}
+_MODULES = tuple(sorted(found.name for found in pkgutil.iter_modules(__path__)))
 
 
 def lowers(*ops: str) -> Callable[[Lower], Lower]:
@@ -96,9 +99,8 @@ def dims_of(given: Any, rank: int) -> list[int]:
 
 
 def _load() -> None:
-    from kernelevolve.translate.lower import contractions, indexing, normalizations, pointwise, reductions, views
-
-    assert contractions and indexing and normalizations and pointwise and reductions and views
+    for module in _MODULES:
+        importlib.import_module(f"{__name__}.{module}")
 
 
 def lower(program: Program) -> Graph:
@@ -124,9 +126,9 @@ def lower(program: Program) -> Graph:
         if isinstance(result, Node):
             state.values[op.name] = result
         else:
-            for position, node in enumerate(result):
-                if node is not None:
-                    state.values[f"{op.name}.{position}"] = node
+            for position, part in enumerate(result):
+                if part is not None:
+                    state.values[f"{op.name}.{position}"] = part
     b.prefix, b.line = "output", ""
     return _finish(state, tensors)
 

@@ -91,7 +91,8 @@ def _batch_norm(c: Lowering, op: Op) -> list[Node | None]:
     if "no_training" in op.op:
         running_mean, running_var = c.node(op.args[3]), c.node(op.args[4])
         centre, variance = (_along_channel(c, r, rank) for r in (running_mean, running_var))
-        assert centre is not None and variance is not None
+        assert centre is not None
+        assert variance is not None
         y, _ = _normalised(c, wide, centre, variance, op.args[6])
         y = _affine(c, y, _along_channel(c, weight, rank), _along_channel(c, bias, rank))
         return [b.cast(y, dtype_of(op)), None, None]

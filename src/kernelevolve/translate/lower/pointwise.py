@@ -192,7 +192,8 @@ def _times(a: float, b: float) -> float:
 @lowers("leaky_relu.default")
 def _leaky_relu(c: Lowering, op: Op) -> Node:
     x, b = c.node(op.args[0]), c.b
-    return b.where(b.map("gt", x, 0, dtype="bool"), x, b.map("mul", x, argument(op, 1, "negative_slope", 0.01)), x.dtype)
+    negative = b.map("mul", x, argument(op, 1, "negative_slope", 0.01))
+    return b.where(b.map("gt", x, 0, dtype="bool"), x, negative, x.dtype)
 
 
 @lowers("softplus.default")
