@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kernelevolve.candidate import Cost as Cost
     from kernelevolve.candidate import Knobs as Knobs
     from kernelevolve.codec import to_data as to_data
+    from kernelevolve.equipment import Workshop as Workshop
     from kernelevolve.errors import KernelEvolveError as KernelEvolveError
     from kernelevolve.errors import MachineError as MachineError
     from kernelevolve.errors import MissingDevice as MissingDevice
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from kernelevolve.errors import UnknownName as UnknownName
     from kernelevolve.errors import UsageError as UsageError
     from kernelevolve.errors import WriterError as WriterError
-    from kernelevolve.equipment import Workshop as Workshop
     from kernelevolve.evaluation import Check as Check
     from kernelevolve.evaluation import Correctness as Correctness
     from kernelevolve.evaluation import Evaluation as Evaluation
