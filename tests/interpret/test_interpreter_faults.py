@@ -527,6 +527,22 @@ def test_a_module_at_full_size_on_meta_tensors():
     assert any("values" in what for what in recorder.report.not_seen)
 
 
+@triton.jit
+def waiting(flag, o):
+    if tl.program_id(0) == 0:
+        while tl.load(flag) == 0:
+            pass
+    tl.store(flag, 1)
+    tl.store(o, 1)
+
+
+def test_a_wait_for_a_later_program_ends(monkeypatch):
+    monkeypatch.setattr("kernelevolve.worker.interpret.language.MOST_TURNS", 100)
+    flag, o = torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    with interpreting(), pytest.raises(CannotBeSeen, match="while loop of more than 100 turns"):
+        waiting[(2,)](flag, o)
+
+
 def test_a_kernel_function_is_launched_not_called():
     with interpreting(), pytest.raises(RuntimeError, match="launch it on a grid"):
         copy(torch.zeros(4), torch.zeros(4), 4, 4)

@@ -21,6 +21,9 @@ from .formats import SCALARS
 from .semantic import DescriptorValue, Semantic, Tensor, plain
 from .values import Handle, candidate_line
 
+# Turns of one while loop: far more than a scaled workload needs, few enough to end a wait within a minute.
+MOST_TURNS = 1 << 20
+
 
 class AmbiguousTruth(ValueError):
     """A branch on a tensor of several elements."""
@@ -207,6 +210,22 @@ class Language:
                 raise AmbiguousTruth("Boolean value of Tensor with more than one value is ambiguous")
             return bool(data.reshape(-1)[0])
         return bool(plain(x))
+
+    def turns(self) -> Callable[[Any], bool]:
+        """The condition of one ``while`` loop, which may hold `MOST_TURNS` times."""
+        left = MOST_TURNS
+
+        def holds(x: Any) -> bool:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                what = (
+                    f"a while loop of more than {MOST_TURNS} turns (a wait for what a later program stores never ends)"
+                )
+                raise CannotBeSeen(what, candidate_line())
+            return self.truth(x)
+
+        return holds
 
     def both(self, *thunks: Callable[[], Any]) -> Any:
         return self._logical(thunks, "logical_and", stop=False)

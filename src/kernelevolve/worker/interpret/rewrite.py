@@ -19,7 +19,9 @@ from .compat import KERNELS, tl
 from .language import Language
 from .semantic import plain
 
-_VALUE, _TRUTH, _BOTH, _EITHER, _NOT = "__ke_value", "__ke_truth", "__ke_both", "__ke_either", "__ke_not"
+_VALUE, _TRUTH, _BOTH, _EITHER, _NOT, _TURNS = (
+    "__ke_value", "__ke_truth", "__ke_both", "__ke_either", "__ke_not", "__ke_turns",
+)  # fmt: skip
 
 
 def _call(name: str, *arguments: ast.expr) -> ast.Call:
@@ -96,7 +98,15 @@ class _Rewriter(ast.NodeTransformer):
         node.test = _call(_TRUTH, node.test)
         return node  # type: ignore[no-any-return]
 
-    visit_If = visit_While = visit_IfExp = _visit_test  # noqa: N815
+    def visit_While(self, node: ast.While) -> list[ast.stmt]:
+        """The condition goes through a counter, so that a wait for another program ends."""
+        self.generic_visit(node)
+        name = f"__ke_turns_{node.lineno}_{node.col_offset}"
+        start = ast.Assign(targets=[ast.Name(id=name, ctx=ast.Store())], value=_call(_TURNS))
+        node.test = _call(name, node.test)
+        return [ast.copy_location(start, node), node]
+
+    visit_If = visit_IfExp = _visit_test  # noqa: N815
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         """Device assertions are compiled only in debug mode."""
@@ -173,7 +183,7 @@ class Rewritten:
         definition.args.defaults = [ast.Constant(value=None) for _ in definition.args.defaults]
         definition.args.kw_defaults = [d and ast.Constant(value=None) for d in definition.args.kw_defaults]
         rewriter = _Rewriter(self._scope(), stored | arguments)
-        definition.body = [rewriter.visit(s) for s in definition.body]
+        rewriter.generic_visit(definition)
         module = ast.Module(body=[definition], type_ignores=[])
         ast.fix_missing_locations(module)
         ast.increment_lineno(module, first - 1)
@@ -186,6 +196,7 @@ class Rewritten:
             _BOTH: language.both,
             _EITHER: language.either,
             _NOT: language.negate,
+            _TURNS: language.turns,
         } | {name: language.resolve(member) for name, member in rewriter.bound.items()}
         read = {n.id for n in ast.walk(definition) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
         self.free = {n for n in read - stored - arguments if not n.startswith("__ke_")}
