@@ -52,8 +52,11 @@ class _Look:
     def __init__(self, problem: Problem, description: Description) -> None:
         self.problem, self.description = problem, description
         self.module = load.load_module(description.variant.source, problem.path)
-        built = load.build_model(self.module, seed=0, precision=problem.precision, mode=problem.mode)
-        self.model = oracle.double_model(built)
+
+        def build() -> Any:
+            return load.build_model(self.module, seed=0, precision=problem.precision, mode=problem.mode)
+
+        self.model = oracle.double_model(build(), build)
         self.start = {n: t.detach().clone() for n, t in self.model.state_dict().items()}
         self.parameters = {n for n, _ in self.model.named_parameters()}
 

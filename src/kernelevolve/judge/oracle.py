@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -202,9 +203,15 @@ class Absolute(TorchDispatchMode):  # type: ignore[misc]
         return pytree.tree_map(lambda t: t.abs() if isinstance(t, torch.Tensor) and t.is_floating_point() else t, out)
 
 
-def double_model(model: Any) -> Any:
-    """A copy of `model` with parameters, buffers and plain tensor attributes in float64."""
-    made = copy.deepcopy(model).double()
+def double_model(model: Any, build: Callable[[], Any]) -> Any:
+    """A second `model` with parameters, buffers and plain tensor attributes in float64.
+
+    Args:
+        build: gives another, equal model; used where a copy would share weights with the first through a closure
+            (`self.act = lambda x: self.layer(x)`).
+    """
+    closures = (isinstance(v, FunctionType) and v.__closure__ for m in model.modules() for v in vars(m).values())
+    made = (build() if any(closures) else copy.deepcopy(model)).double()
     for module in made.modules():
         for name, value in list(vars(module).items()):
             if isinstance(value, torch.Tensor) and value.is_floating_point():

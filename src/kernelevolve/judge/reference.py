@@ -69,16 +69,18 @@ class Reference:
         self.opened = opened
         load.set_precision(opened.precision)
         self.module = load.load_module(opened.description.variant.source, opened.description.variant.label)
-        self.model = load.build_model(
-            self.module, seed=opened.module_seed, device=opened.device, precision=opened.precision, mode=opened.mode
-        )
-        self.double = oracle.double_model(self.model)
+        self.model = self._build()
+        self.double = oracle.double_model(self.model, self._build)
         self._built = {n: t.detach().clone() for n, t in self._held(self.model)}
         self._plain = [(m, dict(_plain(m))) for model in (self.model, self.double) for m in model.modules()]
         self._start: dict[str, Any] = {}
         self._pools: dict[tuple[str, str], Pool] = {}
         self._tallies: dict[tuple[str, str, str], accept.Tally] = {}
         self._known: OrderedDict[Case, tuple[list[Leaf], Computed]] = OrderedDict()
+
+    def _build(self) -> Any:
+        o = self.opened
+        return load.build_model(self.module, seed=o.module_seed, device=o.device, precision=o.precision, mode=o.mode)
 
     @staticmethod
     def _held(model: Any) -> Leaves:
@@ -93,6 +95,7 @@ class Reference:
         if case in self._known:
             self._known.move_to_end(case)
             return self._known[case][1]
+        self._forget()
         leaves, changed, limited = self._both(case)
         if any(leaf.few and leaf.floating for leaf in leaves):
             self._calibrate(case)
@@ -104,6 +107,7 @@ class Reference:
         paths = tuple(leaf.path for leaf in leaves)
         computed = Computed(usable, reason, paths, tuple(changed), limited, max(errors, default=0.0))
         self._known[case] = leaves, computed
+        self._release()
         while (
             len(self._known) > 1 and sum(leaf.nbytes for kept, _ in self._known.values() for leaf in kept) > KEPT_BYTES
         ):

@@ -63,11 +63,12 @@ def check_random(problem: Problem, description: Description) -> None:
             moved = not torch.equal(state, torch.get_rng_state())
         if moved:
             dropout = any("Dropout" in type(m).__name__ and m.training for m in model.modules())
-            cause = "dropout in training mode" if dropout else "it draws random numbers"
-            raise ProblemError(
-                f'{problem.path}: forward is random ({cause}); write mode = "eval" in the sidecar, or '
-                'random = "statistical" to have it compared by statistics'
+            fix = (
+                '(dropout in training mode); write mode = "eval" in the sidecar, or random = "statistical"'
+                if dropout
+                else '(not by dropout); draw the numbers in get_inputs, or write random = "statistical" in the sidecar'
             )
+            raise ProblemError(f"{problem.path}: forward is random {fix} to have it compared by statistics")
     for (path, first), (_, second) in zip(*results, strict=True):
         same = torch.nan_to_num(first.double()), torch.nan_to_num(second.double())
         if (

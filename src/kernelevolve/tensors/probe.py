@@ -56,8 +56,11 @@ class Probe:
     fake: bool
 
 
-def probe(source: str, problem: Problem) -> Probe:
+def probe(source: str, problem: Problem, *, real: bool = True) -> Probe:
     """Runs the reference of `source` under fake tensors with the rules of `problem`.
+
+    Args:
+        real: whether a model that fake tensors cannot build or run may be built or run for real.
 
     Raises:
         ProblemError: the file, its constructor, `get_inputs` or `forward` raises, or its shapes depend on values.
@@ -70,6 +73,8 @@ def probe(source: str, problem: Problem) -> Probe:
         arguments = _fake_inputs(module, mode, problem)
         return _run(model, arguments, mode, module, problem, fake=True)
     except (ProblemError, MachineError):
+        if not real:
+            raise
         model = build_model(
             module, seed=0, precision=problem.precision, mode=problem.mode
         )  # raises again where the file itself is at fault

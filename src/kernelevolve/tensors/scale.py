@@ -43,13 +43,13 @@ class Budget:
         largest: elements of the largest tensor.
         elements: elements of all tensors written by the reference.
         flops: of its products and convolutions.
-        seconds: to spend on finding sizes.
+        seconds: to spend on finding small sizes, and once more on ragged ones.
     """
 
     largest: int = 1 << 16
     elements: int = 1 << 19
     flops: int = 1 << 26
-    seconds: float = 30.0
+    seconds: float = 20.0
 
     def excess(self, cost: Cost) -> float:
         """How many times the cost exceeds the budget; at most 1 = it fits."""
@@ -171,7 +171,12 @@ class _Search:
     def __init__(self, source: str, problem: Problem, budget: Budget) -> None:
         self.source, self.problem, self.budget = source, problem, budget
         self.deadline = time.monotonic() + budget.seconds
-        self.full = probe(source, problem)
+        self.real = False
+        try:
+            self.full = probe(source, problem, real=False)
+        except KernelEvolveError:
+            self.real = True
+            self.full = probe(source, problem)
         self.probe = self.full
         self.sizes = {n.value: n.value for n in literals(source)}
         self.history: list[dict[int, int]] = [dict(self.sizes)]
@@ -215,7 +220,7 @@ class _Search:
 
     def _try(self, sizes: Mapping[int, int]) -> Probe | None:
         try:
-            seen = probe(replace(self.source, sizes), self.problem)
+            seen = probe(replace(self.source, sizes), self.problem, real=self.real)
         except KernelEvolveError:
             return None
         return seen if self._meaningful(seen) else None
@@ -239,6 +244,8 @@ class _Search:
         if self._depends(self.sizes):
             return
         for value in sorted(v for v in self.sizes if self.sizes[v] != v):
+            if time.monotonic() > self.deadline:
+                return
             attempt = {**self.sizes, value: value}
             tried = self._try(attempt)
             if tried is None or self.budget.excess(tried.cost) > PATIENCE or not self._depends(attempt):
@@ -289,6 +296,8 @@ class _Search:
         """Sizes near the scaled ones that divide nothing; empty where the reference accepts none."""
         sizes, now = dict(self.sizes), self.probe
         for value in sorted(sizes, reverse=True):
+            if time.monotonic() > self.deadline + self.budget.seconds:
+                break
             taken = {size for v, size in sizes.items() if v != value}
             for other in sorted(_ragged_near(sizes[value]), key=lambda n: n in taken):  # unequal sizes show transposes
                 attempt = {**sizes, value: other}
