@@ -103,7 +103,10 @@ class Chooser:
     def kernel(self, group: Group, all_groups: list[Group], taken: set[str]) -> Kernel:
         """One kernel."""
         stored = {n.name for n in self.graph.nodes.values() if n.kind == "input"}
-        stored |= {name for other in all_groups for name in other.stores}
+        for other in all_groups:
+            if other is group:
+                break
+            stored |= set(other.stores)
         name = self._name(group, taken)
         base = Kernel(
             name, group.kind, tuple(group.anchors), tuple(group.stores), "flat", about=self.about(group),

@@ -59,10 +59,33 @@ class Fuser:
                 self._require(node.name, node.args)
                 self._place(node.name)
         for name in self.graph.stores:
+            if name not in self.written and self._anchors_inside((name,)):
+                self._require(name, (name,), final=True)
+                self._store(name)
+        for name in self.graph.stores:
             if name not in self.written:
                 self._require(name, (name,), final=True)
                 self._store(name)
-        return [group for group in self.groups if group.stores]
+        return self._in_order([group for group in self.groups if group.stores])
+
+    def _in_order(self, groups: list[Group]) -> list[Group]:
+        """The groups with each one after those whose results it reads, otherwise as they were.
+
+        An output that an earlier kernel computes on its way may only be stored by a kernel made later.
+        """
+        made = {name: k for k, group in enumerate(groups) for name in group.stores}
+        needs = [{made[s] for root in self._roots(g) for s in self._stored_at(root) if s in made} for g in groups]
+        ordered: list[int] = []
+        while len(ordered) < len(groups):
+            ready = [k for k in range(len(groups)) if k not in ordered and needs[k] <= {*ordered, k}]
+            if not ready:
+                raise TranslateError("the kernels of this grouping need each other's results")
+            ordered.append(ready[0])
+        return [groups[k] for k in ordered]
+
+    def _roots(self, group: Group) -> list[str]:
+        """What the kernel of a group reads for its anchors and stores."""
+        return [arg for name in (*group.anchors, *group.stores) for arg in self.graph.nodes[name].args]
 
     # -- anchors
 
@@ -203,6 +226,7 @@ class Fuser:
                 self._store(result)
 
     def _reaches(self, target: str, roots: Sequence[str]) -> bool:
+        """True where a read of the roots meets the target before memory."""
         seen: set[str] = set()
         stack = list(roots)
         while stack:
@@ -264,7 +288,9 @@ class Fuser:
     def _epilogue_of(self, name: str) -> int | None:
         """The kernel that could store a node after its own work, or None."""
         inside = self._anchors_inside((name,))
-        if not inside or any(a not in self.owner for a in inside):
+        if not inside:
+            return self._reader_of(name)
+        if any(a not in self.owner for a in inside):
             return None
         position = max(self.owner[a] for a in inside)
         group = self.groups[position]
@@ -281,6 +307,22 @@ class Fuser:
         if where is None or (where[1] and set(group.anchors) & self.few_rows):
             return None
         return position if self._traces(group, group.anchors, [name]) else None
+
+    def _reader_of(self, name: str) -> int | None:
+        """The first kernel that computes a pointwise node on its way and could store it as well, or None.
+
+        Only the first: an earlier one would find the node in memory before it is there.
+        """
+        for position, group in enumerate(self.groups):
+            if not self._reaches(name, self._roots(group)):
+                continue
+            if group.kind != "reduction" or any(self.written.get(s, -1) >= position for s in self._stored_at(name)):
+                return None
+            where = store_coordinates(self.graph, domain_of(self.graph, group.anchors[0]), name)
+            if where is None or (where[1] and set(group.anchors) & self.few_rows):
+                return None
+            return position if self._traces(group, group.anchors, [*group.stores, name]) else None
+        return None
 
     def _contraction_stores(self, anchor: str, name: str) -> bool:
         from kernelevolve.translate.emit.contraction import epilogue_traces

@@ -67,8 +67,11 @@ class _File:
         self.written: dict[str, str] = {}
 
     def write(self) -> str:
-        stored = frozenset({n.name for n in self.graph.nodes.values() if n.kind == "input"} | self.plan.stored)
-        kernels = [(kernel, sources(self.graph, kernel, stored)) for kernel in self.plan.kernels]
+        stored = {n.name for n in self.graph.nodes.values() if n.kind == "input"}
+        kernels = []
+        for kernel in self.plan.kernels:
+            stored.update(kernel.stores)
+            kernels.append((kernel, sources(self.graph, kernel, frozenset(stored))))
         made = constructor(self.reference, self.program.class_name)
         body = self._forward(kernels)
         uses = frozenset().union(*(source.imports for _, group in kernels for source in group), frozenset())

@@ -75,9 +75,14 @@ def open_tiles(w: Writer, kernel: Kernel, shape: tuple[Expr, ...]) -> dict[str, 
     cast = ".to(tl.int64)" if kernel.wide else ""
     for name in ("program", "row_tiles", "column_tiles", "group", "first_row", "group_rows", "row_tile", "column_tile"):
         w.reserve(name)
-    w.line("program = tl.program_id(0)")
+    w.reserve("batch_index")
     w.line(f"row_tiles = tl.cdiv({w.size(rows)}, BLOCK_M)")
     w.line(f"column_tiles = tl.cdiv({w.size(columns)}, BLOCK_N)")
+    if batch == ONE:
+        w.line("program = tl.program_id(0)")
+    else:
+        w.line("program = tl.program_id(0) % (row_tiles * column_tiles)")
+        w.line("batch_index = tl.program_id(0) // (row_tiles * column_tiles)")
     w.line("group = program // (GROUP * column_tiles)")
     w.line("first_row = group * GROUP")
     w.line("group_rows = tl.minimum(row_tiles - first_row, GROUP)")
@@ -86,7 +91,7 @@ def open_tiles(w: Writer, kernel: Kernel, shape: tuple[Expr, ...]) -> dict[str, 
     b = ZERO
     if batch != ONE:
         b = w.axis("batch", batch, tile=False)
-        w.line(f"batch = tl.program_id(1){cast}")
+        w.line(f"batch = batch_index{cast}")
     m = w.axis("m", rows, "m_in_range", tile=True)
     n = w.axis("n", columns, "n_in_range", tile=True)
     for mask in ("m_in_range", "n_in_range"):
@@ -106,10 +111,10 @@ def result_places(w: Writer, space: Domain, places: dict[str, Expr]) -> tuple[Ex
 
 
 def product_grid(shape: tuple[Expr, ...]) -> tuple[str, ...]:
-    """One program per tile, batches along the second axis."""
+    """One program per tile of each batch; one dimension, since the others hold no more than 65535."""
     batch, rows, columns = shape
-    grid = (f"triton.cdiv({text(rows)}, {{BLOCK_M}}) * triton.cdiv({text(columns)}, {{BLOCK_N}})",)
-    return grid if batch == ONE else (*grid, text(batch))
+    tiles = f"triton.cdiv({text(rows)}, {{BLOCK_M}}) * triton.cdiv({text(columns)}, {{BLOCK_N}})"
+    return (tiles if batch == ONE else f"{tiles} * ({text(batch)})",)
 
 
 def _loop(

@@ -49,7 +49,7 @@ LOW_SCALE = 2.0**11
 TINIEST = 2.0**-24
 
 _SPLIT_VARIABLES = (
-    "k_tile", "k_tiles", "line_in_range", "position_in_range", "finite", "largest", "exponent", "shift", "scaled",
+    "k_tile", "k_tiles", "line_tile", "line_tiles", "batches", "line_in_range", "position_in_range", "finite", "largest", "exponent", "shift", "scaled",
     "high", "low", "tiniest", "row_length", "plane", "place", "inverse", "planes_ptr", "scales_ptr",
 )  # fmt: skip
 _PRODUCT_VARIABLES = (
@@ -174,8 +174,9 @@ class _Split:
         value = self._read()
         self._scale(value)
         self._store()
-        tiles = (f"triton.cdiv({text(o.lines)}, {{SPLIT_LINES}})", f"triton.cdiv({text(o.depth)}, {{BLOCK_K}})")
-        grid = tiles if o.batch == ONE else (*tiles, text(o.batch))
+        line_tiles = f"triton.cdiv({text(o.lines)}, {{SPLIT_LINES}})"
+        line_tiles = line_tiles if o.batch == ONE else f"{line_tiles} * ({text(o.batch)})"
+        grid = (line_tiles, f"triton.cdiv({text(o.depth)}, {{BLOCK_K}})")
         about = (
             f"Splits the {o.side} operand into fp16 planes: high, and 2^11 times what high leaves.\n\n"
             "Each tile of BLOCK_K elements of each line is scaled by a power of two; its inverse is stored."
@@ -191,10 +192,12 @@ class _Split:
         k = w.axis("position", o.depth, "position_in_range", tile=True)
         batch = ZERO
         w.line("k_tile = tl.program_id(1)")
+        w.line(f"line_tiles = tl.cdiv({w.size(o.lines)}, SPLIT_LINES)")
         if o.batch != ONE:
             batch = w.axis("batch", o.batch, tile=False)
-            w.line(f"batch = tl.program_id(2){wide}")
-        w.line(f"line = (tl.program_id(0){wide} * SPLIT_LINES + tl.arange(0, SPLIT_LINES))[:, None]")
+            w.line(f"batch = (tl.program_id(0) // line_tiles){wide}")
+        w.line(f"line_tile = (tl.program_id(0) % line_tiles){wide}")
+        w.line("line = (line_tile * SPLIT_LINES + tl.arange(0, SPLIT_LINES))[:, None]")
         w.line(f"position = (k_tile{wide} * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]")
         w.line(f"line_in_range = line < {w.size(o.lines)}")
         w.line(f"position_in_range = position < {w.size(o.depth)}")
@@ -231,10 +234,11 @@ class _Split:
             w.line("plane = row_length * k_tiles * BLOCK_K")
             place = "position * row_length + line"
         w.line("# Two planes may hold more elements than 32 bits count, even where the operand does not.")
-        start = "" if o.batch == ONE else "tl.program_id(2).to(tl.int64) * plane + "
+        start = "" if o.batch == ONE else "batch.to(tl.int64) * plane + "
         w.line(f"place = planes_ptr + {start}({place})")
         w.line("tl.store(place, high, mask=line_in_range)")
-        w.line("tl.store(place + tl.num_programs(2).to(tl.int64) * plane, low, mask=line_in_range)")
+        w.line("batches = tl.num_programs(0).to(tl.int64) // line_tiles")
+        w.line("tl.store(place + batches * plane, low, mask=line_in_range)")
         tile = "k_tile" if o.batch == ONE else "(batch * k_tiles + k_tile)"
         w.line("inverse = ((127 - shift) << 23).to(tl.float32, bitcast=True)[:, None]")
         w.line(f"tl.store(scales_ptr + {tile}{wide} * {lines} + line, inverse, mask=line_in_range)")
@@ -249,7 +253,7 @@ def _product(graph: Graph, kernel: Kernel, stored: frozenset[str], both: tuple[O
     depth = w.size(both[0].depth)
     hosts = [_Host(kernel, operand) for operand in both]
     for operand in both:
-        _origin(w, operand, depth, kernel.wide)
+        _origin(w, operand, depth)
     _sum(w, both, depth)
     _again(w, both, depth)
     space = domain(graph, anchor.name)
@@ -266,17 +270,16 @@ def _product(graph: Graph, kernel: Kernel, stored: frozenset[str], both: tuple[O
     return finish(w, kernel, launch)
 
 
-def _origin(w: Writer, o: Operand, depth: str, wide: bool) -> None:
+def _origin(w: Writer, o: Operand, depth: str) -> None:
     """Writes the first row of an operand's planes, and where its scales start."""
-    cast = ".to(tl.int64)" if wide else ""
     first = "row_tile * BLOCK_M" if o.side == "left" else "column_tile * BLOCK_N"
     line = "m" if o.side == "left" else "n"
     height = w.size(o.lines) if o.along_k else f"tl.cdiv({depth}, BLOCK_K) * BLOCK_K"
     batches = "" if o.batch == ONE else f"{w.size(o.batch)} * "
     w.line(f"{o.side}_first = {first}")
-    w.line(f"{o.side}_row = {'0' if o.batch == ONE else f'tl.program_id(1) * ({height})'}")
+    w.line(f"{o.side}_row = {'0' if o.batch == ONE else f'batch_index * ({height})'}")
     w.line(f"{o.side}_low_row = {o.side}_row + {batches}{height}")
-    start = "" if o.batch == ONE else f"tl.program_id(1){cast} * tl.cdiv({depth}, BLOCK_K) * {w.size(o.lines)} + "
+    start = "" if o.batch == ONE else f"batch * tl.cdiv({depth}, BLOCK_K) * {w.size(o.lines)} + "
     w.line(f"{o.side}_scale = {o.side}_scales_ptr + {start}{line}")
 
 
