@@ -108,10 +108,6 @@ class Reference:
         computed = Computed(usable, reason, paths, tuple(changed), limited, max(errors, default=0.0))
         self._known[case] = leaves, computed
         self._release()
-        while (
-            len(self._known) > 1 and sum(leaf.nbytes for kept, _ in self._known.values() for leaf in kept) > KEPT_BYTES
-        ):
-            self._known.popitem(last=False)
         return computed
 
     def compare(
@@ -154,6 +150,16 @@ class Reference:
             checks += found.checks
             own, reference = max(own, found.own), max(reference, found.reference)
         return Comparison(tuple(checks), own, reference)
+
+    def _forget(self) -> None:
+        """Drops the oldest oracles, before the next one is made, until few bytes are kept."""
+        while sum(leaf.nbytes for kept, _ in self._known.values() for leaf in kept) > KEPT_BYTES:
+            self._known.popitem(last=False)
+
+    def _release(self) -> None:
+        """Gives unused device memory back: the worker runs on the same device."""
+        if self.opened.device.startswith("cuda"):
+            torch.cuda.empty_cache()
 
     def _calibrate(self, case: Case) -> None:
         """Runs the reference on more inputs of this distribution: errors of a few elements can be 0 by luck."""
