@@ -34,7 +34,8 @@ class Sites:
     Attributes:
         loads: how often each argument is loaded from.
         stores: arguments that are stored to or updated atomically.
-        dots: the `input_precision` of each `tl.dot`: a literal, or a constexpr argument's name.
+        dots: the `input_precision` of each `tl.dot` in the loop that has most of them: a literal, or a constexpr
+            argument's name. Several in one loop mean that a product is made of that many passes.
     """
 
     loads: Mapping[str, int]
@@ -52,7 +53,6 @@ def _sites(function: ast.FunctionDef) -> Sites:
     roots = _pointers(function, arguments)
     loads: dict[str, int] = {}
     stores: set[str] = set()
-    dots: list[str] = []
     for call in (n for n in ast.walk(function) if isinstance(n, ast.Call)):
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
         # `tl.load(pointer)` or `descriptor.load([..])`
@@ -67,9 +67,17 @@ def _sites(function: ast.FunctionDef) -> Sites:
                 loads[argument] = loads.get(argument, 0) + 1
         elif name in ("store", "scatter", "store_tensor_descriptor") or name.startswith("atomic_"):
             stores |= touched
-        elif name == "dot":
-            dots.append(_precision(call))
-    return Sites(loads, frozenset(stores), tuple(dots))
+    return Sites(loads, frozenset(stores), _dots(function))
+
+
+def _dots(function: ast.FunctionDef) -> tuple[str, ...]:
+    def inside(node: ast.AST) -> tuple[str, ...]:
+        calls = (n for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute))
+        return tuple(_precision(c) for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "dot")
+
+    loops = [n for n in ast.walk(function) if isinstance(n, (ast.For, ast.While))]
+    innermost = [n for n in loops if not any(isinstance(m, (ast.For, ast.While)) for m in ast.walk(n) if m is not n)]
+    return max((inside(node) for node in innermost), key=len, default=()) or inside(function)
 
 
 def _is_tl(node: ast.AST) -> bool:
@@ -150,20 +158,21 @@ def _work(
         read += passes * _size(buffer)
         reused += passes * _size(buffer) if buffer.name in touched else 0.0
         wrote += _size(buffer) if argument in sites.stores else 0.0
-    arithmetic = {_arithmetic(launch, sites, buffers, choice): flops} if flops else {}
+    arithmetic = _flops(launch, sites, buffers, choice, flops) if flops else {}
     return Work(launch.kernel, read, wrote, arithmetic, math.prod(launch.grid) or None, "generated", reused)
 
 
-def _arithmetic(launch: Launch, sites: Sites, buffers: Mapping[str, Buffer], choice: Mapping[str, Choice]) -> str:
-    kinds = {buffers[b].dtype for v in launch.arguments.values() if (b := _buffer(v)) in buffers}
-    narrow = [_NARROW[k] for k in sorted(kinds) if k in _NARROW]
-    if narrow and "float32" not in {
-        buffers[b].dtype for a in sites.loads if (b := _buffer(launch.arguments.get(a))) in buffers
-    }:
-        return narrow[0]
+def _flops(
+    launch: Launch, sites: Sites, buffers: Mapping[str, Buffer], choice: Mapping[str, Choice], flops: float
+) -> dict[str, float]:
+    """FLOPs by arithmetic: operands that are narrow in memory are multiplied as such, once per dot of the loop."""
+    loaded = [buffers[b] for a in sites.loads if (b := _buffer(launch.arguments.get(a))) in buffers]
+    widest = max(loaded, key=_size, default=None)
+    if widest is not None and widest.dtype in _NARROW:
+        return {_NARROW[widest.dtype]: flops * len(sites.dots)}
     asked = sites.dots[0] if sites.dots else "ieee"
     literal: Any = launch.constants.get(asked, choice.get(asked, asked))
-    return _PRODUCTS.get(str(literal), "fp32")
+    return {_PRODUCTS.get(str(literal), "fp32"): flops}
 
 
 def _size(buffer: Buffer) -> float:

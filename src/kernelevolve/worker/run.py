@@ -115,8 +115,10 @@ class Runner:
 
 def _verdict_of(error: BaseException) -> Verdict:
     name = type(error).__name__
-    if name in ("OutOfBounds", "IndexOverflow"):
+    if name in ("OutOfBounds", "IndexOverflow", "Misaligned", "InvalidDescriptor", "AssumptionFailed"):
         return Verdict.MEM_RACE
+    if name in ("CannotBeSeen", "TooManyPrograms", "UnansweredDevice"):
+        return Verdict.INCONCLUSIVE  # the interpreter's limit and not the candidate's fault: not judged here
     if name in ("CompilationError", "CompileTimeAssertionFailure", "OutOfResources", "PTXASError"):
         return Verdict.COMPILE_ERROR
     return Verdict.CRASH
