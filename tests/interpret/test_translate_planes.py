@@ -8,6 +8,7 @@ import io
 import itertools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +21,7 @@ from kernelevolve.translate.first import first_plan
 from kernelevolve.translate.ir import Program
 from kernelevolve.translate.moves import moves
 from kernelevolve.translate.plan import Plan
-from kernelevolve.translate.products import planes_pay
+from kernelevolve.translate.products import planes_costs, planes_pay
 from kernelevolve.translate.render import render
 from kernelevolve.worker.build import build
 from kernelevolve.worker.interpret import interpreting
@@ -83,13 +84,16 @@ def loaded(source: str, folder: Path) -> ModuleType:
     return module
 
 
-def planes_of(source: str, folder: Path) -> ModuleType:
+def planes_of(source: str, folder: Path, scheme: str = "planes", *, wide: bool = False) -> ModuleType:
     program = captured(source)
-    return loaded(render(program, with_scheme(program, "planes"), reference_source=source), folder)
+    plan = with_scheme(program, scheme)
+    if wide:
+        plan = replace(plan, kernels=tuple(replace(kernel, wide=True) for kernel in plan.kernels))
+    return loaded(render(program, plan, reference_source=source), folder)
 
 
 def interpreted(module: ModuleType, inputs: list[torch.Tensor], model: torch.nn.Module) -> torch.Tensor:
-    module.CHOICE.update(SMALL)
+    module.CHOICE.update({name: value for name, value in SMALL.items() if name in module.KNOBS})
     made = module.ModelNew()
     made.load_state_dict(model.state_dict())
     with torch.no_grad(), interpreting():
@@ -103,13 +107,13 @@ def model_of(source: str) -> tuple[torch.nn.Module, list[torch.Tensor]]:
     return names["Model"](), names["get_inputs"]()  # type: ignore[return-value]
 
 
-def check(source: str, folder: Path, draw: Draw | None = None) -> None:
+def check(source: str, folder: Path, draw: Draw | None = None, made: ModuleType | None = None) -> None:
     """The strict fp32 rule: rms within max(2 x PyTorch's, 5e-6), each element within its share of |a| @ |b|."""
     model, inputs = model_of(source)
     rng = torch.Generator().manual_seed(7)
     if draw is not None:
         inputs = [draw(tuple(x.shape), rng) for x in inputs]
-    got = interpreted(planes_of(source, folder), inputs, model)
+    got = interpreted(made or planes_of(source, folder), inputs, model)
     with torch.no_grad():
         own = model(*inputs)
         model.double()
@@ -182,6 +186,18 @@ def test_distributions(kind: str, tmp_path: Path) -> None:
     check(reference("torch.matmul(a, b)", (1, 48, 64, 96), "M, K", "K, N"), tmp_path, DRAWS[kind])
 
 
+@pytest.mark.parametrize("scheme", ["planes", "tiles"])
+@pytest.mark.parametrize("layout", ["nn", "scores"])
+def test_wide_index_arithmetic(scheme: str, layout: str, tmp_path: Path) -> None:
+    source = reference(LAYOUTS[layout][0], (2, 40, 33, 70), *LAYOUTS[layout][1:])
+    check(source, tmp_path, made=planes_of(source, tmp_path, scheme, wide=True))
+
+
+def test_batched_tiles(tmp_path: Path) -> None:
+    source = reference("torch.bmm(a, b)", (3, 40, 33, 70), "B, M, K", "B, K, N")
+    check(source, tmp_path, made=planes_of(source, tmp_path, "tiles"))
+
+
 def test_what_follows_is_fused(tmp_path: Path) -> None:
     expression = "F.gelu(self.linear(a)) * 0.5 + b"
     source = reference(expression, (1, 40, 72, 96), "M, K", "N", "self.linear = nn.Linear(96, 72)")
@@ -232,6 +248,13 @@ def test_planes_where_they_pay() -> None:
     assert [k.scheme for k in first_plan(shallow, "nvidia").kernels] == ["tiles"]
     assert planes_pay(128, 512, 2048, 1024)
     assert not planes_pay(1, 64, 64, 4096)
+
+
+def test_costs_count_what_the_splits_move() -> None:
+    left, right, product = planes_costs(64 * 128, 128 * 32, 2.0 * 64 * 32 * 128)
+    assert (left.bytes_read, left.bytes_written) == (4 * 64 * 128, 4 * 64 * 128 + 4 * 64 * 2)
+    assert product.bytes_read == product.bytes_reused == left.bytes_written + right.bytes_written
+    assert product.flops == 3 * 2.0 * 64 * 32 * 128
 
 
 def test_moves_lead_from_one_scheme_to_the_other() -> None:

@@ -9,7 +9,7 @@ best split inside the loop, and the split itself at 3.3 TB/s, each operand read 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from kernelevolve.translate.plan import Kernel
 
@@ -21,10 +21,40 @@ LOOP_RATE = 67e12
 SPLIT_RATE = 3.3e12
 #: Bytes that a split moves per element: fp32 in, two planes of fp16 out.
 SPLIT_BYTES = 8
+#: fp16 products in place of one fp32 product.
+PRODUCTS = 3
 #: Seconds of two more launches.
 LAUNCHES = 8e-6
 #: Below this depth a product is limited by writing its result, and a tile has too few steps to pay for its start.
 LEAST_DEPTH = 128
+
+
+@dataclass(frozen=True)
+class LaunchCost:
+    """What one launch of a product of planes moves and computes.
+
+    Attributes:
+        flops: on tensor cores, in fp16.
+        bytes_reused: the part of `bytes_read` that the launches before have written.
+    """
+
+    bytes_read: float
+    bytes_written: float
+    flops: float = 0.0
+    bytes_reused: float = 0.0
+
+
+def planes_costs(left: int, right: int, flops: float, block_k: int = 64) -> tuple[LaunchCost, LaunchCost, LaunchCost]:
+    """The two splits and the product, in launch order; without what the product's epilogue reads and writes.
+
+    Args:
+        left, right: elements of the operands; one that all batches share counts once.
+        flops: of the fp32 product, 2 B M N K; three fp16 products take its place.
+        block_k: elements that share a scale.
+    """
+    made = [SPLIT_BYTES / 2 * (elements + elements / block_k) for elements in (left, right)]
+    splits = (LaunchCost(4.0 * left, made[0]), LaunchCost(4.0 * right, made[1]))
+    return (*splits, LaunchCost(sum(made), 0.0, PRODUCTS * flops, sum(made)))
 
 
 def planes_pay(batch: int, rows: int, columns: int, depth: int) -> bool:

@@ -49,8 +49,9 @@ LOW_SCALE = 2.0**11
 TINIEST = 2.0**-24
 
 _SPLIT_VARIABLES = (
-    "k_tile", "k_tiles", "line_tile", "line_tiles", "batches", "line_in_range", "position_in_range", "finite", "largest", "exponent", "shift", "scaled",
-    "high", "low", "tiniest", "row_length", "plane", "place", "inverse", "planes_ptr", "scales_ptr",
+    "k_tile", "k_tiles", "line_tile", "line_tiles", "batches", "line_in_range", "position_in_range", "finite",
+    "largest", "exponent", "shift", "scaled", "high", "low", "tiniest", "row_length", "plane", "place", "inverse",
+    "planes_ptr", "scales_ptr",
 )  # fmt: skip
 _PRODUCT_VARIABLES = (
     "start", "part", "plain", "is_finite", "left_tiles", "right_tiles", "left_first", "right_first", "left_row",
