@@ -21,6 +21,9 @@ from kernelevolve.nursery import Limits
 from kernelevolve.protocol import Case, Description
 from kernelevolve.wire import Message
 
+_ADDRESS_PROGRAMS = 24
+_ADDRESS_SECONDS = 30.0
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -57,6 +60,10 @@ class Failed(Exception):
         super().__init__(message)
 
 
+class Unseen(Failed):
+    """The interpreter refuses what it cannot see: nothing is known about the values, and only a device can tell."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """What is run: one candidate at one size.
@@ -86,6 +93,8 @@ def candidate_asks(worker: Conversation, kind: str, body: Mapping[str, Any], *, 
     try:
         return worker.ask(kind, body, seconds=seconds)
     except Refusal as refusal:
+        if refusal.verdict == Verdict.INCONCLUSIVE:
+            raise Unseen(Verdict.LOAD_ERROR, f"cannot be judged without a device: {refusal.message}") from refusal
         raise Failed(Verdict(refusal.verdict), refusal.message) from refusal
     except ChildSilent as error:
         raise Failed(Verdict.TIMEOUT, f"no answer to {kind!r} within {seconds:g} s; the process was killed") from error
@@ -137,6 +146,8 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
                 wrong = [c for c in checks if not c.passed]
                 if wrong:
                     raise Failed(_verdict(wrong[0]), _sentence(wrong[0]), None)
+        except Unseen:
+            raise
         except Failed as failed:
             raise Failed(failed.verdict, str(failed), found(False)) from failed
         if not checks:
@@ -188,3 +199,24 @@ def _verdict(check: Check) -> Verdict:
 def _sentence(check: Check) -> str:
     where = f"{check.workload}, inputs {check.distribution}, seed {check.seed}"
     return f"{check.name} {check.value:.3g} exceeds {check.limit:.3g} ({where}) {check.detail}".strip()
+
+
+def addresses(bench: Bench, trial: Trial) -> str:
+    """Runs a few programs of each launch at full size without data; what was looked at, for the report.
+
+    Raises:
+        Failed: `MEM_RACE` where an address is out of bounds or an index has wrapped.
+    """
+    opened = bench.opened(trial.description, "meta", candidate=trial.source, choice=trial.choice)
+    question = {"opened": codec.to_data(opened), "answers": dict(trial.answers), "programs": _ADDRESS_PROGRAMS}
+    with bench.roles["worker"].open(trial.bounds.limits) as worker:
+        try:
+            answer = candidate_asks(worker, "addresses", question, seconds=_ADDRESS_SECONDS)
+        except Unseen as unseen:
+            return f"addresses at full size not seen ({unseen})"
+        except Failed as failed:
+            if failed.verdict is Verdict.TIMEOUT:
+                return f"addresses at full size not seen within {_ADDRESS_SECONDS:g} s"
+            raise
+        report = answer.body["interpreted"]
+        return f"addresses of {report['programs']} programs at full size"

@@ -17,7 +17,7 @@ from kernelevolve.candidate import Candidate, Choice
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder, Built
 from kernelevolve.evaluate.check import Finding, check_source
-from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, compare
+from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, Unseen, addresses, compare
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.tune import Tuner, tuned
 from kernelevolve.evaluation import (
@@ -35,7 +35,7 @@ from kernelevolve.evaluation import (
 )
 from kernelevolve.platforms import Platform
 from kernelevolve.platforms.cost import Work, modelled_launch
-from kernelevolve.protocol import Case
+from kernelevolve.protocol import Case, Description
 from kernelevolve.settings import Settings
 
 Progress = Callable[[str], None]
@@ -159,14 +159,24 @@ class Ladder:
     def _build(self, climb: _Climb) -> None:
         built: list[Built] = []
 
+        refused: list[Failed] = []
+
         def plan() -> str:
-            built.extend(self.builder.build(climb.candidate.source, climb.choice))
+            try:
+                built.extend(self.builder.build(climb.candidate.source, climb.choice))
+            except Failed as failed:
+                if failed.verdict is not Verdict.COMPILE_ERROR:
+                    raise
+                refused.append(failed)  # the plan stands: it is the next rung that says no
+                return "launches that do not compile"
             launches = sum(len(b.plan.launches) for b in built)
             return f"{launches} launch{'es' * (launches != 1)} for {len(built)} workload{'s' * (len(built) > 1)}"
 
         self._rung(climb, Rung.PLAN, plan)
 
         def build() -> str:
+            if refused:
+                raise refused[0]
             climb.resources = built[0].resources
             return self.builder.describe(climb.resources)
 
@@ -198,9 +208,19 @@ class Ladder:
                 climb.correctness.append(found)
                 checks += len(found.checks)
             sizes = ", ".join(d.variant.label for d in self.bench.small())
-            return f"{checks} checks on {sizes}; not seen here: {', '.join(found.not_seen)}"
+            places = [addresses(self.bench, replace(trial, description=d)) for d in self._full()]
+            return f"{checks} checks on {sizes}; {places[0]}; not seen here: {', '.join(found.not_seen)}"
 
-        self._rung(climb, Rung.INTERPRET, work)
+        try:
+            self._rung(climb, Rung.INTERPRET, work)
+        except Unseen:
+            if self.device is None:
+                raise
+            # The device will see what the interpreter cannot.
+            climb.reports[-1] = replace(climb.reports[-1], status="skipped")
+
+    def _full(self) -> list[Description]:
+        return [self.bench.full(w.name) for w in self.bench.problem.workloads]
 
     def _model(self, climb: _Climb, knobs: Mapping[str, tuple[Choice, ...]]) -> Verdict:
         """Without a device: tunes by build and model, and models the full-size time."""

@@ -21,7 +21,7 @@ from kernelevolve.worker import ipc, plan
 from kernelevolve.worker.build import build
 from kernelevolve.worker.interpret import interpreting
 from kernelevolve.worker.load import build_candidate, choose, load_candidate, silence_autotune
-from kernelevolve.worker.run import Runner
+from kernelevolve.worker.run import Runner, guarded
 
 State = dict[str, Any]
 Answer = Callable[[State, Message, Channel], None]
@@ -112,6 +112,24 @@ def _device_facts(device: str) -> dict[str, Any]:
     return {"name": properties.name, "units": properties.multi_processor_count, "torch": str(torch.__version__)}
 
 
+def _addresses(state: State, message: Message, channel: Channel) -> None:
+    """`addresses {opened, answers, programs}`: runs a few programs of each launch at full size, for addresses alone."""
+    opened = codec.from_data(Opened, message.body["opened"])
+    silence_autotune()
+    problem = load.load_module(opened.description.variant.source)
+    with load.seeded(opened.module_seed), torch.device("meta"):
+        init = problem.get_init_inputs()
+    inputs = _meta_inputs(opened, problem)
+    limit = int(message.body["programs"])
+    with interpreting(device_answers=message.body["answers"], program_limit=limit, address_only=True) as recorder:
+        module = load_candidate(opened.candidate, opened.choice)
+        model = build_candidate(module, init, opened.module_seed, "meta")
+        model = load.prepare(model, device="meta", precision=opened.precision, mode=opened.mode)
+        with torch.no_grad():
+            guarded(lambda: model(*inputs), "meta")
+    channel.send("addressed", {"interpreted": codec.to_data(recorder.report)})
+
+
 def _call(state: State, message: Message, channel: Channel) -> None:
     """`call {case, ipc}`: the outputs for one case, as attachments or, with `ipc`, as CUDA IPC handles."""
     runner: Runner = state["runner"]
@@ -170,6 +188,7 @@ ANSWERS: dict[str, Answer] = {
     "prepare": _prepare,
     "plan": _plan,
     "load": _load,
+    "addresses": _addresses,
     "call": _call,
     "fetch": _fetch,
     "choose": _choose,

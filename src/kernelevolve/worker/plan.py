@@ -265,8 +265,8 @@ def _plan(
             name(leaf, f"output{i}", "output")
     launches = []
     for compilable, _, bound, grid in recording.launches:
-        for value in bound.values():
-            if isinstance(value, torch.Tensor):
+        for value in map(_tensor_of, bound.values()):
+            if value is not None:
                 name(value, f"scratch{len(buffers)}", "scratch")
         launches.append(_launch(compilable, bound, grid, buffers))
     fills = [
@@ -282,9 +282,10 @@ def _launch(
 ) -> Launch:
     arguments: dict[str, Any] = {}
     for name, value in bound.items():
-        if isinstance(value, torch.Tensor):
-            key = value.untyped_storage()._cdata
-            arguments[name] = f"buffer {buffers[key].name}+{value.storage_offset() * value.element_size()}"
+        tensor = _tensor_of(value)
+        if tensor is not None:
+            key = tensor.untyped_storage()._cdata
+            arguments[name] = f"buffer {buffers[key].name}+{tensor.storage_offset() * tensor.element_size()}"
         else:
             arguments[name] = value if isinstance(value, (bool, int, float, str)) or value is None else str(value)
     names = compilable.function.arg_names
@@ -294,6 +295,12 @@ def _launch(
     kept = ("num_warps", "num_stages", "num_ctas", "maxnreg", "waves_per_eu", "matrix_instr_nonkdim", "kpack")
     options = {k: v for k in kept if (v := getattr(compilable.options, k, None)) is not None}
     return Launch(compilable.function.__name__, signature, constants, attributes, arguments, grid, options)
+
+
+def _tensor_of(value: Any) -> torch.Tensor | None:
+    """The tensor of an argument: itself, or the base of a tensor descriptor."""
+    found = value if isinstance(value, torch.Tensor) else getattr(value, "base", None)
+    return found if isinstance(found, torch.Tensor) else None
 
 
 def _plain(value: Any) -> Any:

@@ -101,16 +101,21 @@ class Runner:
         return [*leaves, *((name, held[name]) for name in state if name in held)]
 
     def guarded(self, work: Callable[[], Any]) -> Any:
-        """`work()` with whatever the candidate's code raises turned into its fault."""
-        try:
-            result = work()
-            if self.device.startswith("cuda"):
-                torch.cuda.synchronize()
-            return result
-        except Fault:
-            raise
-        except (Exception, SystemExit) as error:
-            raise blame(error, _verdict_of(error)) from error
+        """See `guarded`, on this device."""
+        return guarded(work, self.device)
+
+
+def guarded(work: Callable[[], Any], device: str) -> Any:
+    """`work()` with whatever the candidate's code raises turned into its fault."""
+    try:
+        result = work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return result
+    except Fault:
+        raise
+    except (Exception, SystemExit) as error:
+        raise blame(error, _verdict_of(error)) from error
 
 
 def _verdict_of(error: BaseException) -> Verdict:
