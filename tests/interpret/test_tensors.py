@@ -203,11 +203,14 @@ def test_faults_of_a_problem_file_name_the_line(body: str, words: str) -> None:
 
 def test_a_random_reference_is_refused_with_the_fix() -> None:
     source = LAYERS.replace("p=0.0", "p=0.5")
-    problem = problem_of(source)
-    with pytest.raises(ProblemError, match=r'dropout in training mode.*mode = "eval".*random = "statistical"'):
-        check_random(problem, described(source))
-    for rule in ('mode = "eval"', 'random = "statistical"'):
-        check_random(problem_of(source, rule), described(source, rule))
+    with pytest.raises(ProblemError, match=r'dropout in training mode; write mode = "eval"'):
+        check_random(problem_of(source), described(source))
+    check_random(problem_of(source, 'mode = "eval"'), described(source, 'mode = "eval"'))
+    noisy = LAYERS.replace("x.sum()", "torch.rand_like(x).sum()")
+    with pytest.raises(ProblemError, match="draw the numbers in get_inputs"):
+        check_random(problem_of(noisy), described(noisy))
+    with pytest.raises(ProblemError, match=r'random = "statistical" is not available'):
+        check_random(problem_of(noisy, 'random = "statistical"'), described(noisy))
 
 
 def test_a_loaded_module_can_be_inspected_and_sizes_live_side_by_side() -> None:

@@ -23,8 +23,6 @@ UNMOVED = 1e-9  # of the output's rms, in fp64: anything that moves the output l
 
 def labels(problem: Problem, description: Description) -> tuple[str, ...]:
     """Runs the reference in fp64 on its declared inputs and weights, then with one of them replaced at a time."""
-    if problem.random == "statistical":
-        return ("random: compared by statistics",)
     look = _Look(problem, description)
     base = look.outputs(look.inputs(1))
     found = [f"{path}: {what}" if len(base) > 1 else what for path, value in base if (what := _degenerate(value))]

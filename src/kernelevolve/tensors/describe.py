@@ -47,7 +47,10 @@ def check_random(problem: Problem, description: Description) -> None:
         ProblemError: it moves the generator's state or gives two results for the same inputs and state.
     """
     if problem.random == "statistical":
-        return
+        raise ProblemError(
+            f'{problem.path}: random = "statistical" is not available: outputs are compared value by value; '
+            'write mode = "eval", or draw the numbers in get_inputs and pass them to forward'
+        )
     module = load_module(description.variant.source, problem.path)
     model = build_model(module, seed=0, precision=problem.precision, mode=problem.mode)
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -62,24 +65,26 @@ def check_random(problem: Problem, description: Description) -> None:
             results.append(run(model, arguments, problem.direction, draw_cotangents(case, "cpu")))
             moved = not torch.equal(state, torch.get_rng_state())
         if moved:
-            dropout = any("Dropout" in type(m).__name__ and m.training for m in model.modules())
+            dropout = any(m.training and _drops(m) for m in model.modules())
             fix = (
-                '(dropout in training mode); write mode = "eval" in the sidecar, or random = "statistical"'
+                'dropout in training mode; write mode = "eval" in the sidecar'
                 if dropout
-                else '(not by dropout); draw the numbers in get_inputs, or write random = "statistical" in the sidecar'
+                else "not by dropout; draw the numbers in get_inputs and pass them to forward"
             )
-            raise ProblemError(f"{problem.path}: forward is random {fix} to have it compared by statistics")
+            raise ProblemError(f"{problem.path}: forward is random ({fix})")
     for (path, first), (_, second) in zip(*results, strict=True):
         same = torch.nan_to_num(first.double()), torch.nan_to_num(second.double())
-        if (
-            (same[0] - same[1]).abs().max().item() > 1e-3 * max(same[0].abs().max().item(), 1e-30)
-            if first.numel()
-            else 0
-        ):
+        largest = same[0].abs().max().item() if first.numel() else 0.0
+        if first.numel() and (same[0] - same[1]).abs().max().item() > 1e-3 * largest:
             raise ProblemError(
-                f"{problem.path}: {path} differs between two runs on the same inputs; a reference must be "
-                'deterministic (or random = "statistical")'
+                f"{problem.path}: {path} differs between two runs on the same inputs; a reference must be deterministic"
             )
+
+
+def _drops(module: Any) -> bool:
+    """Whether a module's own settings make it drop values in training."""
+    rates = [getattr(module, "p", 0)] if "Dropout" in type(module).__name__ else [getattr(module, "dropout", 0)]
+    return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates)
 
 
 def _input(problem: Problem, position: int, name: str, leaf: Any) -> InputSpec:
