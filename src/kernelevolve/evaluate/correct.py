@@ -7,6 +7,7 @@ outputs travel as memory files that this process hands on without reading.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,11 @@ class Trial:
     device: str
     answers: Mapping[str, Any]
     bounds: Bounds = BOUNDS
+
+    @property
+    def key(self) -> str:
+        """Identifies the candidate at its choice, so that the judge can pool errors of outputs with few elements."""
+        return hashlib.sha256(f"{self.source}{sorted(self.choice.items())}".encode()).hexdigest()
 
 
 def candidate_asks(worker: Conversation, kind: str, body: Mapping[str, Any], *, seconds: float) -> Any:
@@ -168,7 +174,7 @@ def _expect(bench: Bench, trial: Trial, case: Case) -> Mapping[str, Any]:
 def _judge(bench: Bench, trial: Trial, case: Case, worker: Conversation, called: Message) -> Mapping[str, Any]:
     with bench.lock:
         judge = bench.oracle(trial.description, trial.device)
-        body = {"case": codec.to_data(case), "metas": called.body["metas"]}
+        body = {"case": codec.to_data(case), "metas": called.body["metas"], "candidate": trial.key}
         try:
             if handles := called.body.get("handles"):
                 try:

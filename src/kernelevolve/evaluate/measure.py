@@ -139,7 +139,9 @@ class Device:
         if key not in self._baselines:
             judge = bench.roles["judge"].open()
             opened = codec.to_data(bench.opened(bench.full(workload), self.torch_name))
-            bench.judged(judge, "baseline", {"opened": opened, "arm": arm, "seed": _RING_SEED})
+            bench.judged(
+                judge, "baseline", {"opened": opened, "arm": arm, "seed": _RING_SEED, "distribution": "declared"}
+            )
             bench.judged(judge, "warm", {"seconds": _WARM_SECONDS})
             self._baselines[key] = judge
         judge = self._baselines[key]
