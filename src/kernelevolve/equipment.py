@@ -101,6 +101,9 @@ class Workshop:
                 body = {"source": source, "path": self.problem.path}
                 answer = translator.ask("capture", body, seconds=_CAPTURE_SECONDS)
             except Refusal as refusal:
+                if refusal.verdict == "UNCOVERED":
+                    where = f"{self.problem.path}, {refusal.facts.get('line') or 'forward'}"
+                    raise UncoveredOp(str(refusal.facts.get("op")), where) from refusal
                 raise ProblemError(refusal.message) from refusal
             except (ChildDied, ChildSilent) as error:
                 raise SeatLost(f"while capturing the reference: {error}") from error

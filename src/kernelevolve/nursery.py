@@ -15,6 +15,7 @@ import ctypes
 import os
 import resource
 import signal
+import struct
 import sys
 import time
 import traceback
@@ -27,6 +28,8 @@ from kernelevolve.wire import Attachment, Channel, WireError, memory_file
 
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
+_SYS_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _ATTR_RDONLY = 442, -100, 0x8000, 1
+_SEALED = "namespaces"
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _TMPFS = ("/tmp", "/dev/shm", "/var/tmp")
 _LOG_TAIL = 16_384
@@ -50,8 +53,8 @@ def serve(control: Channel, handle: Callable[[Channel], None], *, pid_offset: in
             not have the same number: CUDA takes the importer of a handle for its exporter when their numbers are equal.
 
     `spawn {memory_bytes, file_bytes, processes, seal}` answers `spawned {pid, isolation}` with the attachment `socket`.
-    `end {pid}` kills what is left of the child and answers `ended {status, signal, log}`: how it ended, and the end of
-    what it printed.
+    `end {pid, grace}` gives the child `grace` seconds to end by itself, kills what is left of it and answers `ended
+    {status, signal, log}`: how it ended, and the end of what it printed.
     """
     children: dict[int, Attachment] = {}
     try:
@@ -63,12 +66,13 @@ def serve(control: Channel, handle: Callable[[Channel], None], *, pid_offset: in
             if message.kind == "spawn":
                 _spawn(control, handle, message.body, children, pid_offset)
             elif message.kind == "end":
-                control.send("ended", _end(int(message.body["pid"]), children))
+                grace = float(message.body.get("grace", 0.0))
+                control.send("ended", _end(int(message.body["pid"]), children, grace))
             else:
                 control.send("unknown", {"kind": message.kind})
     finally:
         for pid in list(children):
-            _end(pid, children)
+            _end(pid, children, 0.0)
 
 
 def _spawn(
@@ -118,7 +122,7 @@ def _child(
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         isolation = _seal() if pid_offset is not None else "none"
-        if isolation == "namespaces":
+        if isolation.startswith(_SEALED):
             _become_init(ready, pid_offset or 0)
         _limit(limits)
         os.write(ready, (isolation if isolation != "none" else "rlimits").encode())
@@ -159,7 +163,11 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
 
 
 def _seal() -> str:
-    """Unshares mount, pid, ipc, net and host name; `namespaces` if all of it held, else `none` with nothing changed."""
+    """Unshares mount, pid, ipc, net and host name, and makes all files but the fresh temporary ones read-only.
+
+    Returns:
+        `namespaces` if all of it held, with `files writable` if only that did not, else `none` with nothing changed.
+    """
     uid, gid = os.getuid(), os.getgid()
     flags = _NEWNS | _NEWIPC | _NEWPID | _NEWNET | _NEWUTS | (0 if uid == 0 else _NEWUSER)
     if _libc().unshare(flags):
@@ -169,12 +177,28 @@ def _seal() -> str:
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+    read_only = _make_read_only("/")
     for folder in _TMPFS:
         if os.path.isdir(folder) and not os.path.islink(folder):
             _fresh_tmpfs(folder)
     os.chdir("/tmp")
-    os.environ["HOME"] = "/tmp"
-    return "namespaces"
+    # Triton has read the old home at import; a cache that outlives this process could hold another candidate's kernel.
+    os.environ |= {"HOME": "/tmp", "TRITON_HOME": "/tmp"}
+    return _SEALED if read_only else f"{_SEALED}, files writable"
+
+
+def _make_read_only(folder: str) -> bool:
+    """Makes everything that is mounted at and below `folder` read-only; false before Linux 5.12, which cannot."""
+    attributes = struct.pack("=QQQQ", _ATTR_RDONLY, 0, 0, 0)
+    call = _libc().syscall(
+        ctypes.c_long(_SYS_MOUNT_SETATTR),
+        ctypes.c_int(_AT_FDCWD),
+        folder.encode(),
+        ctypes.c_uint(_AT_RECURSIVE),
+        attributes,
+        ctypes.c_size_t(len(attributes)),
+    )
+    return call == 0
 
 
 def _fresh_tmpfs(folder: str) -> None:
@@ -248,11 +272,15 @@ def _limit(limits: Limits) -> None:
             resource.setrlimit(which, (value, value))
 
 
-def _end(pid: int, children: dict[int, Attachment]) -> dict[str, object]:
+def _end(pid: int, children: dict[int, Attachment], grace: float) -> dict[str, object]:
     log = children.pop(pid, None)
     if log is None:
         return {"status": None, "signal": None, "log": ""}
     done, status = os.waitpid(pid, os.WNOHANG)
+    deadline = time.monotonic() + grace
+    while done == 0 and time.monotonic() < deadline:
+        time.sleep(0.002)
+        done, status = os.waitpid(pid, os.WNOHANG)
     killed = done == 0
     if killed:
         with contextlib.suppress(ProcessLookupError):

@@ -69,7 +69,7 @@ class Bench:
     def oracle(self, description: Description, device: str) -> Conversation:
         """A conversation with the judge's oracle for one size, opened once and kept."""
         key = (description.variant.label, device)
-        if key not in self._oracles:
+        if key not in self._oracles or self._oracles[key].role.gone:
             judge = self.roles["judge"].open(_JUDGE_LIMITS if device == "cpu" else None)
             opened = codec.to_data(self.opened(description, device))
             self.judged(judge, "oracle", {"opened": opened, "problem": codec.to_data(self.problem)})
@@ -103,7 +103,7 @@ class Bench:
             if refusal.verdict == "INFRA":
                 raise SeatLost(f"while asked to {kind}: {refusal}") from refusal
             raise ProblemError(str(refusal)) from refusal
-        except (ChildDied, ChildSilent) as error:
+        except (ChildDied, ChildSilent, SeatLost) as error:
             self._oracles = {k: c for k, c in self._oracles.items() if c is not judge}
             raise SeatLost(f"while asked to {kind}: {error}") from error
 

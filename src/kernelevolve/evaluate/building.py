@@ -13,6 +13,7 @@ from typing import Any
 
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
+from kernelevolve.errors import SeatLost
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, candidate_asks
 from kernelevolve.evaluate.roles import Conversation
@@ -82,7 +83,7 @@ class Builder:
         }
         try:
             message = candidate_asks(conversation, "plan", body, seconds=self.bounds.build_seconds)
-        except Failed:
+        except (Failed, SeatLost):
             if conversation.channel.sock.fileno() < 0:
                 self._open = {k: c for k, c in self._open.items() if c is not conversation}
             raise
@@ -90,7 +91,7 @@ class Builder:
 
     def _conversation(self, description: Description, source: str) -> Conversation:
         key = (threading.get_ident(), description.variant.label, source)
-        if key in self._open:
+        if key in self._open and not self._open[key].role.gone:
             return self._open[key]
         for stale in [k for k in self._open if k[0] == key[0] and k[2] != source]:
             self._open.pop(stale).end()
@@ -99,7 +100,7 @@ class Builder:
         try:
             body = {"opened": codec.to_data(opened)}
             candidate_asks(conversation, "prepare", body, seconds=self.bounds.build_seconds)
-        except Failed:
+        except (Failed, SeatLost):
             conversation.end()
             raise
         self._open[key] = conversation

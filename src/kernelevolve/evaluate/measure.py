@@ -136,7 +136,7 @@ class Device:
     def _baseline(self, bench: Bench, workload: str, arm: str) -> Burst:
         """A warm baseline arm in a judge's child of its own, kept until the device's memory is needed."""
         key = (bench.problem.key, workload, arm)
-        if key not in self._baselines:
+        if key not in self._baselines or self._baselines[key].role.gone:
             judge = bench.roles["judge"].open()
             opened = codec.to_data(bench.opened(bench.full(workload), self.torch_name))
             bench.judged(

@@ -30,6 +30,7 @@ _MODULE: dict[RoleName, str] = {
 }
 _START_SECONDS = 120.0
 _SPAWN_SECONDS = 30.0
+_DYING_SECONDS = 2.0  # its line closes a moment before a child has ended
 
 
 class ChildDied(KernelEvolveError):
@@ -52,10 +53,10 @@ class ChildSilent(KernelEvolveError):
 
 
 class Refusal(KernelEvolveError):
-    """A child answered `fault`: what it was asked cannot be done, and why; `verdict` is its own claim."""
+    """A child answered `fault`: what it was asked cannot be done, and why; `verdict` and `facts` are its own claims."""
 
-    def __init__(self, verdict: str, message: str) -> None:
-        self.verdict, self.message = verdict, message
+    def __init__(self, verdict: str, message: str, facts: Mapping[str, Any] | None = None) -> None:
+        self.verdict, self.message, self.facts = verdict, message, facts or {}
         super().__init__(message)
 
 
@@ -87,6 +88,7 @@ class Conversation:
         Raises:
             Refusal: the child answered `fault`.
             ChildSilent, ChildDied: it did not answer in time, or ended.
+            SeatLost: the role's own process is gone, and the child with it.
         """
         try:
             answer = self.channel.ask(kind, codec.to_data(body or {}), attachments, timeout=seconds)
@@ -94,18 +96,20 @@ class Conversation:
             self.end()
             raise ChildSilent(f"{self.role.name} did not answer {kind!r} within {seconds:g} s") from None
         except WireError as error:
-            ended = self.end()
+            ended = self.end(grace=_DYING_SECONDS)
+            if self.role.gone:
+                raise SeatLost(f"the {self.role.name} process is gone; it is started again when next needed") from error
             raise ChildDied(f"{self.role.name} child", ended["status"], ended["signal"], ended["log"]) from error
         if answer.kind == "fault":
             answer.close()
-            raise Refusal(str(answer.body.get("verdict", "")), str(answer.body.get("message", "")))
+            raise Refusal(str(answer.body.get("verdict", "")), str(answer.body.get("message", "")), answer.body)
         return answer
 
-    def end(self) -> Mapping[str, Any]:
-        """Hangs up and ends the child; how it ended."""
+    def end(self, *, grace: float = 0.0) -> Mapping[str, Any]:
+        """Hangs up and ends the child, after `grace` seconds in which it may end by itself; how it ended."""
         if self._ended is None:
             self.channel.close()
-            self._ended = self.role.end(self.pid)
+            self._ended = self.role.end(self.pid, grace=grace)
             self.role.forget(self)
         return self._ended
 
@@ -136,7 +140,7 @@ class Role:
         theirs.close()
         self._control = ours
         self._ready = False
-        self._log = ""
+        self._lost = False
         self._open: set[Conversation] = set()
 
     def _wait_ready(self) -> None:
@@ -176,12 +180,23 @@ class Role:
                 self._wait_ready()
                 message = self._control.ask("spawn", body, timeout=_SPAWN_SECONDS)
             except WireError as error:
+                self._lost = True
                 raise SeatLost(f"the {self.name} process is gone: {error}") from error
         channel = Channel.from_fd(os.dup(message.attachments["socket"].fd))
         message.close()
         made = Conversation(self, int(message.body["pid"]), channel, str(message.body["isolation"]))
         self._open.add(made)
         return made
+
+    @property
+    def process_id(self) -> int:
+        """Of the warm process."""
+        return self._process.pid
+
+    @property
+    def gone(self) -> bool:
+        """Whether the process ended or no longer listens; a role that is gone stays so."""
+        return self._lost or self._process.poll() is not None
 
     def hang_up(self) -> None:
         """Ends every open conversation, from any thread."""
@@ -192,12 +207,13 @@ class Role:
         """Takes note that a conversation was ended."""
         self._open.discard(conversation)
 
-    def end(self, pid: int) -> Mapping[str, Any]:
-        """Ends the child `pid`; how it ended: `status`, `signal`, `log`."""
+    def end(self, pid: int, *, grace: float = 0.0) -> Mapping[str, Any]:
+        """Ends the child `pid`, after `grace` seconds; how it ended: `status`, `signal`, `log`."""
         with self._lock:
             try:
-                return self._control.ask("end", {"pid": pid}, timeout=_SPAWN_SECONDS).body
+                return self._control.ask("end", {"pid": pid, "grace": grace}, timeout=_SPAWN_SECONDS).body
             except WireError:
+                self._lost = True
                 return {"status": None, "signal": None, "log": f"the {self.name} process is gone"}
 
     def close(self) -> None:
@@ -223,7 +239,7 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 class Roles:
-    """The roles of one run, started when first needed, closed together."""
+    """The roles of one run, started when first needed, again when one was lost, closed together."""
 
     def __init__(self, *, seal: bool = True) -> None:
         self._seal = seal
@@ -232,6 +248,8 @@ class Roles:
 
     def __getitem__(self, name: RoleName) -> Role:
         with self._lock:
+            if name in self._roles and self._roles[name].gone:
+                self._roles.pop(name).close()
             if name not in self._roles:
                 self._roles[name] = Role(name, seal=self._seal)
             return self._roles[name]

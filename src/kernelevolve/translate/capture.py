@@ -36,6 +36,14 @@ WHOLE = (
 _IGNORED = ("_assert_tensor_metadata.default", "_assert_scalar.default", "sym_constrain_range.default")
 
 
+def _construct(module: types.ModuleType) -> Any:
+    """`Model(*get_init_inputs())`, which a file may leave out, or give as `[args, kwargs]`."""
+    arguments = getattr(module, "get_init_inputs", list)()
+    if len(arguments) == 2 and isinstance(arguments[0], (list, tuple)) and isinstance(arguments[1], dict):
+        return module.Model(*arguments[0], **arguments[1])
+    return module.Model(*arguments)
+
+
 class _Reference:
     """One executed source: its model, inputs and integer variables, under one fake mode."""
 
@@ -45,7 +53,7 @@ class _Reference:
         self.module.__file__ = path
         with self.mode:
             exec(compile(source, path, "exec"), self.module.__dict__)
-            self.model = self.module.Model(*self.module.get_init_inputs())
+            self.model = _construct(self.module)
             self.inputs = list(self.module.get_inputs())
 
     def shapes(self) -> tuple[object, ...]:
