@@ -198,6 +198,16 @@ def test_batched_tiles(tmp_path: Path) -> None:
     check(source, tmp_path, made=planes_of(source, tmp_path, "tiles"))
 
 
+@pytest.mark.parametrize("expression", ["torch.matmul(a, b)", "torch.relu(torch.matmul(a, b) + 1.0)"])
+def test_long_sums_are_cut_into_parts(expression: str, tmp_path: Path) -> None:
+    source = reference(expression, (1, 20, 24, 8195), "M, K", "K, N")
+    program = captured(source)
+    plan = with_scheme(program, "planes")
+    assert [k.kind for k in plan.kernels] == ["contraction", "reduction"]
+    module = loaded(render(program, plan, reference_source=source), tmp_path)
+    check(source, tmp_path, made=module)
+
+
 def test_what_follows_is_fused(tmp_path: Path) -> None:
     expression = "F.gelu(self.linear(a)) * 0.5 + b"
     source = reference(expression, (1, 40, 72, 96), "M, K", "N", "self.linear = nn.Linear(96, 72)")

@@ -9,6 +9,7 @@ from kernelevolve.translate.algebra import Node
 from kernelevolve.translate.expr import ONE, Expr, product, symbol
 from kernelevolve.translate.ir import Number, Op
 from kernelevolve.translate.lower import Lowering, argument, dtype_of, lowers, shape_of
+from kernelevolve.translate.lower.deep import in_parts
 from kernelevolve.translate.lower.reductions import accumulator, softmax
 
 
@@ -25,7 +26,8 @@ def matrix_product(c: Lowering, a: Node, b: Node, dtype: str) -> Node:
     elif dtype.startswith("int"):
         raise ValueError(dtype)
     else:
-        out = c.b.contract(a, b, wide)
+        parts = in_parts(c, a, b, wide)
+        out = c.b.contract(a, b, wide) if parts is None else parts
     return c.b.squeeze(out, [0]) if flat else out
 
 
