@@ -50,7 +50,7 @@ class Fuser:
         self.groups: list[Group] = []
         self.owner: dict[str, int] = {}
         self.stored: set[str] = {n.name for n in graph.nodes.values() if n.kind == "input"}
-        self.written: dict[str, int] = {}
+        self.written: dict[str, int] = dict.fromkeys(self.stored, -1)
 
     def run(self) -> list[Group]:
         """All groups in launch order, with what each one stores."""

@@ -108,7 +108,8 @@ class Reducer:
             return [top, self._result(f"{self.name}_sum", self._fold("sum", grown))]
         if self.fn in ("argmax", "argmin"):
             place = w.fresh("place")
-            w.line(f"{place} = tl.broadcast_to({position}, {w.tile_shape()})")
+            whole = f"tl.full({w.tile_shape()}, {position}, tl.int32)"
+            w.line(f"{place} = " + (whole if position.isdigit() else f"tl.broadcast_to({position}, {w.tile_shape()})"))
             best = w.fresh("candidate")
             w.line(f"{best} = {self._masked(v, mask, self._neutral())}")
             if mask:

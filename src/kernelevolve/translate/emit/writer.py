@@ -342,9 +342,13 @@ class Writer(Reader[Var]):
     def store(self, node: str, offset: Expr, value: Var) -> None:
         """Writes a value to a node's memory, in the innermost scope."""
         axes = self.axes_of(offset)
+        place = self.index(offset)
+        for axis in sorted(value.axes - axes):  # a dimension of size 1: one lane of the tile is in range
+            if not axis.startswith("scalar "):
+                place += f" + 0 * {axis}"
+        axes |= value.axes
         mask = self.mask_of(axes)
         where = f", mask={mask}" if mask else ""
-        place = self.index(offset)
         pointer = self.pointer(node)
         place = pointer if place == "0" else f"{pointer} + {place}"
         self.line(f"tl.store({place}, {value.text}{where})")

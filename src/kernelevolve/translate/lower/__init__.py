@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from kernelevolve.translate.algebra import Builder, Graph, Node
+from kernelevolve.translate.algebra import Builder, Graph, Node, coordinates
 from kernelevolve.translate.errors import UncoveredOp
 from kernelevolve.translate.expr import Expr
 from kernelevolve.translate.ir import Dtype, Op, Program, Ref, as_expr
@@ -134,7 +134,7 @@ def lower(program: Program) -> Graph:
 
 
 def _finish(state: Lowering, tensors: dict[str, Any]) -> Graph:
-    mutations = tuple((target, state.values[value].name) for target, value in state.program.mutations)
+    mutations = tuple((target, _fresh(state, state.values[value]).name) for target, value in state.program.mutations)
     stores: list[str] = []
 
     def structure(part: Any) -> Any:
@@ -153,6 +153,11 @@ def _finish(state: Lowering, tensors: dict[str, Any]) -> Graph:
     needed = _needed(state.b.nodes, stores)
     nodes = {name: node for name, node in state.b.nodes.items() if name in needed or node.kind == "input"}
     return Graph(state.program, nodes, outputs, tuple(dict.fromkeys(stores)), mutations, tensors)
+
+
+def _fresh(state: Lowering, node: Node) -> Node:
+    """A node that a kernel can write: a tensor that is copied as it is gets a view of itself."""
+    return state.b.view(node, node.shape, coordinates(len(node.shape))) if node.kind == "input" else node
 
 
 def _needed(nodes: dict[str, Node], roots: list[str]) -> set[str]:
