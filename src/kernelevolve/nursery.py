@@ -198,7 +198,7 @@ def _make_read_only(folder: str) -> bool:
         attributes,
         ctypes.c_size_t(len(attributes)),
     )
-    return call == 0
+    return bool(call == 0)
 
 
 def _fresh_tmpfs(folder: str) -> None:
