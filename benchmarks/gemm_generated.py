@@ -81,7 +81,7 @@ class Case:
     def small(self) -> tuple[int, int, int, int]:
         """Sizes that Triton specialises alike."""
         b, m, n, k = self.sizes
-        return min(b, 2), min(m, 256), min(n, 256), min(k, 256)
+        return min(b, 2), min(m, 256), min(n, 256), min(k, 4096 if k > 2**16 else 256)
 
 
 LINEAR = (1, 1024, 8192, 8192)
@@ -93,6 +93,7 @@ CASES = {
     "linear-mish": Case("F.mish(F.mish(self.linear(a)))", LINEAR, ("M, K",), True),
     "linear-relu": Case("torch.relu(self.linear(a))", LINEAR, ("M, K",), True),
     "linear-gelu": Case("F.gelu(self.linear(a) / 10.0)", LINEAR, ("M, K",), True),
+    "deep": Case("torch.matmul(a, b)", (1, 256, 256, 524288), ("M, K", "K, N")),
     "scores": Case("torch.matmul(a, b.transpose(1, 2))", (1024, 512, 512, 1024), ("B, M, K", "B, N, K")),
     "weighted": Case("torch.matmul(a, b)", (1024, 512, 1024, 512), ("B, M, K", "B, K, N")),
 }
@@ -155,6 +156,12 @@ def load(path: Path) -> object:
     return module
 
 
+def choose(module: object, choice: dict) -> None:
+    """Sets knobs; with several kernels their names start with the kernel's, which is `mm` for the product."""
+    module.CHOICE.clear()
+    module.CHOICE.update({name: v for k, v in choice.items() for name in module.KNOBS if name in (k, f"mm_{k}")})
+
+
 def write_case(job: tuple[str, Path]) -> list[str]:
     """Writes `CASE.reference.py` and `CASE.SCHEME.py`; returns the schemes."""
     name, folder = job
@@ -172,7 +179,7 @@ def compile_one(job: tuple[str, str, dict, Path]) -> str:
     name, scheme, choice, folder = job
     reference = load(folder / f"{name}.small.py")
     module = load(folder / f"{name}.{scheme}.py")
-    module.CHOICE.update(choice)
+    choose(module, choice)
     try:
         with torch.no_grad():
             model = module.ModelNew(*reference.get_init_inputs()).cuda()
@@ -207,8 +214,7 @@ def run_case(name: str, variants: list[tuple[str, dict]], folder: Path, repetiti
         made.load_state_dict(model.state_dict())
 
         def call(*args, module=module, made=made, choice=choice):
-            module.CHOICE.clear()
-            module.CHOICE.update(choice)
+            choose(module, choice)
             return made(*args)
 
         calls[label(scheme, choice)] = call
@@ -230,8 +236,8 @@ def run_case(name: str, variants: list[tuple[str, dict]], folder: Path, repetiti
     for x in inputs:
         x.normal_()
     batches = case.sizes[0] > 1
-    part = [x[:2] if batches else x[:512] if i == 0 else x for i, x in enumerate(inputs)]
-    rows = 2 if batches else 512
+    rows = 2 if batches else min(512, case.sizes[1])
+    part = [x[:rows] if batches or i == 0 else x for i, x in enumerate(inputs)]
     own = model(*inputs)[:rows].clone()
     oracle = model.double()(*(x.double() for x in part))
     model.float()

@@ -11,8 +11,8 @@ from kernelevolve.translate.algebra import Condition, Node
 from kernelevolve.translate.expr import Expr, const, floordiv, symbol
 from kernelevolve.translate.lower import Lowering
 
-#: Tiles of 128 x 128 results that fill a large device (an H200 has 132 units, an MI300X 304).
-ENOUGH_TILES = 64
+#: Tiles of 128 x 128 results that fill a large device: an H200 has 132 units.
+ENOUGH_TILES = 132
 #: The shortest part, in elements: below it adding the parts costs more than it gains.
 LEAST_PART = 2048
 
