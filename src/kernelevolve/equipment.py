@@ -98,7 +98,8 @@ class Workshop:
         source = workload_source(self.problem, self.problem.workload(workload))
         with self.roles["translator"].open(_LIMITS) as translator:
             try:
-                body = {"source": source, "path": self.problem.path}
+                rules = {"precision": self.problem.precision, "mode": self.problem.mode}
+                body = {"source": source, "path": self.problem.path, **rules}
                 answer = translator.ask("capture", body, seconds=_CAPTURE_SECONDS)
             except Refusal as refusal:
                 if refusal.verdict == "UNCOVERED":

@@ -13,12 +13,14 @@ import operator
 import re
 import types
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from kernelevolve.tensors.load import CAST, prepare
 from kernelevolve.translate.errors import TranslateError
 from kernelevolve.translate.expr import Expr, const
 from kernelevolve.translate.ir import COORDINATES, Dtype, Number, Op, Program, Ref, Size, Tensor, Value
@@ -38,23 +40,44 @@ _IGNORED = ("_assert_tensor_metadata.default", "_assert_scalar.default", "sym_co
 
 def _construct(module: types.ModuleType) -> Any:
     """`Model(*get_init_inputs())`, which a file may leave out, or give as `[args, kwargs]`."""
-    arguments = getattr(module, "get_init_inputs", list)()
+    arguments: Any = getattr(module, "get_init_inputs", list)()
     if len(arguments) == 2 and isinstance(arguments[0], (list, tuple)) and isinstance(arguments[1], dict):
         return module.Model(*arguments[0], **arguments[1])
     return module.Model(*arguments)
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What of a problem's rules changes the graph: float32 becomes `precision`, `mode` as in `problem.Problem`."""
+
+    precision: str = "fp32-strict"
+    mode: str = "as-built"
+
+
+_PLAIN = Rules()
+
+
+def _cast(inputs: list[Any], rules: Rules) -> list[Any]:
+    target = CAST.get(rules.precision)
+
+    def one(leaf: Any) -> Any:
+        wide = isinstance(leaf, torch.Tensor) and leaf.dtype is torch.float32
+        return leaf.to(target) if wide and target is not None else leaf
+
+    return list(torch.utils._pytree.tree_map(one, inputs))
+
+
 class _Reference:
     """One executed source: its model, inputs and integer variables, under one fake mode."""
 
-    def __init__(self, source: str, path: str) -> None:
+    def __init__(self, source: str, path: str, rules: Rules) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.module = types.ModuleType("reference")
         self.module.__file__ = path
         with self.mode:
             exec(compile(source, path, "exec"), self.module.__dict__)
-            self.model = _construct(self.module)
-            self.inputs = list(self.module.get_inputs())
+            self.model = prepare(_construct(self.module), device="cpu", precision=rules.precision, mode=rules.mode)
+            self.inputs = _cast(list(self.module.get_inputs()), rules)
 
     def shapes(self) -> tuple[object, ...]:
         """Shapes of all inputs, parameters and buffers, after the model ran once."""
@@ -89,10 +112,10 @@ def capture(module_source_path: str | Path, *, variants: int = 2) -> Program:
     return capture_source(path.read_text(), path=str(path), variants=variants)
 
 
-def capture_source(source: str, *, path: str = "reference.py", variants: int = 2) -> Program:
+def capture_source(source: str, *, path: str = "reference.py", variants: int = 2, rules: Rules = _PLAIN) -> Program:
     """Captures a reference given as source; see `capture`."""
     try:
-        base = _Reference(source, path)
+        base = _Reference(source, path, rules)
         exported = [base.export()]
     except _CAPTURE_FAULTS as fault:
         raise TranslateError(
@@ -101,11 +124,11 @@ def capture_source(source: str, *, path: str = "reference.py", variants: int = 2
         ) from fault
     references, notes = [base], []
     for variant in range(variants):
-        changed = perturb(source, variant, lambda text: _shapes(text, path))
+        changed = perturb(source, variant, lambda text: _shapes(text, path, rules))
         if changed is None:
             continue
         try:
-            other = _Reference(changed, path)
+            other = _Reference(changed, path, rules)
             graph = other.export()
         except _CAPTURE_FAULTS as fault:
             notes.append(f"variant {variant} did not export: {_first_line(fault)}")
@@ -130,10 +153,10 @@ def _first_line(fault: BaseException) -> str:
     return (str(fault).strip().splitlines() or [""])[0][:200]
 
 
-def _shapes(source: str, path: str) -> tuple[object, ...] | None:
+def _shapes(source: str, path: str, rules: Rules) -> tuple[object, ...] | None:
     with _quiet():
         try:
-            return _Reference(source, path).shapes()
+            return _Reference(source, path, rules).shapes()
         except _CAPTURE_FAULTS:
             return None
 
@@ -406,5 +429,3 @@ def _source_line(node: Any) -> str:
     where = re.search(r'File "([^"]*)", line (\d+)', lines[ours[-1]])
     text = lines[ours[-1] + 1] if ours[-1] + 1 < len(lines) else ""
     return f"line {where.group(2)}: {text}" if where else text
-
-

@@ -13,17 +13,18 @@ import platform
 import torch
 
 from kernelevolve import nursery
-from kernelevolve.translate.capture import capture_source
+from kernelevolve.translate.capture import Rules, capture_source
 from kernelevolve.translate.errors import TranslateError, UncoveredOp
 from kernelevolve.wire import Channel, memory_bytes
 
 
 def handle(channel: Channel) -> None:
-    """Answers `capture {source, path}` with the attachment `program`, or `fault` with the reason."""
+    """Answers `capture {source, path, precision, mode}` with the attachment `program`, or `fault` with the reason."""
     while True:
         message = channel.receive()
         try:
-            program = capture_source(str(message.body["source"]), path=str(message.body["path"]))
+            rules = Rules(str(message.body["precision"]), str(message.body["mode"]))
+            program = capture_source(str(message.body["source"]), path=str(message.body["path"]), rules=rules)
         except UncoveredOp as error:
             channel.send("fault", {"verdict": "UNCOVERED", "message": str(error), "op": error.op, "line": error.line})
         except TranslateError as error:
