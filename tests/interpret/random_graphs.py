@@ -1,6 +1,6 @@
 """Random references through the whole translator, in one process under Triton's interpreter; a script for its test.
 
-Each example is a module of random shapes, dtypes, layouts and ops. It is captured, planned, written and interpreted, and
+Each example is a module of random shapes, dtypes, layouts and ops. It is captured, planned, written, interpreted and
 compared with PyTorch in fp64; PyTorch in fp32 gives the error that its conditioning allows.
 """
 
@@ -174,7 +174,8 @@ class Made:
         results = ", ".join(dict.fromkeys((usable[-1], self.pick(usable))))
         return (
             "import torch\nimport torch.nn as nn\nimport torch.nn.functional as F\n\n\n"
-            f"class Model(nn.Module):\n    def forward(self, {heads}):\n{body}\n        return ({results}, x0 + 0.0)\n\n\n"
+            f"class Model(nn.Module):\n    def forward(self, {heads}):\n{body}\n"
+            f"        return ({results}, x0 + 0.0)\n\n\n"
             f"def get_inputs():\n    return [{', '.join(self.inputs)}]\n\n\ndef get_init_inputs():\n    return []\n"
         )
 

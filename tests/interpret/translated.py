@@ -53,7 +53,7 @@ def small(module: types.ModuleType) -> None:
     """Chooses small knobs."""
     for knob in module.KNOBS:
         for suffix, value in SMALL.items():
-            if knob == suffix or knob.endswith(f"_{suffix}") and not knob.endswith("SPLIT_BLOCK"):
+            if knob == suffix or (knob.endswith(f"_{suffix}") and not knob.endswith("SPLIT_BLOCK")):
                 module.CHOICE[knob] = value
 
 

@@ -19,7 +19,9 @@ def matrix_product(c: Lowering, a: Node, b: Node, dtype: str) -> Node:
     flat = len(a.shape) == 2
     if flat:
         a, b = c.b.unsqueeze(a, 0), c.b.unsqueeze(b, 0)
-    if ONE in (a.shape[1], b.shape[2]):
+    if a.shape[2] == ONE:
+        out = c.b.map("mul", c.b.cast(a, wide), c.b.cast(b, wide))
+    elif ONE in (a.shape[1], b.shape[2]):
         left = c.b.unsqueeze(c.b.cast(a, wide), 2)
         right = c.b.unsqueeze(c.b.permute(c.b.cast(b, wide), [0, 2, 1]), 1)
         out = c.b.reduce("sum", c.b.map("mul", left, right), [3], False, wide)
