@@ -19,7 +19,7 @@ export TRITON_DEFAULT_FP_FUSION ?= 1
 .PHONY: demo test check docs clean
 
 demo: $(STAMP)
-	$(BIN)/kernelevolve optimize recsys:rms_norm_residual --platform h100 --platform mi300x --effort quick
+	$(BIN)/kernelevolve optimize recsys:rms_norm_residual --platform h100 --platform mi300x --effort quick --candidates 3
 
 test: check
 	$(BIN)/python -m pytest -n $(WORKERS)
