@@ -47,6 +47,7 @@ class Bench:
         self._oracles: dict[tuple[str, str], Conversation] = {}
         self.lock = threading.RLock()
         self.shares_memory = True
+        self._stopped = threading.Event()
         with roles["judge"].open(_JUDGE_LIMITS) as judge:
             answer = self.judged(judge, "describe", {"problem": codec.to_data(problem)}, seconds=_DESCRIBE_SECONDS)
         self.descriptions = tuple(codec.from_data(Description, d) for d in answer.body["descriptions"])
@@ -108,9 +109,23 @@ class Bench:
             raise SeatLost(f"while asked to {kind}: {error}") from error
 
     def hang_up(self) -> None:
-        """Ends every conversation with a role's child, whoever is waiting for it; later ones start afresh."""
+        """Ends every conversation with a role's child, whoever waits for it; until `resume` no work begins."""
+        self._stopped.set()
         self._oracles.clear()
         self.roles.hang_up()
+
+    def resume(self) -> None:
+        """Work may begin again after `hang_up`."""
+        self._stopped.clear()
+
+    def go_on(self) -> None:
+        """Asked before each piece of work.
+
+        Raises:
+            SeatLost: `hang_up` was called; what was under way is not scored.
+        """
+        if self._stopped.is_set():
+            raise SeatLost("stopped before it was evaluated")
 
     def close(self) -> None:
         """Ends the kept conversations; the roles belong to the caller."""

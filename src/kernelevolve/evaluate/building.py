@@ -49,7 +49,9 @@ class Builder:
 
         Raises:
             Failed: the candidate's host code, an op that is not allowed, or the compiler said no.
+            SeatLost: the builder is gone, or the run was stopped.
         """
+        self.bench.go_on()
         return [self._build_one(self.bench.full(w.name), source, choice) for w in self.bench.problem.workloads]
 
     def _build_one(self, description: Description, source: str, choice: Mapping[str, Choice]) -> Built:

@@ -133,6 +133,7 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
         try:
             candidate_asks(worker, "load", body, seconds=trial.bounds.load_seconds)
             for case in cases:
+                bench.go_on()
                 computed = _expect(bench, trial, case)
                 if not computed["usable"]:
                     unusable.append(f"{case.distribution}: {computed['reason']}")

@@ -39,6 +39,7 @@ from kernelevolve.protocol import Case, Description
 from kernelevolve.settings import Settings
 
 Progress = Callable[[str], None]
+_PATIENCE = 0.2  # seconds between two calls of a thread that should stop: it may just have opened a conversation
 RAGGED_CASES = 2
 
 
@@ -108,8 +109,11 @@ class Ladder:
             return await asyncio.shield(climbing)
         except asyncio.CancelledError:
             # The thread is waiting for a child: without one it comes back at once, and nothing of it is told.
-            self.bench.hang_up()
-            await asyncio.wait([climbing])
+            while not climbing.done():
+                self.bench.hang_up()
+                await asyncio.wait([climbing], timeout=_PATIENCE)
+            self.bench.resume()
+            climbing.exception()
             raise
 
     def climb(self, candidate: Candidate, progress: Progress) -> Evaluation:

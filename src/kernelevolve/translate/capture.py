@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import linecache
 import logging
 import operator
 import re
@@ -75,6 +76,8 @@ class _Reference:
         self.module = types.ModuleType("reference")
         self.module.__file__ = path
         with self.mode:
+            # Lines of the reference are quoted from its text: the file itself may lie outside of this sandbox.
+            linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
             exec(compile(source, path, "exec"), self.module.__dict__)
             self.model = prepare(_construct(self.module), device="cpu", precision=rules.precision, mode=rules.mode)
             self.inputs = _cast(list(self.module.get_inputs()), rules)
