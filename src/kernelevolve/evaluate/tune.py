@@ -12,10 +12,12 @@ import itertools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import optuna
+from typing import TYPE_CHECKING
 
 from kernelevolve.candidate import Choice
+
+if TYPE_CHECKING:
+    import optuna
 
 _TIE = 1.005  # modelled or measured times within half a percent are not told apart
 
@@ -36,6 +38,8 @@ class Tuner:
     tried: dict[tuple[Choice, ...], float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        import optuna  # takes half a second, and only a run that tunes needs it
+
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.size = 1
         for allowed in self.knobs.values():
@@ -52,11 +56,13 @@ class Tuner:
 
     def ask(self) -> dict[str, Choice] | None:
         """The next choice that was not tried yet, or None when there is none left."""
+        from optuna.exceptions import ExperimentalWarning
+
         patience = 8 * self.trials + 64
         while not self.exhausted and patience:
             patience -= 1
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                warnings.simplefilter("ignore", ExperimentalWarning)
                 trial = self._study.ask()
             drawn = {name: trial.suggest_categorical(name, range(len(v))) for name, v in self.knobs.items()}
             choice = {name: self.knobs[name][int(str(index))] for name, index in drawn.items()}
@@ -77,8 +83,10 @@ class Tuner:
         return None
 
     def _tell(self, trial: optuna.Trial, time: float | None) -> None:
+        from optuna.trial import TrialState
+
         if time is None:
-            self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            self._study.tell(trial, state=TrialState.PRUNED)
         else:
             self._study.tell(trial, time)
 
