@@ -6,6 +6,7 @@ writes here: a builder could otherwise leave a wrong result under another candid
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -48,13 +49,14 @@ class BuildCache:
             StoreFull: there is no room for it.
         """
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             fresh.write_text(codec.dumps(result), encoding="utf-8")
             fresh.replace(path)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                fresh.unlink()
             raise StoreFull(f"cannot write the build cache {self.folder}: {error.strerror}; make room") from error
 
     def _path(self, key: str) -> Path:

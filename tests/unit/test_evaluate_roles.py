@@ -1,0 +1,158 @@
+"""Roles as real processes: children that die, hang or answer nonsense are told apart, and a lost role starts again.
+
+The role here is a nursery without torch, so that this ring stays without it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kernelevolve.errors import SeatLost
+from kernelevolve.evaluate import roles
+from kernelevolve.evaluate.correct import Failed, candidate_asks
+from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal, Roles
+from kernelevolve.evaluation import Verdict
+from kernelevolve.nursery import Limits
+
+ROLE = """
+import argparse, os, signal, sys, time
+from kernelevolve import nursery
+from kernelevolve.wire import Channel
+
+def handle(channel):
+    while True:
+        message = channel.receive()
+        if message.kind == "exit":
+            print("about to leave", flush=True)
+            os._exit(message.body["code"])
+        elif message.kind == "signal":
+            os.kill(os.getpid(), message.body["number"])
+        elif message.kind == "raise":
+            raise ValueError("no good")
+        elif message.kind == "hang":
+            time.sleep(600)
+        elif message.kind == "nonsense":
+            channel.sock.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
+        elif message.kind == "refuse":
+            channel.send("fault", {"verdict": "POLICY", "message": "not allowed", "line": 3})
+        elif message.kind == "hog":
+            channel.send("hogged", {"n": len(bytearray(message.body["bytes"]))})
+        else:
+            channel.send("echo", {"pid": os.getpid(), "environment": dict(os.environ)})
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--fd", type=int)
+parser.add_argument("--role")
+with Channel.from_fd(parser.parse_args().fd) as control:
+    control.send("ready", {"python": "3"})
+    nursery.serve(control, handle)
+os._exit(0)
+"""
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Roles]:
+    (tmp_path / "a_role.py").write_text(ROLE)
+    (tmp_path / "a_broken_role.py").write_text("raise RuntimeError('torch is not installed')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("SOME_API_KEY", "secret")
+    monkeypatch.setitem(roles._MODULE, "worker", "a_role")
+    monkeypatch.setitem(roles._MODULE, "judge", "a_broken_role")
+    found = Roles()
+    yield found
+    found.close()
+
+
+def echo(conversation: Conversation) -> dict[str, object]:
+    return dict(conversation.ask("echo", seconds=10).body)
+
+
+def test_children_start_afresh_and_inherit_no_secret(made: Roles) -> None:
+    with made["worker"].open() as one, made["worker"].open() as two:
+        environment = echo(one)["environment"]
+        assert isinstance(environment, dict) and "SOME_API_KEY" not in environment and "PATH" in environment
+        assert environment["TRITON_DEFAULT_FP_FUSION"] == "1"
+        assert one.pid != two.pid and echo(two)
+    assert made["worker"].known_versions() == {"python": "3"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "words", "verdict"),
+    [
+        ("exit", {"code": 0}, "exit code 0 (about to leave)", Verdict.CRASH),
+        ("exit", {"code": 7}, "exit code 7", Verdict.CRASH),
+        ("signal", {"number": int(signal.SIGSEGV)}, "by SIGSEGV", Verdict.CRASH),
+        ("signal", {"number": int(signal.SIGKILL)}, "by SIGKILL", Verdict.OOM),
+        ("raise", {}, "ValueError: no good", Verdict.CRASH),
+        ("hog", {"bytes": 4 << 30}, "MemoryError", Verdict.OOM),
+        ("nonsense", {}, "worker child ended", Verdict.CRASH),
+    ],
+)
+def test_a_child_that_dies_is_told_how(
+    made: Roles, kind: str, body: dict[str, int], words: str, verdict: Verdict
+) -> None:
+    for asks in (Conversation.ask, candidate_asks):
+        with made["worker"].open(Limits(memory_bytes=1 << 30)) as child:
+            with pytest.raises((ChildDied, Failed)) as caught:
+                asks(child, kind, body, seconds=20)
+            assert words in str(caught.value)
+            if isinstance(caught.value, Failed):
+                assert caught.value.verdict is verdict
+    with made["worker"].open() as next_one:
+        assert echo(next_one)
+
+
+def test_a_child_that_hangs_is_ended(made: Roles) -> None:
+    start = time.monotonic()
+    with made["worker"].open() as child, pytest.raises(ChildSilent, match=r"'hang' within 0\.3 s"):
+        child.ask("hang", seconds=0.3)
+    with made["worker"].open() as child, pytest.raises(Failed, match="the process was killed") as caught:
+        candidate_asks(child, "hang", {}, seconds=0.3)
+    assert caught.value.verdict is Verdict.TIMEOUT
+    assert time.monotonic() - start < 10
+
+
+def test_a_refusal_leaves_the_conversation_open(made: Roles) -> None:
+    with made["worker"].open() as child:
+        with pytest.raises(Refusal, match="not allowed") as caught:
+            child.ask("refuse", seconds=10)
+        assert (caught.value.verdict, caught.value.facts["line"]) == ("POLICY", 3)
+        assert echo(child)
+
+
+def test_hanging_up_frees_who_waits(made: Roles) -> None:
+    child = made["worker"].open()
+    timer = threading.Timer(0.3, made.hang_up)
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(ChildDied):
+        child.ask("hang", seconds=60)
+    assert time.monotonic() - start < 15
+    timer.join()
+    with made["worker"].open() as next_one:
+        assert echo(next_one)
+
+
+def test_a_lost_role_is_the_machines_fault_and_starts_again(made: Roles) -> None:
+    child = made["worker"].open()
+    assert echo(child)
+    lost = made["worker"]
+    os.kill(lost.process_id, signal.SIGKILL)
+    with pytest.raises(SeatLost, match="worker process is gone"):
+        child.ask("echo", seconds=10)
+    with pytest.raises(SeatLost, match="worker process is gone"):
+        lost.open()
+    assert lost.gone
+    with made["worker"].open() as next_one:
+        assert echo(next_one)
+
+
+def test_a_role_that_does_not_start_says_why(made: Roles) -> None:
+    with pytest.raises(SeatLost, match=r"judge process did not start: RuntimeError: torch is not installed.*doctor"):
+        made["judge"].open()

@@ -1,0 +1,121 @@
+"""Statistics against published tables and by simulation, and the timing rung with arms whose truth is known."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+
+import pytest
+
+from kernelevolve.evaluate.statistics import judge_ratio, log_interval, paired_ratio, t_quantile
+from kernelevolve.evaluate.timing import CANDIDATE, Blocks, Burst, calls_per_burst, interleave, time_arms
+from kernelevolve.evaluation import Evidence, Timing, Verdict
+
+# Two-sided 95 % and 99 % quantiles of Student's t, as printed in every table.
+TABLE = {1: (12.706, 63.657), 2: (4.303, 9.925), 3: (3.182, 5.841), 5: (2.571, 4.032), 11: (2.201, 3.106),
+         29: (2.045, 2.756), 120: (1.980, 2.617)}  # fmt: skip
+
+
+@pytest.mark.parametrize("freedom", TABLE)
+def test_t_quantiles_are_those_of_the_tables(freedom: int) -> None:
+    for confidence, wanted in zip((0.95, 0.99), TABLE[freedom], strict=True):
+        tolerance = 0.003 if confidence == 0.95 else 0.025
+        assert t_quantile(freedom, confidence) == pytest.approx(wanted, rel=tolerance)
+
+
+def test_what_no_interval_can_be_made_of_is_refused() -> None:
+    with pytest.raises(ValueError, match="two samples"):
+        t_quantile(0)
+    with pytest.raises(ValueError, match="3 and 2"):
+        paired_ratio([1, 2, 3], [1, 2])
+    with pytest.raises(ValueError, match="above zero"):
+        paired_ratio([1.0, 0.0], [1.0, 1.0])
+    one = log_interval([math.log(2.0)])
+    assert (one.low, one.value, one.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+@pytest.mark.parametrize("count", [6, 12, 30])
+def test_intervals_cover_the_truth_as_often_as_they_claim(count: int) -> None:
+    rng = random.Random(count)
+    covered = 0
+    for _ in range(3000):
+        found = log_interval([rng.gauss(math.log(1.3), 0.02) for _ in range(count)])
+        covered += found.low <= 1.3 <= found.high
+    assert 0.94 <= covered / 3000 <= 0.96
+
+
+def arm(rng: random.Random, clock: list[float], milliseconds: float, noise: float = 0.01) -> Burst:
+    """Calls that take `milliseconds`, on a device whose clock slows down with every call."""
+
+    def burst(calls: int) -> list[float]:
+        clock[0] += calls
+        drift = 1 + clock[0] / 2000
+        return [milliseconds * drift * math.exp(rng.gauss(0, noise)) for _ in range(calls)]
+
+    return burst
+
+
+def timed(seed: int, plan: Blocks = Blocks(12, 2), noise: float = 0.01, **arms: float) -> tuple[Timing, Verdict]:  # noqa: B008
+    rng, clock = random.Random(seed), [0.0]
+    made = {name: arm(rng, clock, t, noise) for name, t in arms.items()}
+    return time_arms(made, workload="w", platform="h200", choice={"B": 1}, plan=plan, device="a device")
+
+
+def test_two_equal_arms_differ_no_more_often_than_the_interval_claims() -> None:
+    wrong = excluded = 0
+    for seed in range(400):
+        timing, verdict = timed(seed, Blocks(12, 0), **{CANDIDATE: 1.0, "eager": 1.0})
+        wrong += verdict in (Verdict.OK_FASTER, Verdict.OK_SLOWER)
+        low, high = timing.speedup.low, timing.speedup.high
+        assert low is not None and high is not None
+        excluded += not low <= 1.0 <= high
+    assert excluded / 400 <= 0.08
+    assert wrong == 0
+
+
+@pytest.mark.parametrize(
+    ("candidate", "verdict"), [(0.8, Verdict.OK_FASTER), (1.0, Verdict.OK_SAME), (1.3, Verdict.OK_SLOWER)]
+)
+def test_a_clock_that_slows_down_does_not_count(candidate: float, verdict: Verdict) -> None:
+    timing, found = timed(1, noise=0.001, **{CANDIDATE: candidate, "eager": 1.0, "compile": 1.1})
+    assert found is verdict and timing.against == "eager"
+    assert timing.speedup.value == pytest.approx(1 / candidate, rel=0.005)
+    assert timing.speedup.evidence is Evidence.MEASURED and timing.candidate.unit == "ms"
+    assert set(timing.samples) == {CANDIDATE, "eager", "compile"} and timing.knobs == {"B": 1}
+
+
+def test_it_goes_on_only_while_nothing_is_decided() -> None:
+    clear, _ = timed(0, Blocks(6, 2), **{CANDIDATE: 1.0, "eager": 2.0})
+    unclear, verdict = timed(0, Blocks(6, 2), noise=0.3, **{CANDIDATE: 2.0, "eager": 2.0})
+    assert len(clear.samples["eager"]) == 6 * 4
+    assert len(unclear.samples["eager"]) == 24 * 4 and verdict is Verdict.INCONCLUSIVE
+
+
+def test_the_order_alternates_and_the_baseline_sets_the_calls() -> None:
+    order: list[str] = []
+
+    def recorded(name: str) -> Burst:
+        def burst(calls: int) -> list[float]:
+            order.append(name)
+            return [1.0] * calls
+
+        return burst
+
+    interleave({n: recorded(n) for n in "ab"}, 3, 2)
+    assert "".join(order) == "abbaab"
+    assert [calls_per_burst(t) for t in (0.01, 5.0, 50.0)] == [8, 4, 1]
+    counts = Counter(
+        len(timed(0, Blocks(6, 0), **{CANDIDATE: c, "eager": 20.0})[0].samples[CANDIDATE]) for c in (0.1, 50)
+    )
+    assert counts == {6: 2}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(1.02, 1.5, "OK_FASTER"), (0.5, 0.98, "OK_SLOWER"), (0.995, 1.005, "OK_SAME"), (0.9, 1.2, "INCONCLUSIVE"),
+     (1.005, 1.2, "INCONCLUSIVE")],
+)  # fmt: skip
+def test_the_interval_alone_decides(low: float, high: float, verdict: str) -> None:
+    value = math.sqrt(low * high)
+    assert judge_ratio(type(log_interval([0.0]))(value, low, high)) is Verdict(verdict)
