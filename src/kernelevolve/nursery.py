@@ -30,6 +30,7 @@ _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x800
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
 _SYS_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _ATTR_RDONLY = 442, -100, 0x8000, 1
 _SEALED = "namespaces"
+_SCRATCH = "/tmp/.triton"
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _TMPFS = ("/tmp", "/dev/shm", "/var/tmp")
 _LOG_TAIL = 16_384
@@ -52,7 +53,8 @@ def serve(control: Channel, handle: Callable[[Channel], None], *, pid_offset: in
         pid_offset: process numbers to leave out in each child's namespace. Two processes that share device memory must
             not have the same number: CUDA takes the importer of a handle for its exporter when their numbers are equal.
 
-    `spawn {memory_bytes, file_bytes, processes, seal}` answers `spawned {pid, isolation}` with the attachment `socket`.
+    `spawn {memory_bytes, file_bytes, processes, seal, scratch}` answers `spawned {pid, isolation}` with the attachment
+    `socket`.
     `end {pid, grace}` gives the child `grace` seconds to end by itself, kills what is left of it and answers `ended
     {status, signal, log}`: how it ended, and the end of what it printed.
     """
@@ -93,7 +95,8 @@ def _spawn(
         os.close(ready_read)
         control.sock.close()
         ours.sock.close()
-        _child(theirs, handle, log.fd, ready_write, limits, pid_offset if body.get("seal", True) else None)
+        offset = pid_offset if body.get("seal", True) else None
+        _child(theirs, handle, log.fd, ready_write, limits, offset, str(body.get("scratch", "")))
     os.close(ready_write)
     theirs.sock.close()
     with os.fdopen(ready_read, "rb") as ready:
@@ -104,7 +107,13 @@ def _spawn(
 
 
 def _child(
-    channel: Channel, handle: Callable[[Channel], None], log: int, ready: int, limits: Limits, pid_offset: int | None
+    channel: Channel,
+    handle: Callable[[Channel], None],
+    log: int,
+    ready: int,
+    limits: Limits,
+    pid_offset: int | None,
+    scratch: str,
 ) -> None:
     """Never returns: serves one conversation and leaves without running the parent's exit handlers.
 
@@ -121,7 +130,9 @@ def _child(
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        isolation = _seal() if pid_offset is not None else "none"
+        isolation = _seal(scratch) if pid_offset is not None else "none"
+        if isolation == "none" and scratch:
+            os.environ["TRITON_HOME"] = scratch
         if isolation.startswith(_SEALED):
             _become_init(ready, pid_offset or 0)
         _limit(limits)
@@ -162,8 +173,11 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
         raise OSError(error, f"mount {kind or 'bind'} on {target}: {os.strerror(error)}")
 
 
-def _seal() -> str:
+def _seal(scratch: str) -> str:
     """Unshares mount, pid, ipc, net and host name, and makes all files but the fresh temporary ones read-only.
+
+    Args:
+        scratch: a folder that stays writable, as home of Triton's cache; empty for a fresh one.
 
     Returns:
         `namespaces` if all of it held, with `files writable` if only that did not, else `none` with nothing changed.
@@ -177,19 +191,25 @@ def _seal() -> str:
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-    read_only = _make_read_only("/")
+    handle = os.open(scratch, os.O_PATH) if scratch else -1
+    read_only = _protect("/", _ATTR_RDONLY, 0)
     for folder in _TMPFS:
         if os.path.isdir(folder) and not os.path.islink(folder):
             _fresh_tmpfs(folder)
+    if scratch:
+        os.mkdir(_SCRATCH)
+        _mount(f"/proc/self/fd/{handle}", _SCRATCH, None, _MS_BIND)
+        _protect(_SCRATCH, 0, _ATTR_RDONLY)
+        os.close(handle)
     os.chdir("/tmp")
     # Triton has read the old home at import; a cache that outlives this process could hold another candidate's kernel.
     os.environ |= {"HOME": "/tmp", "TRITON_HOME": "/tmp"}
     return _SEALED if read_only else f"{_SEALED}, files writable"
 
 
-def _make_read_only(folder: str) -> bool:
-    """Makes everything that is mounted at and below `folder` read-only; false before Linux 5.12, which cannot."""
-    attributes = struct.pack("=QQQQ", _ATTR_RDONLY, 0, 0, 0)
+def _protect(folder: str, given: int, taken: int) -> bool:
+    """Gives attributes to everything mounted at and below `folder`, and takes some; false before Linux 5.12."""
+    attributes = struct.pack("=QQQQ", given, taken, 0, 0)
     call = _libc().syscall(
         ctypes.c_long(_SYS_MOUNT_SETATTR),
         ctypes.c_int(_AT_FDCWD),

@@ -43,6 +43,12 @@ def handle(channel):
             channel.send("fault", {"verdict": "POLICY", "message": "not allowed", "line": 3})
         elif message.kind == "hog":
             channel.send("hogged", {"n": len(bytearray(message.body["bytes"]))})
+        elif message.kind == "cache":
+            folder = os.path.join(os.environ["TRITON_HOME"], ".triton")
+            os.makedirs(folder, exist_ok=True)
+            was = os.listdir(folder)
+            open(os.path.join(folder, message.body["name"]), "w").close()
+            channel.send("cached", {"was": was})
         else:
             channel.send("echo", {"pid": os.getpid(), "environment": dict(os.environ)})
 
@@ -108,6 +114,20 @@ def test_a_child_that_dies_is_told_how(
         assert echo(next_one)
 
 
+def test_only_children_of_one_candidate_share_a_cache(made: Roles, tmp_path: Path) -> None:
+    with made["worker"].open() as child:
+        if not child.isolation.startswith("namespaces"):
+            pytest.skip("namespaces are not to be had here")
+    seen = []
+    for scratch in ("one", "one", "other", None, None):
+        folder = tmp_path / scratch if scratch else None
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+        with made["worker"].open(scratch=folder) as child:
+            seen.append(child.ask("cache", {"name": f"kernel{len(seen)}"}, seconds=10).body["was"])
+    assert seen == [[], ["kernel0"], [], [], []]
+
+
 def test_a_child_that_hangs_is_ended(made: Roles) -> None:
     start = time.monotonic()
     with made["worker"].open() as child, pytest.raises(ChildSilent, match=r"'hang' within 0\.3 s"):
@@ -145,7 +165,7 @@ def test_a_lost_role_is_the_machines_fault_and_starts_again(made: Roles) -> None
     lost = made["worker"]
     os.kill(lost.process_id, signal.SIGKILL)
     with pytest.raises(SeatLost, match="worker process is gone"):
-        child.ask("echo", seconds=10)
+        child.ask("hang", seconds=60)
     with pytest.raises(SeatLost, match="worker process is gone"):
         lost.open()
     assert lost.gone

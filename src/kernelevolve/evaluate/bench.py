@@ -6,6 +6,9 @@ and the build cache. Left to others: candidates (`ladder`). Sibling runs for sev
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +25,7 @@ from kernelevolve.wire import Attachment, Message
 
 _DESCRIBE_SECONDS = 300.0
 _JUDGE_SECONDS = 300.0
+_SCRATCHES = 4  # candidates whose folders are kept, since they may be evaluated side by side
 _JUDGE_LIMITS = Limits(memory_bytes=16 << 30)
 
 
@@ -48,6 +52,8 @@ class Bench:
         self.lock = threading.RLock()
         self.shares_memory = True
         self._stopped = threading.Event()
+        self._scratch = tempfile.TemporaryDirectory(prefix="kernelevolve-")
+        self._scratches: dict[str, Path] = {}
         with roles["judge"].open(_JUDGE_LIMITS) as judge:
             answer = self.judged(judge, "describe", {"problem": codec.to_data(problem)}, seconds=_DESCRIBE_SECONDS)
         self.descriptions = tuple(codec.from_data(Description, d) for d in answer.body["descriptions"])
@@ -108,6 +114,21 @@ class Bench:
             self._oracles = {k: c for k, c in self._oracles.items() if c is not judge}
             raise SeatLost(f"while asked to {kind}: {error}") from error
 
+    def scratch(self, source: str) -> Path:
+        """The folder that the children of one candidate share, so that none compiles again what another one did.
+
+        It is never another candidate's: what foreign code leaves there could be taken for somebody's kernel.
+        """
+        key = hashlib.sha256(source.encode()).hexdigest()
+        with self.lock:
+            if key not in self._scratches:
+                self._scratches[key] = Path(self._scratch.name) / key
+                self._scratches[key].mkdir()
+            self._scratches[key] = self._scratches.pop(key)
+            while len(self._scratches) > _SCRATCHES:
+                shutil.rmtree(self._scratches.pop(next(iter(self._scratches))), ignore_errors=True)
+            return self._scratches[key]
+
     def hang_up(self) -> None:
         """Ends every conversation with a role's child, whoever waits for it; until `resume` no work begins."""
         self._stopped.set()
@@ -132,3 +153,4 @@ class Bench:
         for conversation in self._oracles.values():
             conversation.end()
         self._oracles.clear()
+        self._scratch.cleanup()

@@ -97,7 +97,7 @@ class Builder:
             return self._open[key]
         for stale in [k for k in self._open if k[0] == key[0] and k[2] != source]:
             self._open.pop(stale).end()
-        conversation = self.bench.roles["builder"].open(self.bounds.limits)
+        conversation = self.bench.roles["builder"].open(self.bounds.limits, self.bench.scratch(source))
         opened = self.bench.opened(description, "meta", candidate=source)
         try:
             body = {"opened": codec.to_data(opened)}

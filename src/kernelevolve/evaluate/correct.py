@@ -127,7 +127,9 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
         seen = (*not_seen, *(f"inputs {u}" for u in unusable))
         return Correctness(evidence, passed, tuple(checks), scaled, seen, errors[0], errors[1])
 
-    with bench.roles["worker"].open(trial.bounds.limits if trial.device == "cpu" else None) as worker:
+    on_cpu = trial.device == "cpu"
+    limits, scratch = (trial.bounds.limits, None) if on_cpu else (None, bench.scratch(trial.source))
+    with bench.roles["worker"].open(limits, scratch) as worker:
         opened = bench.opened(description, trial.device, candidate=trial.source, choice=trial.choice)
         body = {"opened": codec.to_data(opened), "answers": dict(trial.answers)}
         try:

@@ -73,7 +73,7 @@ class Device:
         self._baselines.clear()
 
     def _candidate(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Conversation:
-        worker = bench.roles["worker"].open()
+        worker = bench.roles["worker"].open(scratch=bench.scratch(source))
         opened = bench.opened(bench.full(workload), self.torch_name, candidate=source, choice=choice)
         try:
             body = {"opened": codec.to_data(opened), "answers": {}}

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from kernelevolve import codec
@@ -167,14 +168,17 @@ class Role:
                 raise SeatLost(f"the {self.name} process is gone: {error}") from error
         return self.versions
 
-    def open(self, limits: Limits | None = None) -> Conversation:
+    def open(self, limits: Limits | None = None, scratch: Path | None = None) -> Conversation:
         """A conversation with a fresh child.
+
+        Args:
+            scratch: a folder that this child shares with others, for Triton's cache; None for none.
 
         Raises:
             SeatLost: the role's process is gone.
         """
         limits = limits or Limits()
-        body = {**codec.to_data(limits), "seal": self.seal}
+        body = {**codec.to_data(limits), "seal": self.seal, "scratch": str(scratch or "")}
         with self._lock:
             try:
                 self._wait_ready()
