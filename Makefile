@@ -4,25 +4,32 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python3.14; 
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
-# On a machine without an accelerator the CPU build of torch saves some gigabytes:
-#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# On a machine without an accelerator the CPU build of torch saves some gigabytes: give TORCH_INDEX the address of
+# PyTorch's CPU wheels.
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 WORKERS ?= 2
 STAMP := $(VENV)/.installed
+OLDEST := $(VENV)-oldest
+OLDEST_STAMP := $(OLDEST)/.installed
+OLDEST_TRITON := triton==3.6.0
 
 # Each test and role process is one of several: more threads in each would only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 # Triton 3.10 changes this default; pinned so that every version compiles alike.
 export TRITON_DEFAULT_FP_FUSION ?= 1
 
-.PHONY: demo test check docs clean
+.PHONY: demo test oldest check docs clean
 
 demo: $(STAMP)
 	$(BIN)/kernelevolve optimize recsys:rms_norm_residual --platform h100 --platform mi300x --effort quick --candidates 3
 
-test: check
+test: check oldest
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# What depends on Triton's insides, on the oldest supported Triton: the interpreter's conformance, recording, building.
+oldest: $(OLDEST_STAMP)
+	PYTHONPATH=src $(OLDEST)/bin/python -m pytest -n $(WORKERS) tests/interpret/test_interpreter*.py
 
 check: $(STAMP)
 	$(BIN)/ruff check src tests
@@ -38,5 +45,11 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $(STAMP)
 
+$(OLDEST_STAMP): pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(OLDEST)/bin/python -m pip install --quiet "$(OLDEST_TRITON)" numpy pytest pytest-xdist hypothesis
+	touch $(OLDEST_STAMP)
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
