@@ -31,7 +31,7 @@ from kernelevolve.translate.ir import Program
 _CAPTURE_SECONDS = 300.0
 _LIMITS = Limits(memory_bytes=16 << 30)
 _BLOCKS = {"quick": Blocks(6, 1), "standard": Blocks(12, 2), "deep": Blocks(30, 2)}
-_FULL_CASES = {"quick": 3, "standard": 6, "deep": 12}
+_FULL_CASES = {"quick": 5, "standard": 12, "deep": 30}
 
 
 class Workshop:

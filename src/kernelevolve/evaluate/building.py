@@ -6,8 +6,10 @@ Left to others: recording and compiling (`worker.plan`, `worker.build`, in a sea
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from kernelevolve.errors import SeatLost
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, candidate_asks
 from kernelevolve.evaluate.roles import Conversation
+from kernelevolve.evaluate.tune import BATCH
 from kernelevolve.evaluation import LaunchPlan, Resources, Verdict
 from kernelevolve.platforms import Platform
 from kernelevolve.protocol import Description
@@ -43,6 +46,7 @@ class Builder:
     def __init__(self, bench: Bench, platform: Platform, bounds: Bounds = BOUNDS) -> None:
         self.bench, self.platform, self.bounds = bench, platform, bounds
         self._open: dict[tuple[int, str, str], Conversation] = {}
+        self._pool = ThreadPoolExecutor(min(BATCH, os.cpu_count() or 1), "build")
 
     def build(self, source: str, choice: Mapping[str, Choice]) -> list[Built]:
         """Every workload's plan and build.
@@ -53,6 +57,21 @@ class Builder:
         """
         self.bench.go_on()
         return [self._build_one(self.bench.full(w.name), source, choice) for w in self.bench.problem.workloads]
+
+    def build_some(self, source: str, choices: Sequence[Mapping[str, Choice]]) -> list[list[Built] | Failed]:
+        """`build` of several choices side by side, in their order; a choice that fails gives its failure.
+
+        Raises:
+            SeatLost: a builder was lost.
+        """
+
+        def one(choice: Mapping[str, Choice]) -> list[Built] | Failed:
+            try:
+                return self.build(source, choice)
+            except Failed as failed:
+                return failed
+
+        return list(self._pool.map(one, choices))
 
     def _build_one(self, description: Description, source: str, choice: Mapping[str, Choice]) -> Built:
         role = self.bench.roles["builder"]
@@ -110,6 +129,7 @@ class Builder:
 
     def close(self) -> None:
         """Ends the open conversations."""
+        self._pool.shutdown(cancel_futures=True)
         for conversation in self._open.values():
             conversation.end()
         self._open.clear()

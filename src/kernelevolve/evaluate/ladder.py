@@ -231,20 +231,20 @@ class Ladder:
         tuner = Tuner(knobs, self.seed, self.settings.build_trials)
         best: list[Built] = []
 
+        source = climb.candidate.source
+
         def tune() -> str:
             least: float | None = None
-            while (choice := tuner.ask()) is not None:
-                try:
-                    built = self.builder.build(climb.candidate.source, choice)
-                except Failed:
-                    tuner.tell(choice, None)
-                    continue
-                times = [self._modelled(climb.candidate, b, choice).value for b in built]
-                total = sum(times)
-                tuner.tell(choice, total)
-                if least is None or total < least:
-                    least, best[:] = total, built
-                    climb.choice = choice
+            while choices := tuner.ask_some():
+                for choice, built in zip(choices, self.builder.build_some(source, choices), strict=True):
+                    if isinstance(built, Failed):
+                        tuner.tell(choice, None)
+                        continue
+                    total = sum(self._modelled(climb.candidate, b, choice).value for b in built)
+                    tuner.tell(choice, total)
+                    if least is None or total < least:
+                        least, best[:] = total, built
+                        climb.choice = choice
             pruned = sum(t is None for t in tuner.tried.values())
             return f"{len(tuner.tried)} of {tuner.size} choices, {pruned} do not build, {tuner.ties} tie by model"
 

@@ -94,17 +94,20 @@ class Device:
         workloads = [w.name for w in bench.problem.workloads]
         workers = {w: self._candidate(bench, w, source, default) for w in workloads}
         try:
-            while (choice := tuner.ask()) is not None:
-                try:
-                    builder.build(source, choice)
-                    times = [self._quick_time(workers[w], choice) for w in workloads]
-                except Failed:
-                    tuner.tell(choice, None)
-                    for w in workloads:
-                        if workers[w].channel.sock.fileno() < 0:
-                            workers[w] = self._candidate(bench, w, source, default)
-                    continue
-                tuner.tell(choice, statistics.geometric_mean(times))
+            while choices := tuner.ask_some():
+                for choice, built in zip(choices, builder.build_some(source, choices), strict=True):
+                    if isinstance(built, Failed):
+                        tuner.tell(choice, None)
+                        continue
+                    try:
+                        times = [self._quick_time(workers[w], choice) for w in workloads]
+                    except Failed:
+                        tuner.tell(choice, None)
+                        for w in workloads:
+                            if workers[w].channel.sock.fileno() < 0:
+                                workers[w] = self._candidate(bench, w, source, default)
+                        continue
+                    tuner.tell(choice, statistics.geometric_mean(times))
         finally:
             for worker in workers.values():
                 worker.end()

@@ -19,6 +19,7 @@ from kernelevolve.candidate import Choice
 if TYPE_CHECKING:
     import optuna
 
+BATCH = 4
 _TIE = 1.005  # modelled or measured times within half a percent are not told apart
 
 
@@ -47,12 +48,22 @@ class Tuner:
         sampler = optuna.samplers.TPESampler(seed=self.seed, n_startup_trials=min(8, max(2, self.trials // 3)))
         self._study = optuna.create_study(direction="minimize", sampler=sampler)
         self._study.enqueue_trial(dict.fromkeys(self.knobs, 0))
-        self._open: optuna.Trial | None = None
+        self._open: dict[tuple[Choice, ...], optuna.Trial | None] = {}
 
     @property
     def exhausted(self) -> bool:
-        """Whether every combination, or as many as allowed, was tried."""
-        return len(self.tried) >= min(self.size, self.trials)
+        """Whether every combination, or as many as allowed, was asked for."""
+        return len(self.tried) + len(self._open) >= min(self.size, self.trials)
+
+    def ask_some(self) -> list[dict[str, Choice]]:
+        """The next choices, at most `BATCH`: they can be built side by side. Empty when there is none left.
+
+        The number does not depend on the machine, so that equal seeds ask for equal choices everywhere.
+        """
+        asked: list[dict[str, Choice]] = []
+        while len(asked) < BATCH and (choice := self.ask()) is not None:
+            asked.append(choice)
+        return asked
 
     def ask(self) -> dict[str, Choice] | None:
         """The next choice that was not tried yet, or None when there is none left."""
@@ -67,18 +78,18 @@ class Tuner:
             drawn = {name: trial.suggest_categorical(name, range(len(v))) for name, v in self.knobs.items()}
             choice = {name: self.knobs[name][int(str(index))] for name, index in drawn.items()}
             key = tuple(choice.values())
-            if key in self.tried:
+            if key in self.tried or key in self._open:
                 # The sampler repeats itself near its optimum: tell it what it already knows and ask again.
-                known = self.tried[key]
-                self._tell(trial, known)
+                self._tell(trial, self.tried.get(key))
                 continue
-            self._open = trial
+            self._open[key] = trial
             return choice
         return self._first_untried() if not self.exhausted else None
 
     def _first_untried(self) -> dict[str, Choice] | None:
         for values in itertools.product(*self.knobs.values()):
-            if values not in self.tried:
+            if values not in self.tried and values not in self._open:
+                self._open[values] = None
                 return dict(zip(self.knobs, values, strict=True))
         return None
 
@@ -92,10 +103,11 @@ class Tuner:
 
     def tell(self, choice: Mapping[str, Choice], time: float | None) -> None:
         """The time of `choice` in any one unit; None = it does not build or was ruled out."""
-        self.tried[tuple(choice[name] for name in self.knobs)] = time
-        if self._open is not None:
-            self._tell(self._open, time)
-            self._open = None
+        key = tuple(choice[name] for name in self.knobs)
+        self.tried[key] = time
+        trial = self._open.pop(key, None)
+        if trial is not None:
+            self._tell(trial, time)
 
     @property
     def best(self) -> dict[str, Choice] | None:
