@@ -63,7 +63,11 @@ def main() -> int:
     arguments = parser.parse_args()
     start = time.monotonic()
     settings = dataclasses.replace(
-        settings_for("quick"), candidates=arguments.candidates, tuner_trials=arguments.trials, seconds=600.0
+        settings_for("quick"),
+        candidates=arguments.candidates,
+        tuner_trials=arguments.trials,
+        build_trials=arguments.trials,
+        seconds=600.0,
     )
     record: dict[str, Any] = {
         "command": " ".join(sys.argv),
