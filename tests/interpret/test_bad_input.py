@@ -38,15 +38,23 @@ BAD_FILES = {
     "no Model": ("def get_inputs():\n    return []\n", 3, ["no top-level Model", "a problem file defines"]),
     "no get_inputs": ("class Model:\n    pass\n", 3, ["no top-level get_inputs"]),
     "not Python": ("class Model(\n", 3, ["bad.py:1: not Python"]),
-    "raises": (HEAD + "        return x @ x\n" + TAIL, 3, ["bad.py", "line 7", "x @ x"]),
-    "draws": (HEAD + "        return nn.functional.dropout(x)\n" + TAIL, 3, ["random", "statistical"]),
-    "gives no tensors": (HEAD + "        return {'shape': 'wide'}\n" + TAIL, 3, ["bad.py", "tensor"]),
+    "raises": (HEAD + "        return x @ x\n" + TAIL, 3, ["bad.py:7: forward raised", "mat1 and mat2"]),
+    "draws": (
+        HEAD + "        return nn.functional.dropout(x)\n" + TAIL,
+        3,
+        ["forward is random", "draw the numbers in get_inputs"],
+    ),
+    "gives no tensors": (
+        HEAD + "        return {'shape': 'wide'}\n" + TAIL,
+        3,
+        ["forward's output must be a pytree of tensors", "out['shape'] is a str"],
+    ),
     "uncovered": (
         HEAD + "        y = x * 2.0\n        return torch.fft.fft(y).real\n" + TAIL,
         4,
         ["fft", "bad.py", "torch.fft.fft(y)", "write the first kernel yourself or configure a model"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
