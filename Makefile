@@ -25,7 +25,7 @@ demo: $(STAMP)
 	$(BIN)/kernelevolve optimize recsys:rms_norm_residual --platform h100 --platform mi300x --effort quick --candidates 3
 
 test: check oldest
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # What depends on Triton's insides, on the oldest supported Triton: the interpreter's conformance, recording, building.
 oldest: $(OLDEST_STAMP)
