@@ -7,9 +7,11 @@ fake tensors, at full size and without memory. It runs foreign code, so the call
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import linecache
 import logging
+import math
 import operator
 import re
 import types
@@ -20,12 +22,13 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernelevolve.tensors.load import CAST, prepare
 from kernelevolve.translate.errors import TranslateError
-from kernelevolve.translate.expr import Expr, const
+from kernelevolve.translate.expr import Expr, const, substitute, symbol
 from kernelevolve.translate.ir import COORDINATES, Dtype, Number, Op, Program, Ref, Size, Tensor, Value
-from kernelevolve.translate.symbols import Fitter, perturb
+from kernelevolve.translate.symbols import Fitter, Trial, attributes, from_attribute, perturb
 
 #: Ops that have a better lowering whole than decomposed.
 WHOLE = (
@@ -82,13 +85,26 @@ class _Reference:
             self.model = prepare(_construct(self.module), device="cpu", precision=rules.precision, mode=rules.mode)
             self.inputs = _cast(list(self.module.get_inputs()), rules)
 
-    def shapes(self) -> tuple[object, ...]:
-        """Shapes of all inputs, parameters and buffers, after the model ran once."""
-        with self.mode, torch.no_grad():
+    def trial(self) -> Trial:
+        """What is seen while the model runs once."""
+        with self.mode, torch.no_grad(), _Census() as census:
             self.model(*self.inputs)
         leaves = torch.utils._pytree.tree_leaves(self.inputs)
         tensors = [*leaves, *self.model.parameters(), *self.model.buffers()]
-        return tuple(tuple(t.shape) if isinstance(t, torch.Tensor) else t for t in tensors)
+        shapes = tuple(tuple(t.shape) if isinstance(t, torch.Tensor) else t for t in tensors)
+        return Trial(shapes, self.numbers(), tuple(census.structure))
+
+    def numbers(self) -> dict[str, int | float]:
+        """Host expression → value of the modules' attributes that are plain numbers, outer modules first."""
+        found: dict[str, int | float] = {}
+        for name, module in self.model.named_modules():
+            found |= dict(attributes(module, _path(name) if name else "self", self._own))
+        return found
+
+    def _own(self, thing: object) -> bool:
+        """Whether the source itself made the object's class, or it is a plain namespace; modules are seen elsewhere."""
+        foreign = isinstance(thing, torch.nn.Module | torch.Tensor | type | types.FunctionType)
+        return not foreign and (type(thing).__module__ == "reference" or isinstance(thing, types.SimpleNamespace))
 
     def export(self) -> torch.export.ExportedProgram:
         """The exported program after decomposition."""
@@ -99,6 +115,45 @@ class _Reference:
                 base, _, overload = name.partition(".")
                 table.pop(getattr(getattr(torch.ops.aten, base), overload), None)
             return exported.run_decompositions(table)
+
+
+#: Ops whose lowering needs its numbers as they are.
+_FIXED = ("pow", "linalg_vector_norm", "norm", "native_dropout", "elu", "convolution", "_convolution", "diagonal")
+#: Arguments that may follow an attribute although the op's schema has them fixed, and the other way round.
+_FREE = frozenset(("group",))
+_BOUND = frozenset(("p", "dropout_p", "dropout", "momentum", "ord", "value"))
+
+
+def _fixed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The numbers among an op's arguments that an expression cannot stand for, such as dimensions and flags."""
+    schema = func._schema
+    follows = set() if schema.name.removeprefix("aten::") in _FIXED else _following(str(schema))
+    given = [*zip((a.name for a in schema.arguments), args, strict=False), *kwargs.items()]
+    return tuple((name, value) for name, value in given if name not in follows and _plain(value))
+
+
+@functools.cache
+def _following(schema: str) -> frozenset[str]:
+    """The arguments of an op that a lowering takes as an expression or a number of any kind."""
+    return frozenset(re.findall(r"(?:SymInt|Scalar|float|Tensor)\S* (\w+)", schema)) - _BOUND | _FREE
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_plain(part) for part in value)
+    return isinstance(value, bool | int | float | str)
+
+
+class _Census(TorchDispatchMode):  # type: ignore[misc]
+    """Notes every op that runs, with its fixed numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.structure: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.structure.append(f"{func} {_fixed(func, args, kwargs or {})}")
+        return func(*args, **(kwargs or {}))
 
 
 def capture(module_source_path: str | Path, *, variants: int = 2) -> Program:
@@ -127,21 +182,30 @@ def capture_source(source: str, *, path: str = "reference.py", variants: int = 2
         ) from fault
     references, notes = [base], []
     for variant in range(variants):
-        changed = perturb(source, variant, lambda text: _shapes(text, path, rules))
-        if changed is None:
-            continue
-        try:
-            other = _Reference(changed, path, rules)
-            graph = other.export()
-        except _CAPTURE_FAULTS as fault:
-            notes.append(f"variant {variant} did not export: {_first_line(fault)}")
-            continue
-        if _structure(graph) == _structure(exported[0]):
-            references.append(other)
-            exported.append(graph)
-        else:
-            notes.append(f"variant {variant} has another graph, so sizes are fixed where only it tells them apart")
+        for strict in (False, True):
+            changed = perturb(source, variant, lambda text: _trial(text, path, rules), strict=strict)
+            found = None if changed is None else _variant(changed, path, rules, exported[0])
+            if isinstance(found, tuple):
+                references.append(found[0])
+                exported.append(found[1])
+                break
+            if found is not None and strict:
+                notes.append(f"variant {variant} {found}")
     return _Reader(references, exported, notes).program()
+
+
+def _variant(
+    source: str, path: str, rules: Rules, base: torch.export.ExportedProgram
+) -> tuple[_Reference, torch.export.ExportedProgram] | str:
+    """The reference with other numbers, exported; or why it tells nothing."""
+    try:
+        other = _Reference(source, path, rules)
+        graph = other.export()
+    except _CAPTURE_FAULTS as fault:
+        return f"did not export: {_first_line(fault)}"
+    if _structure(graph) != _structure(base):
+        return "has another graph, so sizes are fixed where only it tells them apart"
+    return other, graph
 
 
 #: What foreign model code and torch.export raise; anything else is ours.
@@ -156,10 +220,10 @@ def _first_line(fault: BaseException) -> str:
     return (str(fault).strip().splitlines() or [""])[0][:200]
 
 
-def _shapes(source: str, path: str, rules: Rules) -> tuple[object, ...] | None:
+def _trial(source: str, path: str, rules: Rules) -> Trial | None:
     with _quiet():
         try:
-            return _Reference(source, path, rules).shapes()
+            return _Reference(source, path, rules).trial()
         except _CAPTURE_FAULTS:
             return None
 
@@ -177,7 +241,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _structure(exported: torch.export.ExportedProgram) -> list[str]:
-    return [f"{node.op}:{node.name}:{node.target}" for node in exported.graph.nodes]
+    return [
+        f"{node.op}:{node.name}:{node.target}"
+        + (f":{_fixed(node.target, node.args, node.kwargs)}" if hasattr(node.target, "_schema") else "")
+        for node in exported.graph.nodes
+    ]
 
 
 def _path(target: str, root: str = "self") -> str:
@@ -197,6 +265,7 @@ class _Reader:
         self.references, self.exported, self.notes = references, exported, notes
         self.graphs = [list(e.graph.nodes) for e in exported]
         self.fitter = Fitter()
+        self.attributes = _moving([reference.numbers() for reference in references])
         self.sizes: list[Size] = []
         self.tensors: list[Tensor] = []
         self.renamed: dict[str, str] = {}
@@ -321,11 +390,37 @@ class _Reader:
         return Value(shape, _dtype(values[0].dtype))
 
     def _integer(self, vector: Sequence[int], what: str) -> Expr:
-        expr = self.fitter.fit(vector)
+        found = self.fitter.fit(vector, simple=True) or self._attribute(tuple(vector)) or self.fitter.fit(vector)
+        expr = found or self._with_attributes(vector)
         if expr is None:
-            self.notes.append(f"{what} stays fixed at {vector[0]}: it follows no input's dimension ({list(vector)})")
+            self.notes.append(
+                f"{what} stays fixed at {vector[0]}: it follows no dimension and no attribute ({list(vector)})"
+            )
             return const(int(vector[0]))
         return expr
+
+    def _attribute(self, vector: tuple[int, ...]) -> Expr | None:
+        """The attribute with exactly these values, as a named size."""
+        for path, held in self.attributes.items():
+            if held == vector and all(type(v) is int for v in held):
+                return symbol(self._add_size(_identifier(path.rpartition(".")[2]), path, vector))
+        return None
+
+    def _with_attributes(self, vector: Sequence[int]) -> Expr | None:
+        """An expression over sizes and attributes; the attributes in it become named sizes."""
+        whole = {path: held for path, held in self.attributes.items() if all(type(v) is int for v in held)}
+        wider = Fitter()
+        for size in self.sizes:
+            wider.name(size.name, size.values)
+        aliases = {f"attribute_{position}": path for position, path in enumerate(whole)}
+        for alias, path in aliases.items():
+            wider.name(alias, tuple(int(v) for v in whole[path]))
+        found = wider.fit(vector)
+        if found is None:
+            return None
+        named = {alias: self._attribute(tuple(int(v) for v in whole[aliases[alias]]))
+                 for alias in sorted(found.names() & set(aliases))}  # fmt: skip
+        return substitute(found, {alias: expr for alias, expr in named.items() if expr is not None}, {})
 
     # -- ops
 
@@ -373,9 +468,9 @@ class _Reader:
         first = parts[0]
         if all(part == first or (part != part and first != first) for part in parts):
             return first
-        source = self.fitter.fit_float(parts)
+        source = self.fitter.fit_float(parts) or from_attribute(parts, self.attributes)
         if source is None:
-            self.notes.append(f"a number of {op} stays fixed at {first}: it follows no size ({parts})")
+            self.notes.append(f"a number of {op} stays fixed at {first}: it follows no size and no attribute ({parts})")
             return first
         return Number(source, first)
 
@@ -396,6 +491,12 @@ class _Reader:
                 raise TranslateError(f"the reference has an effect that is not covered: {spec.kind.name} {spec.target}")
         spec = self.exported[0].call_spec.out_spec
         return _structured(torch.utils._pytree.tree_unflatten(list(range(len(user))), spec), user), tuple(mutations)
+
+
+def _moving(found: Sequence[dict[str, int | float]]) -> dict[str, tuple[int | float, ...]]:
+    """The attributes that differ between the sizes, with their values at each."""
+    vectors = {path: tuple(numbers.get(path, math.nan) for numbers in found) for path in found[0]}
+    return {path: held for path, held in vectors.items() if len(set(held)) > 1 and not any(v != v for v in held)}
 
 
 def _structured(tree: Any, leaves: list[Any]) -> Any:

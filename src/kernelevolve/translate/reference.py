@@ -20,7 +20,8 @@ class Constructor:
 
     Attributes:
         bases: the class's base, as source.
-        init: the ``__init__`` method as indented source, "" where there is none.
+        init: the ``__init__`` method, with the class's own constants and the methods it calls, as indented source;
+            "" where there is none.
         signature: the parameters of ``forward`` as source.
         imports: import statements that ``init`` needs.
         names: other top-level statements that ``init`` needs.
@@ -48,17 +49,17 @@ def constructor(source: str, class_name: str = "Model") -> Constructor:
     if "forward" not in methods:
         raise TranslateError(f"the class {class_name!r} has no method forward")
     forward = _strip(methods["forward"])
-    init = methods.get("__init__")
-    needed: set[str] = set()
-    text = ""
-    if init is not None:
-        init = _Renamed(class_name).visit(_strip(init))
-        text = textwrap.indent(ast.unparse(init), "    ")
-        needed = _names(init)
-        for name in sorted(_own_methods(init) & set(methods) - {"forward"}):
-            extra = _Renamed(class_name).visit(_strip(methods[name]))
-            text += "\n\n" + textwrap.indent(ast.unparse(extra), "    ")
-            needed |= _names(extra)
+    parts: list[ast.stmt] = []
+    if "__init__" in methods:
+        kept = _called({"__init__"}, methods)
+        parts = [_strip(node) for name, node in methods.items() if name in kept]
+        read = {part.attr for node in parts for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+        constants = [node for node in found.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+        parts = [node for node in constants if _binds(node) & read] + parts
+    own = {name for node in parts for name in _binds(node)}
+    parts = [_Renamed(class_name).visit(node) for node in parts]
+    text = "\n\n".join(textwrap.indent(ast.unparse(node), "    ") for node in parts)
+    needed = {name for node in parts for name in _free(node)} - own
     defaults = _names(forward.args)
     bases = ", ".join(ast.unparse(base) for base in found.bases) or "nn.Module"
     needed |= defaults | {name for base in found.bases for name in _names(base)}
@@ -92,6 +93,26 @@ def _strip(function: ast.FunctionDef) -> ast.FunctionDef:
 
 def _names(node: ast.AST) -> set[str]:
     return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - set(dir(builtins))
+
+
+def _free(node: ast.stmt) -> set[str]:
+    """The names that a statement takes from outside: a function's parameters are its own."""
+    if not isinstance(node, ast.FunctionDef):
+        return _names(node)
+    given = {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
+    body = {name for part in node.body for name in _names(part)}
+    outside = [*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None), *node.decorator_list]
+    return (body - given) | {name for part in outside for name in _names(part)}
+
+
+def _called(start: set[str], methods: dict[str, ast.FunctionDef]) -> set[str]:
+    """These methods and those that they call on ``self``, ``forward`` apart."""
+    kept, pending = set(start), list(start)
+    while pending:
+        new = (_own_methods(methods[pending.pop()]) & set(methods)) - {"forward"} - kept
+        kept |= new
+        pending += sorted(new)
+    return kept
 
 
 def _own_methods(node: ast.AST) -> set[str]:

@@ -1,18 +1,18 @@
-"""Which integers of a reference follow its sizes.
+"""Which numbers of a reference follow its sizes and its modules' attributes.
 
-In: the reference's source, and vectors of integers observed at several sizes. Out: the source with other sizes, and for
-each vector an expression over named sizes. Running the perturbed sources is left to `capture`.
+In: the reference's source, and vectors of numbers observed at several sizes. Out: the source with other numbers, and
+for each vector an expression over named sizes. Running the perturbed sources is left to `capture`.
 
-The method: integer literals in module assignments, ``get_inputs`` and ``get_init_inputs`` are changed one by one, those
-whose change still runs are changed together, and an integer of the captured graph that moves with an input's or a
-parameter's dimension is written as that dimension.
+The method: literals in module assignments, ``get_inputs`` and ``get_init_inputs`` are changed one by one, those whose
+change still runs are changed together. A number of the captured graph that moves with an input's or a parameter's
+dimension is written as that dimension, one that moves with an attribute of a module (``self.max_length``) as that.
 """
 
 from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kernelevolve.translate.expr import Expr, const, exact, floordiv, symbol
@@ -20,19 +20,37 @@ from kernelevolve.translate.expr import Expr, const, exact, floordiv, symbol
 #: The first factors tried, another one for each literal and variant, so that no two literals move alike.
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
 
+#: Literals tried at most: integers, and floats.
+_LIMITS = (24, 8)
+
 
 @dataclass(frozen=True)
 class Literal:
-    """An integer literal of the source: position and value."""
+    """A number in the source: position and value."""
 
     line: int
     column: int
     end: int
-    value: int
+    value: int | float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was seen of a source that runs.
+
+    Attributes:
+        shapes: of inputs, parameters and buffers.
+        numbers: the modules' attributes, see `attributes`.
+        structure: the ops that ran, with the arguments that no expression can stand for, such as dimensions.
+    """
+
+    shapes: object
+    numbers: Mapping[str, int | float]
+    structure: object
 
 
 def literals(source: str) -> tuple[Literal, ...]:
-    """The integer literals above 1 in module assignments, ``get_inputs`` and ``get_init_inputs``, in order."""
+    """Integers above 1 and floats in module assignments, ``get_inputs`` and ``get_init_inputs``, in order."""
     tree = ast.parse(source)
     roots = [
         node.value if isinstance(node, ast.Assign) else node
@@ -44,53 +62,100 @@ def literals(source: str) -> tuple[Literal, ...]:
         Literal(node.lineno, node.col_offset, node.end_col_offset or 0, node.value)
         for root in roots
         for node in ast.walk(root)
-        if isinstance(node, ast.Constant) and type(node.value) is int and node.value > 1
-    ]
+        if isinstance(node, ast.Constant)
+        and ((type(node.value) is int and node.value > 1) or type(node.value) is float)
+        and node.lineno == node.end_lineno
+    ]  # fmt: skip
     return tuple(sorted(found, key=lambda literal: (literal.line, literal.column)))
 
 
-def with_values(source: str, values: dict[Literal, int]) -> str:
+def with_values(source: str, values: Mapping[Literal, int | float]) -> str:
     """The source with some of its literals replaced."""
     lines = source.splitlines(keepends=True)
     for literal in sorted(values, key=lambda found: (found.line, -found.column)):
         raw = lines[literal.line - 1].encode()
-        changed = raw[: literal.column] + str(values[literal]).encode() + raw[literal.end :]
+        changed = raw[: literal.column] + repr(values[literal]).encode() + raw[literal.end :]
         lines[literal.line - 1] = changed.decode()
     return "".join(lines)
 
 
-def perturb(source: str, variant: int, runs: Callable[[str], object | None], limit: int = 24) -> str | None:
-    """A source at other sizes, as many literals changed as still run and change a shape.
+def perturb(source: str, variant: int, runs: Callable[[str], Trial | None], *, strict: bool = False) -> str | None:
+    """A source with other numbers, as many literals changed as still run and change a shape or an attribute.
 
     Args:
         source: the reference.
         variant: 0 or 1; variants use different factors.
-        runs: the shapes of inputs and parameters where a source runs, None where it does not.
-        limit: literals tried at most.
+        runs: what is seen of a source, None where it does not run.
+        strict: only changes that keep the structure; otherwise one that changes a shape may change the ops that run,
+            which need not change the exported graph.
 
     Returns:
         The changed source, or None where nothing could be changed.
     """
-    found = literals(source)[:limit]
-    chosen: dict[Literal, int] = {}
-    shapes = runs(source)
-    groups: list[list[Literal]] = [[literal] for literal in found]
-    for value in sorted({literal.value for literal in found}):
-        same = [literal for literal in found if literal.value == value]
-        groups += [same] if len(same) > 1 else []
-    for turn, group in enumerate(groups):
+    base = now = runs(source)
+    if base is None or now is None:
+        return None
+    chosen: dict[Literal, int | float] = {}
+    for turn, group in enumerate(_groups(literals(source))):
         if any(literal in chosen for literal in group):
             continue
-        value = group[0].value
-        prime = _PRIMES[(2 * turn + 5 * variant) % len(_PRIMES)]
-        tries = [value * prime, value * (2 + variant), value + 1 + variant, max(value // (2 + variant), 1)]
-        for other in tries:
+        second: tuple[dict[Literal, int | float], Trial] | None = None
+        for other in _others(group[0].value, turn, variant):
             trial = {**chosen, **dict.fromkeys(group, other)}
-            found_shapes = runs(with_values(source, trial))
-            if found_shapes is not None and found_shapes != shapes:
-                chosen, shapes = trial, found_shapes
+            seen = runs(with_values(source, trial))
+            if seen is None or (seen.shapes == now.shapes and seen.numbers == now.numbers):
+                continue
+            if seen.structure == base.structure:
+                chosen, now, second = trial, seen, None
                 break
+            if second is None and not strict and seen.shapes != now.shapes:
+                second = trial, seen
+        if second is not None:
+            chosen, now = second
     return with_values(source, chosen) if chosen else None
+
+
+def _groups(found: Sequence[Literal]) -> list[list[Literal]]:
+    """Each literal alone, integers first, then equal ones together."""
+    integers = [literal for literal in found if isinstance(literal.value, int)][: _LIMITS[0]]
+    floats = [literal for literal in found if isinstance(literal.value, float)][: _LIMITS[1]]
+    groups = [[literal] for literal in integers]
+    for value in sorted({literal.value for literal in integers}):
+        same = [literal for literal in integers if literal.value == value]
+        groups += [same] if len(same) > 1 else []
+    return groups + [[literal] for literal in floats]
+
+
+def _others(value: int | float, turn: int, variant: int) -> list[int | float]:
+    prime = _PRIMES[(2 * turn + 5 * variant) % len(_PRIMES)]
+    if isinstance(value, float):
+        return [value * (1 + 1 / prime) if value else 1 / prime, value * (1 - 1 / prime)]
+    return [value * prime, value * (2 + variant), value + 1 + variant, max(value // (2 + variant), 1)]
+
+
+def attributes(
+    owner: object, path: str, own: Callable[[object], bool], depth: int = 3
+) -> Iterator[tuple[str, int | float]]:
+    """Paths and values of the plain numbers that an object holds.
+
+    Args:
+        owner: an object with a ``__dict__``, a tuple, a list or a dictionary.
+        path: its host expression, such as ``self``.
+        own: whether to look into an attribute that is an object; such as a configuration.
+        depth: objects within objects followed at most.
+    """
+    parts: list[tuple[str, object]]
+    if isinstance(owner, tuple | list):
+        parts = [(f"{path}[{position}]", part) for position, part in enumerate(owner)]
+    elif isinstance(owner, dict):
+        parts = [(f"{path}[{key!r}]", part) for key, part in owner.items() if isinstance(key, str | int)]
+    else:
+        parts = [(f"{path}.{name}", part) for name, part in vars(owner).items() if not name.startswith("_")]
+    for where, part in parts:
+        if type(part) is int or type(part) is float:
+            yield where, part
+        elif depth and (type(part) in (tuple, list, dict) or (hasattr(part, "__dict__") and own(part))):
+            yield from attributes(part, where, own, depth - 1)
 
 
 class Fitter:
@@ -176,3 +241,30 @@ class Fitter:
                     if all(v == (s + shift) // stride for v, s in zip(vector, values, strict=True)):
                         return floordiv(symbol(name) + shift, stride, {})
         return None
+
+
+#: Ways in which a number of the graph comes from an attribute: host source, and the same as a function.
+_FORMS: tuple[tuple[str, Callable[[float], float]], ...] = (
+    ("{}", lambda v: v),
+    ("-{}", lambda v: -v),
+    ("1.0 / {}", lambda v: 1.0 / v),
+    ("1.0 - {}", lambda v: 1.0 - v),
+    ("{} ** 0.5", lambda v: v**0.5),
+    ("{} ** -0.5", lambda v: v**-0.5),
+)
+
+
+def from_attribute(values: Sequence[float], known: Mapping[str, Sequence[float]]) -> str | None:
+    """Host source of a float that is an attribute, its negative, reciprocal, complement or root; else None.
+
+    Args:
+        values: at each size.
+        known: host expression of each attribute → its value at each size.
+    """
+    for shape, function in _FORMS:
+        for path, held in known.items():
+            if shape != "{}" and any(v <= 0 for v in held):
+                continue
+            if all(math.isclose(v, function(h), rel_tol=1e-12) for v, h in zip(values, held, strict=True)):
+                return shape.format(path)
+    return None

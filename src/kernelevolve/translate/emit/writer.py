@@ -231,12 +231,22 @@ class Writer(Reader[Var]):
 
     def number(self, node: Node) -> Var:
         if isinstance(node.value, Number):
-            name = f"{node.name}_factor"
-            self.parameters.constants[self.reserve(name)] = node.value.source
-            return Var(name, frozenset(), computed(node.dtype), literal=True)
+            return Var(self._factor(node.name, node.value.source), frozenset(), computed(node.dtype), literal=True)
         if isinstance(node.value, Expr):
-            return Var(self.size(node.value), frozenset(), node.dtype, literal=True)
+            divides = any(node.name == other.args[-1] and other.fn in _DIVISIONS for other in self.graph.nodes.values()
+                          if other.kind == "map")  # fmt: skip
+            return Var(self.size(node.value, constant=divides), frozenset(), node.dtype, literal=True)
         return Var(literal(node.value, node.dtype), frozenset(), computed(node.dtype), literal=True)
+
+    def _factor(self, node: str, source: str) -> str:
+        """The constexpr parameter for a number of the host; an attribute keeps its name."""
+        for name, held in self.parameters.constants.items():
+            if held == source:
+                return name
+        attribute = re.fullmatch(r"self(?:\.\w+)*\.([a-zA-Z_]\w*)", source)
+        name = self.fresh(attribute.group(1)) if attribute else self.reserve(f"{node}_factor")
+        self.parameters.constants[name] = source
+        return name
 
     def position(self, node: Node, expr: Expr) -> Var:
         axes = self.axes_of(expr)
@@ -364,6 +374,9 @@ class Writer(Reader[Var]):
         """The tile's shape as source."""
         return "[" + ", ".join(block for _, block in self.tile) + "]"
 
+
+#: Functions that are many times faster where the second argument is known when the kernel is compiled.
+_DIVISIONS = frozenset(("remainder", "fmod", "floordiv", "truncdiv"))
 
 _BUILTINS = {
     "sum", "max", "min", "abs", "range", "len", "pow", "any", "all", "round", "float", "int", "bool", "print",

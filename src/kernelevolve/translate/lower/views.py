@@ -58,15 +58,15 @@ def _slice(c: Lowering, op: Op) -> Node:
     x = c.node(op.args[0])
     dim = argument(op, 1, "dim", 0) % len(x.shape)
     start, step = argument(op, 2, "start"), argument(op, 4, "step", 1)
-    begin = _from_front(const(0) if start is None else as_expr(start), x.shape[dim])
+    begin = _from_front(c, const(0) if start is None else as_expr(start), x.shape[dim])
     index = coordinates(len(x.shape))
     index[dim] = index[dim] * as_expr(step) + begin
     return c.b.view(x, shape_of(op), index)
 
 
-def _from_front(position: Expr, size: Expr) -> Expr:
+def _from_front(c: Lowering, position: Expr, size: Expr) -> Expr:
     value, length = position.value, size.value
-    if value is not None and value < 0:
+    if position.evaluate(c.program.at_full_size()) < 0:
         return size + position
     if value is not None and length is not None:
         return const(min(value, length))
@@ -78,7 +78,7 @@ def _select(c: Lowering, op: Op) -> Node:
     x = c.node(op.args[0])
     dim = op.args[1] % len(x.shape)
     index = coordinates(len(x.shape) - 1)
-    index.insert(dim, _from_front(as_expr(op.args[2]), x.shape[dim]))
+    index.insert(dim, _from_front(c, as_expr(op.args[2]), x.shape[dim]))
     return c.b.view(x, [s for a, s in enumerate(x.shape) if a != dim], index)
 
 
