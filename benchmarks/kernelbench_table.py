@@ -2,6 +2,7 @@
 
 Usage:
     python benchmarks/kernelbench_table.py --path KERNELBENCH [--platform h200] [--device auto|none] [--out table.json]
+    python benchmarks/kernelbench_table.py --show table.json ...
 
 In: a KernelBench checkout and the problems' names. Out: one line per problem as it finishes, and a JSON file with every
 evaluation (raw samples, versions, date, command). Each problem goes through the same door as `kernelevolve optimize`: a
@@ -60,7 +61,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3000, help="start no problem after this long")
     parser.add_argument("--side-by-side", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("table.json"))
+    parser.add_argument("--show", type=Path, nargs="+", help="only print these tables as Markdown")
     arguments = parser.parse_args()
+    if arguments.show:
+        print(markdown([json.loads(path.read_text()) for path in arguments.show]))
+        return 0
     start = time.monotonic()
     settings = dataclasses.replace(
         settings_for("quick"),
@@ -164,6 +169,31 @@ def line(row: dict[str, Any]) -> str:
         )
     errors = max(found["correctness"], key=lambda c: c["own_error"])
     return f"{head}  {' | '.join(parts)}  err {errors['own_error']:.1e} (ref {errors['reference_error']:.1e})"
+
+
+def markdown(records: list[dict[str, Any]]) -> str:
+    """The rows of several records as one Markdown table, one line per workload."""
+    lines = [
+        "| problem | workload | verdict | ours ms | eager ms | compile ms | against the faster, 95 % | rms error, ours / reference |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in (r for record in records for r in record["rows"]):
+        if "error" in row:
+            lines.append(f"| {row['problem']} | | | | | | {row['error'][:120]} | |")
+            continue
+        found = row["evaluation"]
+        worst = max(found["correctness"], key=lambda c: c["own_error"], default=None)
+        errors = f"{worst['own_error']:.1e} / {worst['reference_error']:.1e}" if worst else ""
+        for t in found["timings"] or [None]:
+            if t is None:
+                lines.append(f"| {row['problem']} | | {row['verdict']} | | | | | {errors} |")
+                continue
+            s, base = t["speedup"], t["baselines"]
+            span = f" ({s['low']:.3f} to {s['high']:.3f})" if s["low"] else ""
+            times = " | ".join(f"{f['value']:.4g}" for f in (t["candidate"], base["eager"], base["compile"]))
+            ratio = f"{s['value']:.3f}x{span} {s['evidence']}"
+            lines.append(f"| {row['problem']} | {t['workload']} | {row['verdict']} | {times} | {ratio} | {errors} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
