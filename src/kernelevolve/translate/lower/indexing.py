@@ -70,18 +70,21 @@ def _index(c: Lowering, op: Op) -> Node:
     return c.b.gather(x, shape, at, nodes, [broadcast_index(n.shape, inside) for n in nodes])
 
 
-@lowers("bucketize.Tensor", "searchsorted.Tensor")
+@lowers("bucketize.Tensor", "searchsorted.Tensor", "bucketize.Scalar", "searchsorted.Scalar")
 def _bucketize(c: Lowering, op: Op) -> Node:
-    """The number of borders that are left of the value."""
-    values, borders = (op.args[0], op.args[1]) if "bucketize" in op.op else (op.args[1], op.args[0])
-    x, edges = c.node(values), c.node(borders)
-    if len(edges.shape) != 1:
-        raise c.uncovered(op, "borders of more than one dimension")
-    right = bool(dict(op.kwargs).get("right", False))
-    b = c.b
-    wide = b.unsqueeze(x, len(x.shape))
-    left_of = b.map("le" if right else "lt", edges, wide, dtype="bool")
-    total = b.reduce("sum", b.cast(left_of, "int32"), [len(x.shape)], False, "int32")
+    """How many borders are left of each value; NaN is right of all."""
+    first, borders = (op.args[0], op.args[1]) if "bucketize" in op.op else (op.args[1], op.args[0])
+    b, edges, given = c.b, c.node(borders), dict(op.kwargs)
+    x = c.operand(first)
+    x = x if isinstance(x, Node) else b.const(x, edges.dtype)
+    if given.get("sorter") is not None:
+        raise c.uncovered(op, "borders in an order that a sorter gives")
+    right = bool(given.get("right", False)) or given.get("side") == "right"
+    # Borders of one dimension serve all values; otherwise each row of borders serves the row of values at its place.
+    own = len(edges.shape) > 1
+    row = b.unsqueeze(edges, len(edges.shape) - 1) if own else edges
+    beyond = b.map("gt" if right else "ge", row, b.unsqueeze(x, len(x.shape)), dtype="bool")
+    total = b.reduce("sum", b.where(beyond, 0, 1, "int32"), [len(x.shape)], False, "int32")
     return b.cast(total, dtype_of(op))
 
 
