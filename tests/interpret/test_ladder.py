@@ -259,6 +259,46 @@ def test_a_fault_gets_its_verdict(climb: Climb, name: str) -> None:
     assert not found.correct and not found.timings and not found.tuned_source
 
 
+FORGED = """
+import json, os, stat, struct
+
+def say(kind, body):
+    text = json.dumps({"kind": kind, "body": body, "attachments": []}).encode()
+    for fd in range(3, 64):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, struct.pack("<4sIH", b"KEw1", len(text), 0) + text)
+        except OSError:
+            continue
+
+say(%s)
+"""
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ('"fault", {"verdict": "OK_FASTER", "message": "trust me"}', "'OK_FASTER'"),
+        ('"fault", {"verdict": "NICE", "message": "trust me"}', "'NICE'"),
+        ('"fault", {"verdict": "INFRA", "message": "not my fault"}', "'INFRA'"),
+        ('"planned", {}', "no answer"),
+        ('"prepared", {}); say("planned", {"forbidden": [], "resources": [], "plan": {}}', "no answer"),
+    ],
+)
+def test_what_a_candidate_says_in_the_harness_name_is_no_finding(climb: Climb, claim: str, message: str) -> None:
+    found = climb(at_import(FORGED % claim))
+    assert found.verdict is Verdict.TAMPER, last(found)
+    assert message in last(found)
+    assert not found.correct
+
+
+def test_what_was_planned_must_be_what_runs(climb: Climb) -> None:
+    library = "return torch.nn.functional.gelu(x + self.bias)"
+    found = climb(in_forward(f"if self.bias.device.type != 'meta': {library}"))
+    assert (found.verdict, found.rungs[-1].rung) == (Verdict.POLICY, Rung.INTERPRET), last(found)
+    assert "aten.add" in last(found)
+
+
 CRASHES: dict[str, tuple[str, Verdict, str]] = {
     "leaves at import": (at_import("import os; os._exit(0)"), Verdict.CRASH, "exit code 0"),
     "leaves in forward": (in_forward("import os; os._exit(0)"), Verdict.CRASH, "exit code 0"),

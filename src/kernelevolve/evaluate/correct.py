@@ -8,7 +8,8 @@ outputs travel as memory files that this process hands on without reading.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,15 @@ from kernelevolve.candidate import Choice
 from kernelevolve.errors import ProblemError, SeatLost
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal
-from kernelevolve.evaluation import Check, Correctness, Evidence, Verdict
+from kernelevolve.evaluation import Check, Correctness, Evidence, LaunchPlan, Resources, Verdict
 from kernelevolve.nursery import Limits
 from kernelevolve.protocol import Case, Description
 from kernelevolve.wire import Message
 
 _ADDRESS_PROGRAMS = 24
 _ADDRESS_SECONDS = 30.0
+# What a process that holds a candidate may find against it; only the harness finds anything for it.
+_FAULTS = {v.value for v in Verdict if v.family in ("fault", "breach")}
 
 
 @dataclass(frozen=True)
@@ -90,23 +93,71 @@ class Trial:
         return hashlib.sha256(f"{self.source}{sorted(self.choice.items())}".encode()).hexdigest()
 
 
+def _planned(body: Mapping[str, Any]) -> None:
+    codec.from_data(LaunchPlan, body["plan"])
+    codec.from_data(tuple[Resources, ...], body["resources"])
+    codec.from_data(tuple[str, ...], body["forbidden"])
+
+
+def _called(body: Mapping[str, Any]) -> None:
+    codec.from_data(tuple[str, ...], body["changed"])
+    codec.from_data(tuple[str, ...], body["forbidden"])
+    if not isinstance(body["metas"], list):
+        raise ValueError("metas are no list")
+
+
+def _timed(body: Mapping[str, Any]) -> None:
+    times = codec.from_data(tuple[float, ...], body["milliseconds"])
+    if not times or not all(math.isfinite(t) and t > 0 for t in times):
+        raise ValueError(f"times must be above 0, got {times}")
+
+
+_ANSWERS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], object]]] = {
+    "prepare": ("prepared", dict),
+    "plan": ("planned", _planned),
+    "load": ("loaded", dict),
+    "addresses": ("addressed", lambda body: int(body["interpreted"]["programs"])),
+    "call": ("called", _called),
+    "fetch": ("called", _called),
+    "choose": ("chosen", dict),
+    "warm": ("warmed", dict),
+    "burst": ("timed", _timed),
+}
+
+
 def candidate_asks(worker: Conversation, kind: str, body: Mapping[str, Any], *, seconds: float) -> Any:
     """A question to a worker that holds a candidate: whatever goes wrong is the candidate's fault.
+
+    The candidate lives in the process that answers, so what comes is read as its claim: an answer to another question,
+    with fields that do not fit, or a fault that is none is `TAMPER`.
 
     Raises:
         Failed: with the verdict that fits how it went wrong.
     """
     try:
-        return worker.ask(kind, body, seconds=seconds)
+        answer = worker.ask(kind, body, seconds=seconds)
     except Refusal as refusal:
         if refusal.verdict == Verdict.INCONCLUSIVE:
             raise Unseen(Verdict.LOAD_ERROR, f"cannot be judged without a device: {refusal.message}") from refusal
+        if refusal.verdict not in _FAULTS:
+            message = f"the worker's process answered {kind!r} with the verdict {refusal.verdict[:40]!r}"
+            raise Failed(Verdict.TAMPER, message) from refusal
         raise Failed(Verdict(refusal.verdict), refusal.message) from refusal
     except ChildSilent as error:
         raise Failed(Verdict.TIMEOUT, f"no answer to {kind!r} within {seconds:g} s; the process was killed") from error
     except ChildDied as error:
         memory = "MemoryError" in error.log or "out of memory" in error.log.lower() or error.signal == "SIGKILL"
         raise Failed(Verdict.OOM if memory else Verdict.CRASH, str(error)) from error
+    wanted, read = _ANSWERS[kind]
+    try:
+        if answer.kind != wanted:
+            raise ValueError(f"it says {answer.kind[:40]!r}")
+        read(answer.body)
+    except (KeyError, TypeError, ValueError) as error:
+        answer.close()
+        message = f"the worker's process answered {kind!r} with what is no answer: {str(error)[:200]}"
+        raise Failed(Verdict.TAMPER, message) from error
+    return answer
 
 
 def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidence) -> tuple[Correctness, str]:
@@ -147,6 +198,7 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
                 }
                 called = candidate_asks(worker, "call", question, seconds=trial.bounds.call_seconds)
                 not_seen = tuple(called.body.get("interpreted", {}).get("not_seen", not_seen))
+                _refuse_ops(bench, called)
                 _refuse_changes(bench, called, computed["changed_inputs"])
                 compared = _judge(bench, trial, case, worker, called)
                 checks += [codec.from_data(Check, c) for c in compared["checks"]]
@@ -192,6 +244,14 @@ def _judge(bench: Bench, trial: Trial, case: Case, worker: Conversation, called:
             return bench.judged(judge, "compare", body, called.attachments).body
         finally:
             called.close()
+
+
+def _refuse_ops(bench: Bench, called: Message) -> None:
+    """What forward ran on real tensors, where the census of the plan saw meta tensors only."""
+    forbidden = called.body["forbidden"]
+    if forbidden and bench.problem.library_calls == "forbidden":
+        called.close()
+        raise Failed(Verdict.POLICY, f"forward runs {forbidden[0]} on real tensors, and not where its plan was made")
 
 
 def _refuse_changes(bench: Bench, called: Message, allowed: Sequence[str]) -> None:

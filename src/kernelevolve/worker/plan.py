@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 import triton
-from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from kernelevolve.evaluation import Buffer, Fill, Launch, LaunchPlan, Verdict
 from kernelevolve.hardware import Target
+from kernelevolve.worker.census import Census, forbidden_ops
 from kernelevolve.worker.fault import Fault, blame
 from kernelevolve.worker.pose import posing
 
@@ -49,9 +49,17 @@ class Recording:
     launches: list[tuple[Compilable, tuple[Any, ...], dict[str, Any], tuple[int, int, int]]] = field(
         default_factory=list
     )
-    ops: dict[str, int] = field(default_factory=dict)
-    fills: list[tuple[torch.Tensor, float]] = field(default_factory=list)
-    allocated: list[torch.Tensor] = field(default_factory=list)
+    census: Census = field(default_factory=lambda: Census(keep=True))
+
+    @property
+    def ops(self) -> dict[str, int]:
+        """Count of each ATen op."""
+        return self.census.ops
+
+    @property
+    def forbidden(self) -> list[str]:
+        """See `census.forbidden_ops`."""
+        return forbidden_ops(self.ops)
 
 
 class StandInDriver:
@@ -92,68 +100,6 @@ class StandInDriver:
 
     def get_device_interface(self) -> Any:
         return torch.cuda
-
-
-class _Census(TorchDispatchMode):  # type: ignore[misc]
-    """Counts ATen ops and remembers allocations and fills."""
-
-    def __init__(self, recording: Recording) -> None:
-        super().__init__()
-        self.recording = recording
-
-    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = op(*args, **(kwargs or {}))
-        name = str(op)
-        self.recording.ops[name] = self.recording.ops.get(name, 0) + 1
-        short = name.split(".")[1]
-        if isinstance(result, torch.Tensor) and (short in ALLOCATIONS or short in FILLS):
-            self.recording.allocated.append(result)
-        if short in FILLS:
-            value = FILLS[short]
-            number = args[1] if value is None and len(args) > 1 else value
-            self.recording.fills.append((result, float(number) if isinstance(number, (int, float)) else 0.0))
-        return result
-
-
-ALLOCATIONS = frozenset(
-    ("empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "empty_permuted", "resize_")
-)
-FILLS: dict[str, float | None] = {
-    "zeros": 0.0,
-    "zeros_like": 0.0,
-    "new_zeros": 0.0,
-    "zero_": 0.0,
-    "ones": 1.0,
-    "ones_like": 1.0,
-    "new_ones": 1.0,
-    "full": None,
-    "full_like": None,
-    "new_full": None,
-    "fill_": None,
-}
-
-
-def forbidden_ops(ops: Mapping[str, int]) -> list[str]:
-    """The ops of a census that are no view, no allocation, no fill: `ATen op x count`."""
-    found = []
-    for name, count in ops.items():
-        short = name.split(".")[1]
-        if short in ALLOCATIONS or short in FILLS or short in _QUIET or _is_view(name):
-            continue
-        found.append(f"{name} x{count}")
-    return found
-
-
-_QUIET = frozenset(("copy_", "detach", "alias", "lift_fresh", "_local_scalar_dense", "sym_size", "sym_stride"))
-
-
-def _is_view(name: str) -> bool:
-    namespace, op, overload = name.split(".")[:3]
-    packet = getattr(getattr(torch.ops, namespace), op)
-    schema = getattr(packet, overload)._schema
-    written = any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
-    aliased = any(r.alias_info is not None for r in schema.returns)
-    return aliased and not written
 
 
 @contextlib.contextmanager
@@ -230,7 +176,7 @@ def record_plan(
     driver = StandInDriver(target, answers, device_index)
     args, kwargs = inputs
     try:
-        with torch.no_grad(), posing(answers), _recording_launches(recording, driver), _Census(recording):
+        with torch.no_grad(), posing(answers), _recording_launches(recording, driver), recording.census:
             result = model(*args, **kwargs)
     except (Exception, SystemExit) as error:
         raise blame(error, Verdict.CRASH) from error
@@ -271,7 +217,7 @@ def _plan(
         launches.append(_launch(compilable, bound, grid, buffers))
     fills = [
         Fill(buffers[t.untyped_storage()._cdata].name, v)
-        for t, v in recording.fills
+        for t, v in recording.census.fills
         if t.untyped_storage()._cdata in buffers
     ]
     return LaunchPlan(workload, platform, tuple(buffers.values()), tuple(launches), tuple(fills))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ import torch
 from kernelevolve.evaluation import Verdict
 from kernelevolve.protocol import Case, Opened
 from kernelevolve.tensors import call, draw, load
+from kernelevolve.worker.census import Census
 from kernelevolve.worker.fault import Fault, blame
 from kernelevolve.worker.load import build_candidate, choose, load_candidate
 
@@ -89,10 +90,15 @@ class Runner:
         before = [
             (n, t, digest(t)) for n, t in (*watched, *self.model.named_parameters()) if isinstance(t, torch.Tensor)
         ]
-        with self.context() as self.recorder:
+        with self.context() as self.recorder, self._census() as census:
             leaves = self.guarded(lambda: self._leaves(arguments, case, state))
+        self.forbidden = census.forbidden if census is not None else []
         changed = [name for name, tensor, was in before if digest(tensor) != was]
         return leaves, changed
+
+    def _census(self) -> AbstractContextManager[Census | None]:
+        """What was planned on meta tensors need not be what runs on real ones; autograd's own ops are not looked at."""
+        return Census() if self.opened.direction == "forward" else nullcontext()
 
     def _leaves(self, arguments: list[Any], case: Case, state: Sequence[str]) -> list[tuple[str, Any]]:
         cotangents = draw.draw_cotangents(case, self.device)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .builder import Builder, Descriptor, Options
 from .compat import TensorDescriptor, TensorWrapper, ir, tl
@@ -168,7 +169,8 @@ class Engine:
         bound.apply_defaults()
         given = dict(bound.arguments)
         sizes = _grid(grid({**kwargs, **given}) if callable(grid) else grid)
-        with torch._C.DisableTorchFunction(), np.errstate(all="ignore"):
+        # What a kernel computes is none of the candidate's ATen ops: a census outside must not count it.
+        with _disable_current_modes(), torch._C.DisableTorchFunction(), np.errstate(all="ignore"):
             arguments = _Arguments(self, recorder, ready)
             values = {name: arguments.convert(name, value) for name, value in given.items()}
             recorder.memory.regions = arguments.regions
