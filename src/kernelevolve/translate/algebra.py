@@ -12,6 +12,8 @@ Kinds (``i0, i1, ...`` are the coordinates of the node's own shape):
 * ``view``: the argument at coordinates ``index``; where a condition of ``where`` fails, ``fill``.
 * ``gather``: the first argument at ``index``, in which ``j0, j1, ...`` are the values of the further arguments, each
   read at its coordinates in ``at``.
+* ``search``: how many elements of the second argument, sorted along its last dimension, are left of the first one's;
+  ``fn`` is ``left`` where equal ones are not counted, else ``right``.
 * ``join``: along dimension ``dims[0]`` one argument after the other.
 * ``reduce``: ``fn`` over the dimensions ``dims``, which vanish. ``welford`` gives (mean, sum of squared deviations),
   ``softmax`` gives (maximum, sum of exp(x - maximum)), ``argmax`` and ``argmin`` give (value, position).
@@ -287,6 +289,14 @@ class Builder:
         """Reads ``x`` at coordinates that hold values ``j0, j1, ...`` of index tensors."""
         names = (x.name, *(n.name for n in indices))
         return self.node("gather", shape, x.dtype, args=names, index=tuple(index), at=tuple(tuple(a) for a in at))
+
+    def search(self, x: Node, edges: Node, fn: str) -> Node:
+        """How many of the sorted ``edges`` are left of each value; NaN is right of all.
+
+        ``edges`` has one dimension, or the dimensions of ``x`` with another last one.
+        """
+        compute = promote(x.dtype, edges.dtype)
+        return self.node("search", x.shape, "int32", args=(x.name, edges.name), fn=fn, compute=compute)
 
     def join(self, parts: Sequence[Node], dim: int) -> Node:
         """One argument after the other along a dimension."""

@@ -92,6 +92,10 @@ class Reader(Generic[T]):
         """Makes an index value usable as a coordinate."""
         raise NotImplementedError
 
+    def search(self, node: Node, value: T, row: Coordinates, valid: tuple[str, ...]) -> T:
+        """How many elements of the row of borders are left of the value."""
+        raise NotImplementedError
+
     def remembered(self, key: tuple[str, Coordinates, tuple[str, ...]]) -> T | None:
         """An earlier read of the same."""
         return None
@@ -140,6 +144,9 @@ class Reader(Generic[T]):
                 return self._gather(node, at, valid)
             case "join":
                 return self._join(node, at, valid)
+            case "search":
+                value = self.read(node.args[0], at, valid)
+                return self.search(node, value, at[: len(self.graph.nodes[node.args[1]].shape) - 1], valid)
         raise NotHere(node.name)
 
     def _at(self, index: Sequence[Expr], at: Coordinates, more: Mapping[str, Expr] | None = None) -> list[Expr]:
@@ -230,6 +237,12 @@ class Trace(Reader[frozenset[str]]):
     def name_index(self, value: frozenset[str], valid: tuple[str, ...]) -> str:
         self.gathers += 1
         return f"index_{self.gathers}"
+
+    def search(
+        self, node: Node, value: frozenset[str], row: Coordinates, valid: tuple[str, ...]
+    ) -> frozenset[str]:
+        place = symbol(self.name_index(value, valid))
+        return value | self.read(node.args[1], (*row, place), valid)
 
     def remembered(self, key: tuple[str, Coordinates, tuple[str, ...]]) -> frozenset[str] | None:
         return self._memory.get(key)

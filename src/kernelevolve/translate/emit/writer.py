@@ -240,13 +240,8 @@ class Writer(Reader[Var]):
 
     def _factor(self, node: str, source: str) -> str:
         """The constexpr parameter for a number of the host; an attribute keeps its name."""
-        for name, held in self.parameters.constants.items():
-            if held == source:
-                return name
         attribute = re.fullmatch(r"self(?:\.\w+)*\.([a-zA-Z_]\w*)", source)
-        name = self.fresh(attribute.group(1)) if attribute else self.reserve(f"{node}_factor")
-        self.parameters.constants[name] = source
-        return name
+        return self._constant(attribute.group(1) if attribute else f"{node}_factor", source)
 
     def position(self, node: Node, expr: Expr) -> Var:
         axes = self.axes_of(expr)
@@ -346,6 +341,47 @@ class Writer(Reader[Var]):
             value = self.bind("index", value.text, value.axes, value.dtype)
         self.depends[value.text] = value.axes
         return value.text
+
+    def search(self, node: Node, value: Var, row: Coordinates, valid: tuple[str, ...]) -> Var:
+        """A binary search without branches: the count is found bit by bit, the highest first."""
+        borders = self.graph.nodes[node.args[1]]
+        compute = computed(node.compute)
+        value = self.cast(self.typed(value), compute)
+        count = borders.shape[-1]
+        axes = value.axes.union(*(self.axes_of(expr) for expr in row), *(self.depends[mask] for mask in valid))
+        levels = self._constant("levels", f"({text(count)}).bit_length()")
+        names = (self.fresh(wanted) for wanted in (node.name, "level", "probe", "inside"))
+        found, level, probe, inside = names
+        spread = "".join(f" + 0 * {axis}" for axis in sorted(axes - value.axes) if not axis.startswith("scalar "))
+        with self._at_home(axes):
+            self.line(f"{found} = tl.where({value.text} == {value.text}, 0, 0){spread}")
+            with self.loop(f"for {level} in tl.static_range({levels}):"):
+                self.line(f"{probe} = {found} + ((1 << {levels}) >> ({level} + 1)) - 1")
+                self.line(f"{inside} = {probe} < {self.size(count)}")
+                self.depends[probe] = self.depends[inside] = axes | {probe}
+                self.scopes[-1].axes |= {probe}
+                border = self.cast(self.read(borders.name, (*row, symbol(probe)), (*valid, inside)), compute)
+                beyond = f"({border.text} {'>' if node.fn == 'right' else '>='} {value.text})"
+                self.line(f"{found} = tl.where({inside} & ({beyond} == 0), {probe} + 1, {found})")
+        return Var(found, axes, node.dtype)
+
+    @contextmanager
+    def _at_home(self, axes: frozenset[str]) -> Iterator[None]:
+        """Writes lines where values along these axes belong, before the loops inside of it."""
+        position = next(k for k, scope in enumerate(self.scopes) if scope is self._home(axes))
+        inner = self.scopes[position + 1 :]
+        del self.scopes[position + 1 :]
+        yield
+        self.scopes += inner
+
+    def _constant(self, wanted: str, source: str) -> str:
+        """A constexpr parameter with this host source."""
+        for name, held in self.parameters.constants.items():
+            if held == source:
+                return name
+        name = self.fresh(wanted)
+        self.parameters.constants[name] = source
+        return name
 
     # -- stores
 

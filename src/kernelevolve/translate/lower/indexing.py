@@ -80,12 +80,7 @@ def _bucketize(c: Lowering, op: Op) -> Node:
     if given.get("sorter") is not None:
         raise c.uncovered(op, "borders in an order that a sorter gives")
     right = bool(given.get("right", False)) or given.get("side") == "right"
-    # Borders of one dimension serve all values; otherwise each row of borders serves the row of values at its place.
-    own = len(edges.shape) > 1
-    row = b.unsqueeze(edges, len(edges.shape) - 1) if own else edges
-    beyond = b.map("gt" if right else "ge", row, b.unsqueeze(x, len(x.shape)), dtype="bool")
-    total = b.reduce("sum", b.where(beyond, 0, 1, "int32"), [len(x.shape)], False, "int32")
-    return b.cast(total, dtype_of(op))
+    return b.cast(b.search(x, edges, "right" if right else "left"), dtype_of(op))
 
 
 @lowers("nll_loss_forward.default")
