@@ -13,10 +13,11 @@ from typing import Any
 from kernelevolve.translate.algebra import Graph, Node
 from kernelevolve.translate.emit import planes
 from kernelevolve.translate.emit.layout import Domain, crossing, domain_of, groups, trace
+from kernelevolve.translate.emit.reducers import RESULTS
 from kernelevolve.translate.errors import TranslateError
 from kernelevolve.translate.expr import Expr, product
 from kernelevolve.translate.fuse import Fuser, Group
-from kernelevolve.translate.ir import Program
+from kernelevolve.translate.ir import ITEMSIZE, Program
 from kernelevolve.translate.lower import lower
 from kernelevolve.translate.plan import Kernel, Knob, Plan
 from kernelevolve.translate.products import LEAST_DEPTH, planes_pay, with_planes
@@ -25,6 +26,14 @@ from kernelevolve.translate.products import LEAST_DEPTH, planes_pay, with_planes
 UNITS = {"nvidia": 132, "amd": 304}
 #: The longest row that one program holds at once, in elements.
 ONE_PASS_LIMIT = 16384
+#: The widest access of one thread, in bytes.
+VECTOR_BYTES = 16
+#: The values of a tile that a thread can hold in registers beside what it computes from them.
+HELD_PER_THREAD = 128
+#: The tile, along both dimensions, of products whose sums are cut into parts.
+PART_TILE = 64
+#: The shortest part of a sum that pays for storing and adding it, in elements.
+LEAST_PART = 512
 #: From this many elements on, index arithmetic is 64 bits wide; 2**31 less the largest block, with room for growth.
 WIDE_FROM = 2**30
 
@@ -47,23 +56,15 @@ def first_plan(program: Program, platform: str = "nvidia", *, allow_tf32: bool =
         TranslateError: no grouping could be written.
     """
     graph = lower(program)
-    return plan_groups(graph, None, platform, allow_tf32)
-
-
-def plan_groups(
-    graph: Graph, fused: list[Group] | None, platform: str, allow_tf32: bool, apart: frozenset[str] = frozenset()
-) -> Plan:
-    """Schemes and knobs for groups; groups are made where None."""
-    chooser = Chooser(graph, vendor(platform), allow_tf32)
-    if fused is None:
-        fused = Fuser(graph, apart, chooser.few_rows()).run()
-    taken: set[str] = set()
-    kernels = tuple(chooser.kernel(group, fused, taken) for group in fused)
-    return Plan(kernels, chooser.vendor, allow_tf32)
+    return plan_with(graph, Chooser(graph, vendor(platform), allow_tf32))
 
 
 def plan_with(graph: Graph, chooser: Chooser, apart: frozenset[str] = frozenset()) -> Plan:
-    """A plan whose groups and knobs follow a chooser."""
+    """A plan whose groups and knobs follow a chooser.
+
+    Args:
+        apart: reductions that do not join an earlier kernel.
+    """
     fused = Fuser(graph, apart, chooser.few_rows()).run()
     taken: set[str] = set()
     kernels = tuple(chooser.kernel(group, fused, taken) for group in fused)
@@ -78,6 +79,7 @@ class Chooser:
         self.sizes = graph.program.at_full_size()
         self.units = UNITS[vendor]
         self.also_few: frozenset[str] = frozenset()
+        self.not_few: frozenset[str] = frozenset()
 
     def value(self, expr: Expr) -> int:
         """An expression at full size."""
@@ -86,7 +88,7 @@ class Chooser:
     def few_rows(self) -> frozenset[str]:
         """Reductions with too few, too long rows to fill the machine with one program per row."""
         found = frozenset(n.name for n in self.graph.nodes.values() if n.kind == "reduce" and self._few(n))
-        return found | self.also_few
+        return (found | self.also_few) - self.not_few
 
     def _few(self, node: Node) -> bool:
         domain = domain_of(self.graph, node.name)
@@ -182,7 +184,9 @@ class Chooser:
                     return replace(kernel, scheme="tiled", knobs=knobs)
         if not domain.shape:
             return replace(kernel, knobs=(("num_warps", (1,)),))
-        block = 1024 if total >= 1 << 20 else 256
+        # Four warps with one vector of VECTOR_BYTES per thread; fewer elements where they would not fill the device.
+        narrowest = min(ITEMSIZE[self.graph.nodes[name].dtype] for name in kernel.stores)
+        block = min(128 * VECTOR_BYTES // max(narrowest, 2), 1024) if total >= 1 << 20 else 256
         blocks = tuple(dict.fromkeys((block, 512, 1024, 2048, 4096)))
         return replace(kernel, knobs=(("BLOCK", blocks), ("num_warps", (4, 8, 2))))
 
@@ -209,18 +213,27 @@ class Chooser:
         if length <= ONE_PASS_LIMIT:
             warps = 4 if length <= 2048 else 8 if length <= 8192 else 16
             return replace(kernel, scheme="one_pass", knobs=(("num_warps", _near(warps, (4, 8, 16, 32))),))
-        blocks = (8192, 4096, 2048, 16384) if rows == 1 else (4096, 2048, 8192, 1024)
-        many = (16, 32, 8) if rows == 1 else (8, 16, 4)
-        knobs: tuple[Knob, ...] = (("BLOCK", blocks), ("num_warps", many), ("num_stages", (1, 2, 3)))
+        # With many rows, small programs share a unit and hide each other's reductions; a single row has it alone.
+        blocks = (8192, 4096, 2048, 16384) if rows == 1 else (1024, 2048, 4096, 8192)
+        many = (16, 32, 8) if rows == 1 else (4, 8, 16)
+        knobs: tuple[Knob, ...] = (("BLOCK", blocks), ("num_warps", many), ("num_stages", (2, 1, 3)))
         return replace(kernel, scheme="looped", knobs=knobs)
 
     def _by_columns(self, kernel: Kernel, length: int) -> Kernel:
         if length <= 256:
-            return replace(kernel, scheme="one_pass", knobs=(("COLUMNS", (64, 32, 128, 16)), ("num_warps", (4, 8, 2))))
+            warps = max(2, _power(length) * 128 // (32 * HELD_PER_THREAD))
+            many = _near(warps, (2, 4, 8))
+            return replace(kernel, scheme="one_pass", knobs=(("COLUMNS", (128, 64, 32, 16)), ("num_warps", many)))
         knobs: tuple[Knob, ...] = (
-            ("COLUMNS", (128, 64, 32, 256)), ("BLOCK", (32, 16, 64, 8)), ("num_warps", (4, 8)),
-            ("num_stages", (1, 2, 3)),
+            ("COLUMNS", (128, 64, 32, 256)), ("BLOCK", (64, 32, 16, 8)), ("num_warps", (8, 4)),
+            ("num_stages", (2, 1, 3)),
         )  # fmt: skip
+        if any(self.graph.nodes[a].fn in RESULTS for a in kernel.anchors):
+            # Several accumulators per element of the tile: a smaller tile, and loads further ahead.
+            knobs = (
+                ("COLUMNS", (64, 128, 32, 256)), ("BLOCK", (16, 32, 8, 64)), ("num_warps", (8, 4)),
+                ("num_stages", (3, 2, 1)),
+            )  # fmt: skip
         return replace(kernel, scheme="looped", knobs=knobs)
 
     def _split(self, kernel: Kernel, inner: bool, rows: int, length: int) -> Kernel:
@@ -229,7 +242,7 @@ class Chooser:
         parts = tuple(dict.fromkeys((wanted, max(wanted // 2, 2), min(wanted * 2, 4096), max(wanted // 4, 2))))
         knobs: tuple[Knob, ...] = (("PARTS", parts),)
         if inner:
-            knobs += (("BLOCK", (2048, 1024, 4096)), ("num_warps", (8, 4, 16)))
+            knobs += (("BLOCK", (2048, 1024, 4096)), ("num_warps", (16, 8, 4)))
         else:
             knobs += (("COLUMNS", (64, 128, 32)), ("BLOCK", (32, 16, 64)), ("num_warps", (4, 8)))
         return replace(kernel, scheme="split", knobs=knobs)
@@ -241,15 +254,39 @@ class Chooser:
 
     def _contraction(self, kernel: Kernel, available: frozenset[str]) -> Kernel:
         possible = self.product_schemes(kernel)
-        pays = "planes" in possible and planes_pay(*self._product_sizes(kernel))
+        sizes = self.product_sizes(kernel)
+        if "parts" in possible and 2 * self._tiles(sizes, PART_TILE) <= self.units:
+            return self.product(kernel, "parts")
+        pays = "planes" in possible and planes_pay(*sizes)
         return self.product(kernel, "planes" if pays and not self.allow_tf32 else "tiles")
 
     def product_schemes(self, kernel: Kernel) -> tuple[str, ...]:
         """The schemes that a contraction can have on this platform."""
         full = planes.covers(self.graph, kernel.anchors[0])
-        return ("tiles", "planes") if full and self.vendor == "nvidia" else ("tiles",)
+        sizes = self.product_sizes(kernel)
+        cut = sizes[3] >= 2 * LEAST_PART and self._tiles(sizes, PART_TILE) < self.units
+        found = ("tiles", *(("planes",) if full and self.vendor == "nvidia" else ()))
+        return (*found, "parts") if cut else found
 
-    def _product_sizes(self, kernel: Kernel) -> tuple[int, int, int, int]:
+    def _tiles(self, sizes: tuple[int, int, int, int], tile: int) -> int:
+        batch, rows, columns, _ = sizes
+        return batch * -(-rows // tile) * -(-columns // tile)
+
+    def _in_parts(self, kernel: Kernel) -> Kernel:
+        """As many parts as fill the device once, and no more: each writes a partial sum of every result."""
+        sizes = self.product_sizes(kernel)
+        plain = self.product(kernel, "tiles")
+        m, n = (min(_tile(extent), PART_TILE) for extent in sizes[1:3])
+        most = max(2, sizes[3] // LEAST_PART)
+        wanted = max(2, min(_power(-(-self.units // self._tiles(sizes, PART_TILE))), _power(most) // 2 or 2))
+        parts = tuple(dict.fromkeys((wanted, max(2, wanted // 2), min(2 * wanted, most))))
+        for name, values in (("BLOCK_M", _near(m, (32, 64, 128))), ("BLOCK_N", _near(n, (32, 64, 128))),
+                             ("num_warps", (4, 8))):  # fmt: skip
+            plain = plain.with_knob(name, values)
+        knobs = (*plain.knobs, ("PARTS", parts), ("SUM_BLOCK", (256, 512, 1024)))
+        return replace(plain, scheme="parts", knobs=knobs)
+
+    def product_sizes(self, kernel: Kernel) -> tuple[int, int, int, int]:
         """Batches, rows, columns and depth at full size."""
         anchor = self.graph.nodes[kernel.anchors[0]]
         depth = self.graph.nodes[anchor.args[0]].shape[2]
@@ -258,7 +295,10 @@ class Chooser:
 
     def product(self, kernel: Kernel, scheme: str) -> Kernel:
         """The contraction with a scheme of `product_schemes`, and knobs for it."""
-        batch, rows, columns, depth = self._product_sizes(kernel)
+        batch, rows, columns, depth = self.product_sizes(kernel)
+        kernel = replace(kernel, order="grouped", persistent=False)
+        if scheme == "parts":
+            return self._in_parts(kernel)
         if scheme == "planes":
             return with_planes(kernel, batch, rows, columns, depth, self.units)
         full = planes.covers(self.graph, kernel.anchors[0])
@@ -280,12 +320,12 @@ class Chooser:
         )  # fmt: skip
         overrides: tuple[tuple[str, tuple[Knob, ...]], ...] = ()
         if full:
-            knobs += (("PRECISION", self._precision(self.vendor)),)
+            knobs += (("PRECISION", self.precisions(self.vendor)),)
             other = "amd" if self.vendor == "nvidia" else "nvidia"
-            overrides = ((other, (("PRECISION", self._precision(other)),)),)
+            overrides = ((other, (("PRECISION", self.precisions(other)),)),)
         return replace(kernel, scheme="tiles", knobs=knobs, overrides=overrides)
 
-    def _precision(self, vendor: str) -> tuple[str, ...]:
+    def precisions(self, vendor: str) -> tuple[str, ...]:
         """Schemes within a strict fp32 budget (normalised rms error 5e-6), the fastest seen first."""
         if vendor == "amd":
             return ("bf16x6", "ieee")

@@ -28,6 +28,12 @@ class Kernel:
         knobs: tunable constants and launch options with their values, the first one the default.
         overrides: per platform knobs that replace those.
         wide: whether index arithmetic is 64 bits wide.
+        persistent: whether as many programs as the device runs at once loop over the tiles; for pointwise kernels and
+            contractions.
+        order: how a contraction's programs walk its tiles: ``grouped`` (GROUP rows of tiles at a time), ``rows`` or
+            ``columns`` (one row, or column, of tiles after the other).
+        warp_elements: elements per warp, which with ``num_warps`` give the block of a pointwise kernel or of a loop
+            along rows; 0 where BLOCK is a knob.
         about: its docstring.
     """
 
@@ -40,6 +46,9 @@ class Kernel:
     knobs: tuple[Knob, ...] = ()
     overrides: tuple[tuple[str, tuple[Knob, ...]], ...] = ()
     wide: bool = False
+    persistent: bool = False
+    order: str = "grouped"
+    warp_elements: int = 0
     about: str = ""
 
     def knob(self, name: str) -> tuple[Any, ...]:
@@ -49,6 +58,10 @@ class Kernel:
     def with_knob(self, name: str, values: tuple[Any, ...]) -> Kernel:
         """The kernel with other values of a knob."""
         return replace(self, knobs=tuple((k, values if k == name else v) for k, v in self.knobs))
+
+    def without_knobs(self, *names: str) -> Kernel:
+        """The kernel without these knobs."""
+        return replace(self, knobs=tuple((k, v) for k, v in self.knobs if k not in names))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from kernelevolve.translate.algebra import Graph
-from kernelevolve.translate.emit import contraction, planes, pointwise, reduction, scan
+from kernelevolve.translate.emit import contraction, parts, planes, pointwise, reduction, scan
 from kernelevolve.translate.emit.source import KernelSource
 from kernelevolve.translate.errors import TranslateError
 from kernelevolve.translate.expr import text
@@ -51,6 +51,8 @@ def sources(graph: Graph, kernel: Kernel, stored: frozenset[str]) -> list[Kernel
         case "contraction":
             if kernel.scheme == "planes":
                 return planes.write(graph, kernel, stored)
+            if kernel.scheme == "parts":
+                return parts.write(graph, kernel, stored)
             return [contraction.write(graph, kernel, stored)]
         case "scan":
             return [scan.write(graph, kernel, stored)]
@@ -144,7 +146,7 @@ class _File:
         joined = "\n".join(launches)
         lines += self._checks()
         lines += self._sizes(joined)
-        if "device=device" in joined:
+        if re.search(r"\bdevice\b", joined):
             lines.append(f"device = {self._device()}.device")
         result = self._structure(self.graph.outputs)
         return "\n".join(f"        {line}".rstrip() for line in [*lines, *launches, f"return {result}"])
@@ -191,7 +193,7 @@ class _File:
         arguments += [variable for _, variable in launch.extra]
         arguments += [value for _, value in source.sizes]
         arguments += [f"{name}={value}" for name, value in source.constants]
-        arguments += [f"{name}={value}" for name, value in launch.derived]
+        arguments += [f"{name}={self._with_knobs(kernel, value)}" for name, value in launch.derived]
         options = [name for name, _ in kernel.knobs if name in _LAUNCH_OPTIONS]
         for name in (*launch.constants, *options):
             arguments.append(f'{name}=knob("{self._knob_name(kernel, name)}")')

@@ -1,15 +1,17 @@
 """Matrix products with what follows them: out[b, m, n] = epilogue(sum over k of a[b, m, k] * b[b, k, n]).
 
 Operands are read through their views: a transposed or windowed operand is index arithmetic, not a copy. Programs walk
-the result's tiles in groups of GROUP rows of tiles, so that neighbours share operands in the L2 cache.
+the result's tiles in groups of GROUP rows of tiles, so that neighbours share operands in the L2 cache, or row by row,
+or column by column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kernelevolve.translate.algebra import Graph
 from kernelevolve.translate.emit.functions import TRITON
+from kernelevolve.translate.emit.grid import PER_UNIT, each_program, grid_of
 from kernelevolve.translate.emit.layout import Domain, store_coordinates
 from kernelevolve.translate.emit.reader import NotHere, Trace, address
 from kernelevolve.translate.emit.source import KernelSource, Launch, finish
@@ -55,39 +57,43 @@ def operand_dtype(graph: Graph, name: str) -> str:
 def write(graph: Graph, kernel: Kernel, stored: frozenset[str]) -> KernelSource:
     """Writes a contraction kernel."""
     anchor = graph.nodes[kernel.anchors[0]]
-    left, right = (graph.nodes[arg] for arg in anchor.args)
-    depth = left.shape[2]
     w = Writer(graph, stored - set(kernel.stores), kernel.name)
-    places = open_tiles(w, kernel, anchor.shape)
-    b, m, n = (places[f"d{axis}"] for axis in range(3))
-    _loop(w, graph, kernel, (left.name, right.name), (b, m, n), depth)
     space = domain(graph, anchor.name)
-    w.results[anchor.name] = (result_places(w, space, places), Var("total", frozenset(("m", "n")), "float32"))
-    w.tile = (("m", "BLOCK_M"), ("n", "BLOCK_N"))
-    store_each(w, graph, space, kernel.stores, places)
-    constants = [name for name, _ in kernel.knobs if name.isupper()]
-    return finish(w, kernel, Launch(product_grid(anchor.shape), tuple(constants)))
+    with each_program(w, kernel, tile_counts(w, kernel, anchor.shape)):
+        places = open_tiles(w, kernel, anchor.shape)
+        depth = graph.nodes[anchor.args[0]].shape[2]
+        write_sum(w, graph, kernel, anchor.args, places, "0", w.size(depth))
+        w.results[anchor.name] = (result_places(w, space, places), Var("total", frozenset(("m", "n")), "float32"))
+        w.tile = (("m", "BLOCK_M"), ("n", "BLOCK_N"))
+        store_each(w, graph, space, kernel.stores, places)
+    constants = [name for name, _ in kernel.knobs if name.isupper() and name != PER_UNIT]
+    grid, before = grid_of(kernel, product_tiles(anchor.shape))
+    return finish(w, kernel, Launch((grid,), tuple(constants), (), before))
+
+
+def tile_counts(w: Writer, kernel: Kernel, shape: tuple[Expr, ...]) -> str:
+    """Writes `row_tiles` and `column_tiles` of the result (b, m, n); returns how many tiles a persistent grid walks."""
+    batch, rows, columns = shape
+    for name in ("program", "row_tiles", "column_tiles", "group", "first_row", "group_rows", "row_tile", "column_tile"):
+        w.reserve(name)
+    for name in ("tile", "batch_index", "turn", "turns"):
+        w.reserve(name)
+    w.line(f"row_tiles = tl.cdiv({w.size(rows)}, BLOCK_M)")
+    w.line(f"column_tiles = tl.cdiv({w.size(columns)}, BLOCK_N)")
+    every = kernel.persistent and batch != ONE
+    return f"row_tiles * column_tiles * {w.size(batch)}" if every else "row_tiles * column_tiles"
 
 
 def open_tiles(w: Writer, kernel: Kernel, shape: tuple[Expr, ...]) -> dict[str, Expr]:
-    """Writes which tile of the result (b, m, n) a program has, and `total`; returns the result's coordinates."""
+    """Writes which tile of the result (b, m, n) `program` has, and `total`; returns the result's coordinates."""
     batch, rows, columns = shape
     cast = ".to(tl.int64)" if kernel.wide else ""
-    for name in ("program", "row_tiles", "column_tiles", "group", "first_row", "group_rows", "row_tile", "column_tile"):
-        w.reserve(name)
-    w.reserve("batch_index")
-    w.line(f"row_tiles = tl.cdiv({w.size(rows)}, BLOCK_M)")
-    w.line(f"column_tiles = tl.cdiv({w.size(columns)}, BLOCK_N)")
-    if batch == ONE:
-        w.line("program = tl.program_id(0)")
-    else:
-        w.line("program = tl.program_id(0) % (row_tiles * column_tiles)")
-        w.line("batch_index = tl.program_id(0) // (row_tiles * column_tiles)")
-    w.line("group = program // (GROUP * column_tiles)")
-    w.line("first_row = group * GROUP")
-    w.line("group_rows = tl.minimum(row_tiles - first_row, GROUP)")
-    w.line("row_tile = first_row + (program % (GROUP * column_tiles)) % group_rows")
-    w.line("column_tile = (program % (GROUP * column_tiles)) // group_rows")
+    tile = "program"
+    if batch != ONE:
+        w.line("batch_index = program // (row_tiles * column_tiles)")
+        w.line("tile = program % (row_tiles * column_tiles)")
+        tile = "tile"
+    _order(w, kernel, tile)
     b = ZERO
     if batch != ONE:
         b = w.axis("batch", batch, tile=False)
@@ -105,25 +111,44 @@ def open_tiles(w: Writer, kernel: Kernel, shape: tuple[Expr, ...]) -> dict[str, 
     return {"d0": b, "d1": m, "d2": n}
 
 
+def _order(w: Writer, kernel: Kernel, tile: str) -> None:
+    """Writes `row_tile` and `column_tile`."""
+    if kernel.order == "rows":
+        w.line(f"row_tile = {tile} // column_tiles")
+        w.line(f"column_tile = {tile} % column_tiles")
+        return
+    if kernel.order == "columns":
+        w.line(f"row_tile = {tile} % row_tiles")
+        w.line(f"column_tile = {tile} // row_tiles")
+        return
+    w.line(f"group = {tile} // (GROUP * column_tiles)")
+    w.line("first_row = group * GROUP")
+    w.line("group_rows = tl.minimum(row_tiles - first_row, GROUP)")
+    w.line(f"row_tile = first_row + ({tile} % (GROUP * column_tiles)) % group_rows")
+    w.line(f"column_tile = ({tile} % (GROUP * column_tiles)) // group_rows")
+
+
 def result_places(w: Writer, space: Domain, places: dict[str, Expr]) -> tuple[Expr, ...]:
     """The coordinates at which a program has the product."""
     return tuple(substitute(c, places, w.extents) for c in space.coordinates())
 
 
-def product_grid(shape: tuple[Expr, ...]) -> tuple[str, ...]:
-    """One program per tile of each batch; one dimension, since the others hold no more than 65535."""
+def product_tiles(shape: tuple[Expr, ...]) -> str:
+    """How many tiles all batches have, as host source; a grid's one dimension, since others hold 65535 at most."""
     batch, rows, columns = shape
     tiles = f"triton.cdiv({text(rows)}, {{BLOCK_M}}) * triton.cdiv({text(columns)}, {{BLOCK_N}})"
-    return (tiles if batch == ONE else f"{tiles} * ({text(batch)})",)
+    return tiles if batch == ONE else f"{tiles} * ({text(batch)})"
 
 
-def _loop(
-    w: Writer, graph: Graph, kernel: Kernel, operands: tuple[str, str], places: tuple[Expr, Expr, Expr], depth: Expr
+def write_sum(
+    w: Writer, graph: Graph, kernel: Kernel, operands: Sequence[str], places: dict[str, Expr], begin: str, end: str
 ) -> None:
-    b, m, n = places
+    """Writes the loop that adds the products of positions from ``begin`` to ``end`` to `total`."""
+    b, m, n = (places[f"d{axis}"] for axis in range(3))
+    depth = graph.nodes[operands[0]].shape[2]
     w.reserve("start")
     wide = ".to(tl.int64)" if kernel.wide else ""
-    with w.loop(f"for start in range(0, {w.size(depth)}, BLOCK_K):"):
+    with w.loop(f"for start in range({begin}, {end}, BLOCK_K):"):
         for name, suffix in (("k_of_a", "[None, :]"), ("k_of_b", "[:, None]")):
             w.axis(name, depth, f"{name}_in_range", tile=True)
             w.reserve(f"{name}_in_range")
@@ -139,8 +164,6 @@ def _loop(
             precision = ", input_precision=PRECISION"
         w.line(f"total = tl.dot({a}, {right}, total{precision})")
     w.forget("k_of_a", "k_of_b")
-
-
 
 
 def _operand(w: Writer, graph: Graph, name: str, at: Iterable[Expr]) -> str:

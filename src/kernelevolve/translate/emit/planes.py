@@ -28,10 +28,12 @@ from kernelevolve.translate.emit.contraction import (
     domain,
     open_tiles,
     operand_dtype,
-    product_grid,
+    product_tiles,
     result_places,
     store_each,
+    tile_counts,
 )
+from kernelevolve.translate.emit.grid import PER_UNIT, each_program, grid_of
 from kernelevolve.translate.emit.layout import crossing
 from kernelevolve.translate.emit.reader import Trace
 from kernelevolve.translate.emit.source import KernelSource, Launch, finish
@@ -250,23 +252,24 @@ def _product(graph: Graph, kernel: Kernel, stored: frozenset[str], both: tuple[O
     w = Writer(graph, stored - set(kernel.stores), kernel.name)
     for variable in _PRODUCT_VARIABLES:
         w.reserve(variable)
-    places = open_tiles(w, kernel, anchor.shape)
+    counts = tile_counts(w, kernel, anchor.shape)
     depth = w.size(both[0].depth)
     hosts = [_Host(kernel, operand) for operand in both]
-    for operand in both:
-        _origin(w, operand, depth)
-    _sum(w, both, depth)
-    _again(w, both, depth)
     space = domain(graph, anchor.name)
-    w.results[anchor.name] = (result_places(w, space, places), Var("total", frozenset(("m", "n")), "float32"))
-    w.tile = (("m", "BLOCK_M"), ("n", "BLOCK_N"))
-    store_each(w, graph, space, kernel.stores, places)
+    with each_program(w, kernel, counts):
+        places = open_tiles(w, kernel, anchor.shape)
+        for operand in both:
+            _origin(w, operand, depth)
+        _sum(w, both, depth)
+        _again(w, both, depth)
+        w.results[anchor.name] = (result_places(w, space, places), Var("total", frozenset(("m", "n")), "float32"))
+        w.tile = (("m", "BLOCK_M"), ("n", "BLOCK_N"))
+        store_each(w, graph, space, kernel.stores, places)
     extra = [(f"{o.side}_tiles", h.tiles) for o, h in zip(both, hosts, strict=True)]
     extra += [(f"{o.side}_scales_ptr", h.scales) for o, h in zip(both, hosts, strict=True)]
-    constants = [name for name, _ in kernel.knobs if name.isupper() and name != "SPLIT_LINES"]
-    launch = Launch(
-        product_grid(anchor.shape), tuple(constants), (), tuple(h.describe() for h in hosts), tuple(extra)
-    )
+    constants = [name for name, _ in kernel.knobs if name.isupper() and name not in ("SPLIT_LINES", PER_UNIT)]
+    grid, before = grid_of(kernel, product_tiles(anchor.shape))
+    launch = Launch((grid,), tuple(constants), (), (*before, *(h.describe() for h in hosts)), tuple(extra))
     w.uses.add("TensorDescriptor")
     return finish(w, kernel, launch)
 

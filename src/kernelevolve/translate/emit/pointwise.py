@@ -1,12 +1,13 @@
 """Kernels without a reduction: one pass over the elements of the result.
 
 Schemes: ``flat`` walks one contiguous block of elements per program; ``tiled`` walks a two-dimensional tile where one
-access is contiguous along another dimension than the store (a transposed read).
+access is contiguous along another dimension than the store (a transposed read). Both may have a persistent grid.
 """
 
 from __future__ import annotations
 
 from kernelevolve.translate.algebra import Graph
+from kernelevolve.translate.emit.grid import block_of, constants_of, each_program, grid_of
 from kernelevolve.translate.emit.layout import Domain, crossing, groups, store_coordinates, trace
 from kernelevolve.translate.emit.reader import Trace, address
 from kernelevolve.translate.emit.source import KernelSource, Launch, finish
@@ -37,11 +38,11 @@ def _flat(
     graph: Graph, kernel: Kernel, stored: frozenset[str], domain: Domain, runs: list[list[int]]
 ) -> KernelSource:
     w = Writer(graph, stored - set(kernel.stores), kernel.name)
+    if not domain.shape:
+        emit_stores(w, graph, domain, kernel, {})
+        return finish(w, kernel, Launch(("1",)))
     total = product(domain.shape)
-    w.reserve("program")
-    wide = kernel.wide
-    w.line("program = tl.program_id(0)" + (".to(tl.int64)" if wide else ""))
-    if domain.shape:
+    with each_program(w, kernel, f"tl.cdiv({w.size(total)}, BLOCK)"):
         element = w.axis("element", total, "in_range", tile=True)
         w.tile = (("element", "BLOCK"),)
         w.line("element = program * BLOCK + tl.arange(0, BLOCK)")
@@ -49,13 +50,11 @@ def _flat(
         w.reserve("in_range")
         extents = [product([domain.shape[a] for a in run]) for run in runs]
         spread = unflatten(element, extents, w.extents) if runs else []
-        values = spread_runs(domain, runs, spread, w)
-    else:
-        values = {}
-    emit_stores(w, graph, domain, kernel, values)
-    grid = [f"triton.cdiv({text(total)}, {{BLOCK}})"] if domain.shape else ["1"]
-    constants = ("BLOCK",) if domain.shape else ()
-    return finish(w, kernel, Launch(tuple(grid), constants))
+        emit_stores(w, graph, domain, kernel, spread_runs(domain, runs, spread, w))
+    block = block_of(kernel)
+    grid, before = grid_of(kernel, f"triton.cdiv({text(total)}, {block.source})")
+    launch = Launch((grid,), constants_of(kernel, *block.knobs), block.derived, (*block.before, *before))
+    return finish(w, kernel, launch)
 
 
 def spread_runs(domain: Domain, runs: list[list[int]], places: list[Expr], w: Writer) -> dict[str, Expr]:
@@ -83,30 +82,32 @@ def _tiled(
     w = Writer(graph, stored - set(kernel.stores), kernel.name)
     extents = [product([domain.shape[a] for a in run]) for run in runs]
     rest = [k for k in range(len(runs)) if k not in (cross, len(runs) - 1)]
-    cast = ".to(tl.int64)" if kernel.wide else ""
-    row = w.axis("row", extents[cross], "row_in_range", tile=True)
-    column = w.axis("column", extents[-1], "column_in_range", tile=True)
-    w.tile = (("row", "BLOCK_ROWS"), ("column", "BLOCK_COLUMNS"))
-    w.line(f"program = tl.program_id(0){cast}")
+    count = product([extents[k] for k in rest])
+    w.reserve("row_tiles")
+    w.reserve("column_tiles")
     w.line(f"row_tiles = tl.cdiv({w.size(extents[cross])}, BLOCK_ROWS)")
     w.line(f"column_tiles = tl.cdiv({w.size(extents[-1])}, BLOCK_COLUMNS)")
-    w.line("row_tile = (program // column_tiles) % row_tiles")
-    w.line("column_tile = program % column_tiles")
-    w.line("row = (row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None]")
-    w.line("column = (column_tile * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS))[None, :]")
-    w.line(f"row_in_range = row < {w.size(extents[cross])}")
-    w.line(f"column_in_range = column < {w.size(extents[-1])}")
-    grid = [
-        f"triton.cdiv({text(extents[-1])}, {{BLOCK_COLUMNS}}) * triton.cdiv({text(extents[cross])}, {{BLOCK_ROWS}})"
-    ]
-    places: dict[int, Expr] = {cross: row, len(runs) - 1: column}
-    if rest:
-        count = product([extents[k] for k in rest])
-        outer = w.axis("outer", count, tile=False)
-        w.line("outer = program // (row_tiles * column_tiles)")
-        grid[0] += f" * ({text(count)})"
-        for k, place in zip(rest, unflatten(outer, [extents[k] for k in rest], w.extents), strict=True):
-            places[k] = place
-    values = spread_runs(domain, runs, [places[k] for k in range(len(runs))], w)
-    emit_stores(w, graph, domain, kernel, values)
-    return finish(w, kernel, Launch(tuple(grid), ("BLOCK_ROWS", "BLOCK_COLUMNS")))
+    tiles = "row_tiles * column_tiles" + (f" * {w.size(count)}" if rest and kernel.persistent else "")
+    with each_program(w, kernel, tiles):
+        row = w.axis("row", extents[cross], "row_in_range", tile=True)
+        column = w.axis("column", extents[-1], "column_in_range", tile=True)
+        w.tile = (("row", "BLOCK_ROWS"), ("column", "BLOCK_COLUMNS"))
+        w.line("row_tile = (program // column_tiles) % row_tiles")
+        w.line("column_tile = program % column_tiles")
+        w.line("row = (row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None]")
+        w.line("column = (column_tile * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS))[None, :]")
+        w.line(f"row_in_range = row < {w.size(extents[cross])}")
+        w.line(f"column_in_range = column < {w.size(extents[-1])}")
+        places: dict[int, Expr] = {cross: row, len(runs) - 1: column}
+        if rest:
+            outer = w.axis("outer", count, tile=False)
+            w.line("outer = program // (row_tiles * column_tiles)")
+            for k, place in zip(rest, unflatten(outer, [extents[k] for k in rest], w.extents), strict=True):
+                places[k] = place
+        values = spread_runs(domain, runs, [places[k] for k in range(len(runs))], w)
+        emit_stores(w, graph, domain, kernel, values)
+    columns, rows = (text(extents[k]) for k in (-1, cross))
+    on_host = f"triton.cdiv({columns}, {{BLOCK_COLUMNS}}) * triton.cdiv({rows}, {{BLOCK_ROWS}})"
+    grid, before = grid_of(kernel, on_host + (f" * ({text(count)})" if rest else ""))
+    constants = constants_of(kernel, "BLOCK_ROWS", "BLOCK_COLUMNS")
+    return finish(w, kernel, Launch((grid,), constants, (), before))

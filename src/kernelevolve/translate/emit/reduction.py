@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kernelevolve.translate.algebra import Graph
+from kernelevolve.translate.emit.grid import block_of
 from kernelevolve.translate.emit.layout import Domain, domain_of, groups, results_of, store_coordinates, trace
 from kernelevolve.translate.emit.pointwise import spread_runs
 from kernelevolve.translate.emit.reader import address
@@ -85,10 +86,11 @@ def write(graph: Graph, kernel: Kernel, stored: frozenset[str]) -> list[KernelSo
     if kernel.scheme == "one_pass":
         derived.append(("BLOCK", f"triton.next_power_of_2({text(walk.length)})"))
         _one_pass(walk)
-    else:
-        constants.append("BLOCK")
-        looped(walk)
-    return [finish(w, kernel, Launch(tuple(grid), tuple(constants), tuple(derived)))]
+        return [finish(w, kernel, Launch(tuple(grid), tuple(constants), tuple(derived)))]
+    block = block_of(kernel)
+    looped(walk)
+    launch = Launch(tuple(grid), (*constants, *block.knobs), (*derived, *block.derived), block.before)
+    return [finish(w, kernel, launch)]
 
 
 def kept_axes(walk: _Walk) -> tuple[list[str], list[str], list[tuple[str, str]]]:
