@@ -228,10 +228,11 @@ class Fitter:
                     return symbol(name) * slope + start
         for name, values in self._sizes:
             for other, others in self._sizes:
-                if all(v == a + b for v, a, b in zip(vector, values, others, strict=True)):
-                    return symbol(name) + symbol(other)
-                if all(v == a - b for v, a, b in zip(vector, values, others, strict=True)):
-                    return symbol(name) - symbol(other)
+                for sign in (1, -1):
+                    rest = {v - a - sign * b for v, a, b in zip(vector, values, others, strict=True)}
+                    # A sum and a constant fit any two sizes.
+                    if rest == {0} or (len(rest) == 1 and len(vector) > 2):
+                        return symbol(name) + symbol(other) * sign + rest.pop()
         return None
 
     def _window(self, vector: tuple[int, ...]) -> Expr | None:
