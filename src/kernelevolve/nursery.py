@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import resource
+import shutil
 import signal
 import struct
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -46,6 +49,14 @@ class Limits:
     processes: int = 0
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What a child leaves behind: its log, and the folder of one that is not sealed."""
+
+    log: Attachment
+    folder: str
+
+
 def serve(control: Channel, handle: Callable[[Channel], None], *, pid_offset: int = 0) -> None:
     """Answers `spawn` and `end` until the host closes the control channel, then ends every child.
 
@@ -58,7 +69,7 @@ def serve(control: Channel, handle: Callable[[Channel], None], *, pid_offset: in
     `end {pid, grace}` gives the child `grace` seconds to end by itself, kills what is left of it and answers `ended
     {status, signal, log}`: how it ended, and the end of what it printed.
     """
-    children: dict[int, Attachment] = {}
+    children: dict[int, _Kept] = {}
     try:
         while True:
             try:
@@ -81,13 +92,15 @@ def _spawn(
     control: Channel,
     handle: Callable[[Channel], None],
     body: Mapping[str, object],
-    children: dict[int, Attachment],
+    children: dict[int, _Kept],
     pid_offset: int,
 ) -> None:
     ours, theirs = Channel.pair()
     log = memory_file(0, "child-log")
     ready_read, ready_write = os.pipe()
     limits = Limits(*(int(str(body.get(k, 0))) for k in ("memory_bytes", "file_bytes", "processes")))
+    sealed = bool(body.get("seal", True)) and _sealable()
+    folder = "" if sealed else tempfile.mkdtemp(prefix="kernelevolve-child-")
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -95,13 +108,12 @@ def _spawn(
         os.close(ready_read)
         control.sock.close()
         ours.sock.close()
-        offset = pid_offset if body.get("seal", True) else None
-        _child(theirs, handle, log.fd, ready_write, limits, offset, str(body.get("scratch", "")))
+        _child(theirs, handle, log.fd, ready_write, limits, pid_offset, str(body.get("scratch", "")), folder)
     os.close(ready_write)
     theirs.sock.close()
     with os.fdopen(ready_read, "rb") as ready:
         isolation = ready.read().decode() or "none"
-    children[pid] = log
+    children[pid] = _Kept(log, folder)
     control.send("spawned", {"pid": pid, "isolation": isolation}, {"socket": Attachment(ours.fileno(), 0)})
     ours.sock.close()
 
@@ -112,12 +124,14 @@ def _child(
     log: int,
     ready: int,
     limits: Limits,
-    pid_offset: int | None,
+    pid_offset: int,
     scratch: str,
+    folder: str,
 ) -> None:
     """Never returns: serves one conversation and leaves without running the parent's exit handlers.
 
-    Without a `pid_offset` the child is not sealed.
+    Args:
+        folder: takes what the child writes where it is not sealed; empty for a sealed child.
     """
     status = 1
     try:
@@ -130,13 +144,16 @@ def _child(
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        isolation = _seal(scratch) if pid_offset is not None else "none"
-        if isolation == "none" and scratch:
-            os.environ["TRITON_HOME"] = scratch
-        if isolation.startswith(_SEALED):
-            _become_init(ready, pid_offset or 0)
+        if folder:
+            isolation = "rlimits"
+            os.chdir(folder)
+            tempfile.tempdir = folder
+            os.environ |= {"HOME": folder, "TMPDIR": folder, "TRITON_HOME": scratch or folder}
+        else:
+            isolation = _seal(scratch)
+            _become_init(ready, pid_offset)
         _limit(limits)
-        os.write(ready, (isolation if isolation != "none" else "rlimits").encode())
+        os.write(ready, isolation.encode())
         os.close(ready)
         handle(channel)
         status = 0
@@ -180,12 +197,15 @@ def _seal(scratch: str) -> str:
         scratch: a folder that stays writable, as home of Triton's cache; empty for a fresh one.
 
     Returns:
-        `namespaces` if all of it held, with `files writable` if only that did not, else `none` with nothing changed.
+        `namespaces` if all of it held, with `files writable` if only that did not.
+
+    Raises:
+        OSError: the kernel refuses; this process is good for nothing then.
     """
     uid, gid = os.getuid(), os.getgid()
     flags = _NEWNS | _NEWIPC | _NEWPID | _NEWNET | _NEWUTS | (0 if uid == 0 else _NEWUSER)
     if _libc().unshare(flags):
-        return "none"
+        raise OSError(ctypes.get_errno(), "unshare")
     if uid:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
@@ -205,6 +225,31 @@ def _seal(scratch: str) -> str:
     # Triton has read the old home at import; a cache that outlives this process could hold another candidate's kernel.
     os.environ |= {"HOME": "/tmp", "TRITON_HOME": "/tmp"}
     return _SEALED if read_only else f"{_SEALED}, files writable"
+
+
+@functools.cache
+def _sealable() -> bool:
+    """Whether a child can be sealed here, tried in one that is thrown away.
+
+    Asking to unshare is not enough: Ubuntu's AppArmor grants an unprivileged user namespace and then refuses each mount
+    in it, and a child that is sealed by half cannot go on.
+    """
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            _seal("")
+            inner = os.fork()
+            if inner == 0:
+                _mount("proc", "/proc", "proc", 0)
+                status = 0
+            else:
+                status = os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1])
+        except OSError:
+            status = 1
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def _protect(folder: str, given: int, taken: int) -> bool:
@@ -292,10 +337,11 @@ def _limit(limits: Limits) -> None:
             resource.setrlimit(which, (value, value))
 
 
-def _end(pid: int, children: dict[int, Attachment], grace: float) -> dict[str, object]:
-    log = children.pop(pid, None)
-    if log is None:
+def _end(pid: int, children: dict[int, _Kept], grace: float) -> dict[str, object]:
+    kept = children.pop(pid, None)
+    if kept is None:
         return {"status": None, "signal": None, "log": ""}
+    log = kept.log
     done, status = os.waitpid(pid, os.WNOHANG)
     deadline = time.monotonic() + grace
     while done == 0 and time.monotonic() < deadline:
@@ -314,6 +360,8 @@ def _end(pid: int, children: dict[int, Attachment], grace: float) -> dict[str, o
     size = os.fstat(log.fd).st_size
     tail = os.pread(log.fd, _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace")
     log.close()
+    if kept.folder:
+        shutil.rmtree(kept.folder, ignore_errors=True)
     code = None if killed or done == 0 else os.waitstatus_to_exitcode(status)
     return {
         "status": code if code is not None and code >= 0 else None,

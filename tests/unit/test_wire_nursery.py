@@ -68,6 +68,10 @@ def _serve(channel: Channel) -> None:
 
 @pytest.fixture
 def control() -> Iterator[Channel]:
+    yield from started()
+
+
+def started() -> Iterator[Channel]:
     ours, theirs = Channel.pair()
     pid = os.fork()
     if pid == 0:
@@ -97,6 +101,27 @@ def test_a_sealed_child_sees_nothing_of_ours_and_leaves_nothing(control: Channel
         Path("/dev/shm/kernelevolve-leak").unlink()
     channel.close()
     assert control.ask("end", {"pid": pid}, timeout=10).body["signal"] is None
+
+
+def test_where_mounts_are_refused_children_run_unsealed_and_leave_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(13, "mount")
+
+    monkeypatch.setattr(nursery, "_mount", refused)
+    monkeypatch.setattr(nursery.tempfile, "tempdir", str(tmp_path))
+    nursery._sealable.cache_clear()
+    for control in started():
+        channel, pid, isolation = _spawn(control)
+        facts = channel.ask("facts", {}, timeout=10).body
+        assert isolation == "rlimits"
+        assert Path(str(facts["home"])).parent == tmp_path and Path(str(facts["home"])).is_dir()
+        channel.close()
+        control.ask("end", {"pid": pid}, timeout=10)
+        assert not list(tmp_path.iterdir())
+    nursery._sealable.cache_clear()
+    Path("/dev/shm/kernelevolve-leak").unlink()
 
 
 @pytest.mark.parametrize(("question", "body", "status", "signal"), [

@@ -6,7 +6,6 @@ in a process of their own (`worker.probe`), because this door imports neither.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import platform
@@ -29,8 +28,7 @@ _PACKAGES = ("numpy", "optuna", "sqlalchemy", "fsspec", "typer", "rich")
 _OLDEST_PYTHON = (3, 11)
 _ROOM_NEEDED = 2 << 30
 _PROBE_SECONDS = 300
-# Landlock's system calls have one number on every architecture (Documentation/userspace-api/landlock.rst).
-_LANDLOCK_CREATE_RULESET, _LANDLOCK_VERSION = 444, 1
+_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 _NEWNS, _NEWUSER, _NEWPID, _NEWIPC, _NEWNET = 0x20000, 0x10000000, 0x20000000, 0x8000000, 0x40000000
 
 
@@ -55,8 +53,6 @@ def examine(targets: Mapping[str, Target], folder: Path) -> list[Finding]:
     findings += _accelerators(targets)
     findings += [
         _namespaces(),
-        _landlock(),
-        _bubblewrap(),
         _room(folder, "runs"),
         _room(_triton_cache(), "Triton's cache"),
     ]
@@ -130,11 +126,12 @@ def _probed(found: Mapping[str, Any]) -> list[Finding]:
 
 
 def _namespaces() -> Finding:
-    """Tries what the sandbox does, in a child: unshare, as root or with a user namespace of its own."""
+    """Tries what the sandbox does, in a child: unshare, as root or with a user namespace of its own, then mount."""
     flags = _NEWNS | _NEWPID | _NEWIPC | _NEWNET | (0 if os.getuid() == 0 else _NEWUSER)
     code = (
         "import ctypes, os, sys; libc = ctypes.CDLL(None, use_errno=True);"
-        f"failed = libc.unshare({flags}); print(os.strerror(ctypes.get_errno()) if failed else 'ok')"
+        f"failed = libc.unshare({flags}) or libc.mount(b'none', b'/', None, {_MS_REC | _MS_PRIVATE}, None);"
+        "print(os.strerror(ctypes.get_errno()) if failed else 'ok')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     answer = done.stdout.strip()
@@ -148,30 +145,6 @@ def _namespaces() -> Finding:
         "(sysctl kernel.unprivileged_userns_clone=1, or kernel.apparmor_restrict_unprivileged_userns=0), "
         "in a container add --cap-add SYS_ADMIN or use a machine of its own",
     )
-
-
-def _landlock() -> Finding:
-    libc = ctypes.CDLL(None, use_errno=True)
-    abi = libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_LANDLOCK_VERSION))
-    if abi > 0:
-        return Finding("Landlock", "ok", f"ABI {abi}")
-    return Finding(
-        "Landlock", "note", os.strerror(ctypes.get_errno()), "Linux 5.13 or newer with Landlock enabled has it"
-    )
-
-
-def _bubblewrap() -> Finding:
-    found = shutil.which("bwrap")
-    if found is None:
-        return Finding(
-            "bubblewrap", "note", "not installed", "install the package bubblewrap for the strongest sandbox"
-        )
-    command = [found, "--unshare-all", "--ro-bind", "/", "/", "true"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["failed"])[-1]
-        return Finding("bubblewrap", "note", last, "allow user namespaces, see namespaces")
-    return Finding("bubblewrap", "ok", found)
 
 
 def _room(folder: Path, what: str) -> Finding:
