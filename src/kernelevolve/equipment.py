@@ -7,6 +7,7 @@ the loop (`run`), and each step. Sibling runs share the processes, the bench and
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from kernelevolve.settings import Settings
 from kernelevolve.translate.ir import Program
 
 _CAPTURE_SECONDS = 300.0
+_PROBE_SECONDS = 120
 _LIMITS = Limits(memory_bytes=16 << 30)
 _BLOCKS = {"quick": Blocks(6, 1), "standard": Blocks(12, 2), "deep": Blocks(30, 2)}
 _FULL_CASES = {"quick": 5, "standard": 12, "deep": 30}
@@ -117,7 +119,7 @@ class Workshop:
             return None
         if self._here is None:
             self._here = find_devices()
-        names = {place: found for place, found in self._here.items() if _is(platform, found)}
+        names = {place: found for place, found in self._here.items() if is_platform(platform, found)}
         if self._wanted != "auto":
             if self._wanted not in names:
                 known = ", ".join(f"{p} ({n})" for p, n in self._here.items()) or "none"
@@ -157,14 +159,24 @@ def find_devices() -> dict[str, str]:
     """The accelerators of this machine as torch sees them: `cuda:0` to product name and architecture.
 
     A process of its own asks, because the host never imports torch.
+
+    Raises:
+        MissingDevice: there is no answer in time.
     """
-    done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-c", _PROBE]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise MissingDevice(
+            f"torch did not say within {_PROBE_SECONDS} s which devices are here; run `kernelevolve doctor`, "
+            "or go on without one: --device none"
+        ) from error
     if done.returncode:
         return {}
     found = json.loads(done.stdout.strip().splitlines()[-1])
     return {str(k): str(v).strip() for k, v in found.items()}
 
 
-def _is(platform: Platform, found: str) -> bool:
-    """Whether the product called `found` is this platform: `NVIDIA H200` is h200."""
-    return platform.name.lower() in found.lower().replace(" ", "").replace("-", "")
+def is_platform(platform: Platform, found: str) -> bool:
+    """Whether the product called `found` is this platform: `NVIDIA H200` is h200, `NVIDIA GH200` is not."""
+    return re.search(rf"(?<![a-z0-9]){re.escape(platform.name.lower())}(?![a-z0-9])", found.lower()) is not None
