@@ -13,7 +13,7 @@ import io
 import itertools
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -186,6 +186,13 @@ def test_moves_keep_the_result(name: str, tmp_path: Path) -> None:
     errors = {move.name: error_at_small_size(name, move.plan, tmp_path) for move in found}
     errors["first"] = error_at_small_size(name, plan, tmp_path)
     assert {n: e for n, e in errors.items() if not e <= 5e-6} == {}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_moves_keep_the_result_with_wide_index_arithmetic(name: str, tmp_path: Path) -> None:
+    for move in offered(name)[1]:
+        wide = replace(move.plan, kernels=tuple(replace(kernel, wide=True) for kernel in move.plan.kernels))
+        assert error_at_small_size(name, wide, tmp_path) <= 5e-6, move.name
 
 
 @pytest.mark.parametrize("name", CASES)

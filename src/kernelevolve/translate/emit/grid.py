@@ -23,13 +23,14 @@ STAGES = "STAGES"
 
 
 @contextmanager
-def each_program(w: Writer, kernel: Kernel, tiles: str) -> Iterator[None]:
+def each_program(w: Writer, kernel: Kernel, tiles: str, *, wide: bool = False) -> Iterator[None]:
     """Writes ``program``, a tile's number; what is written inside is done once per tile.
 
     Args:
         tiles: how many there are, as device source.
+        wide: whether ``program`` has 64 bits, for index arithmetic; descriptors take 32.
     """
-    cast = ".to(tl.int64)" if kernel.wide else ""
+    cast = ".to(tl.int64)" if wide else ""
     for name in ("program", "turn", "turns"):
         w.reserve(name)
     if not kernel.persistent:

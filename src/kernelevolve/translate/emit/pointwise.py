@@ -42,7 +42,7 @@ def _flat(
         emit_stores(w, graph, domain, kernel, {})
         return finish(w, kernel, Launch(("1",)))
     total = product(domain.shape)
-    with each_program(w, kernel, f"tl.cdiv({w.size(total)}, BLOCK)"):
+    with each_program(w, kernel, f"tl.cdiv({w.size(total)}, BLOCK)", wide=kernel.wide):
         element = w.axis("element", total, "in_range", tile=True)
         w.tile = (("element", "BLOCK"),)
         w.line("element = program * BLOCK + tl.arange(0, BLOCK)")
@@ -88,7 +88,7 @@ def _tiled(
     w.line(f"row_tiles = tl.cdiv({w.size(extents[cross])}, BLOCK_ROWS)")
     w.line(f"column_tiles = tl.cdiv({w.size(extents[-1])}, BLOCK_COLUMNS)")
     tiles = "row_tiles * column_tiles" + (f" * {w.size(count)}" if rest and kernel.persistent else "")
-    with each_program(w, kernel, tiles):
+    with each_program(w, kernel, tiles, wide=kernel.wide):
         row = w.axis("row", extents[cross], "row_in_range", tile=True)
         column = w.axis("column", extents[-1], "column_in_range", tile=True)
         w.tile = (("row", "BLOCK_ROWS"), ("column", "BLOCK_COLUMNS"))
