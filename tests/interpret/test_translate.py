@@ -111,7 +111,7 @@ def get_inputs():
 def get_init_inputs():
     return [max_len]
 """,
-        [("rows = 40", "rows = 53"), ("width = 24", "width = 31")],
+        [("rows = 40", "rows = 53"), ("width = 24", "width = 31"), ("max_len = 12", "max_len = 7")],
     ),
     "bucketize by borders": (
         """import torch
@@ -131,6 +131,67 @@ def get_init_inputs():
     return [borders]
 """,
         [("rows = 30", "rows = 19"), ("borders = 21", "borders = 33")],
+    ),
+    "borders of several rows": (
+        """import torch
+import torch.nn as nn
+class Model(nn.Module):
+    def forward(self, x, borders):
+        right = torch.searchsorted(borders, x, right=True)
+        near = torch.gather(borders, 1, torch.searchsorted(borders, x).clamp(max=borders.shape[1] - 1))
+        return right, near, torch.searchsorted(borders.half(), x.half(), side="right", out_int32=True)
+rows = 6
+columns = 17
+edges = 21
+def get_inputs():
+    x, borders = torch.randn(rows, columns), torch.sort(torch.randn(rows, edges), dim=1).values
+    x[0, 0], x[1, 1], x[2, :9] = float("nan"), float("inf"), borders[2, :9]
+    return [x, borders]
+def get_init_inputs():
+    return []
+""",
+        [("rows = 6", "rows = 4"), ("edges = 21", "edges = 32")],
+    ),
+    "numbers of a configuration": (
+        """import torch
+import torch.nn as nn
+import torch.nn.functional as F
+class Config:
+    def __init__(self, window):
+        self.window = window
+class Model(nn.Module):
+    LEAST = 2.0
+    def __init__(self, window, heads, slope, eps, width):
+        super().__init__()
+        self.config = Config(window)
+        self.heads = heads
+        self.act = nn.LeakyReLU(slope)
+        self.norm = nn.GroupNorm(heads, width, eps=eps)
+        self.scale = self.half(self.LEAST)
+    def half(self, number):
+        return number / 2
+    def forward(self, x):
+        window = self.config.window
+        q = x.view(x.shape[0], self.heads, x.shape[1] // self.heads)
+        y = self.norm(x.unsqueeze(2)).squeeze(2)
+        return self.act(y) * self.scale, x[:, -window:], F.pad(x, (window, 1)), F.softmax(q, dim=2)
+rows = 7
+width = 24
+window = 5
+heads = 4
+slope = 0.1
+eps = 0.25
+def get_inputs():
+    return [torch.randn(rows, width)]
+def get_init_inputs():
+    return [window, heads, slope, eps, width]
+""",
+        [
+            ("window = 5", "window = 9"),
+            ("heads = 4", "heads = 6"),
+            ("slope = 0.1", "slope = 0.3"),
+            ("eps = 0", "eps = 1"),
+        ],
     ),
     "feature hashing": (
         """import torch
@@ -153,7 +214,7 @@ def get_inputs():
 def get_init_inputs():
     return [slots]
 """,
-        [("rows = 33", "rows = 20")],
+        [("rows = 33", "rows = 20"), ("slots = 1009", "slots = 512")],
     ),
     "pairwise dot interaction": (
         """import torch
@@ -289,6 +350,22 @@ def test_knobs_are_a_literal_with_defaults_first() -> None:
     knobs = json.loads(literal.replace(",\n}", "\n}"))
     assert all(values for values in knobs.values())
     assert "import kernelevolve" not in source
+
+
+def test_numbers_that_change_the_graph_stay_fixed() -> None:
+    body = "return torch.cumsum(x, dim=self.dim), x.abs() ** self.power"
+    source = simple(body, rows=20, columns=33).replace(
+        "    def forward",
+        "    def __init__(self, dim, power):\n        super().__init__()\n"
+        "        self.dim, self.power = dim, power\n\n    def forward",
+    )
+    source = source.replace("torch.randn(rows, columns)", "torch.randn(rows, columns, 5)").replace(
+        "return []", "return [2, 3.0]"
+    )
+    program = capture_source(source)
+    assert [size.source for size in program.sizes] == ["x.shape[0]", "x.shape[1]", "x.shape[2]"]
+    assert program.ops[0].args[1] == 2
+    assert program.ops[-1].args[1] == 3.0
 
 
 def test_an_uncovered_op_is_named_with_its_line() -> None:
