@@ -413,3 +413,16 @@ def test_problems_that_say_nothing_are_labelled() -> None:
     assert labelled(source_of(dead, "[torch.rand(9, 4)]", layers)) == ("dead parameter shift",)
     unread = source_of("return x * 2 + 0 * y", "[torch.rand(9, 4), torch.rand(9, 4)]", arguments="x, y")
     assert labelled(unread) == ("dead input y",)
+
+
+def test_an_input_that_the_reference_changes_is_compared() -> None:
+    bench = Bench(source_of("x.add_(y); return x * 2", "[torch.rand(40, 30), torch.rand(40, 30)]", arguments="x, y"))
+    case = Case(1, "D1")
+    computed = bench.reference.compute(case)
+    assert (computed.outputs, computed.changed_inputs) == (("out", "input:x"), ("x",))
+    x, y = bench.inputs(case)
+    right = x + y
+    assert bench.failed(case, [("out", right * 2), ("input:x", right)]) == []
+    for wrong in (x, right + 1):
+        assert bench.failed(case, [("out", right * 2), ("input:x", wrong)])
+    assert [c.name for c in bench.failed(case, [("out", right * 2)])] == ["meta"]

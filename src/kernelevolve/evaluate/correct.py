@@ -194,7 +194,7 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
                 question = {
                     "case": codec.to_data(case),
                     "ipc": trial.device != "cpu" and bench.shares_memory,
-                    "state": [p for p in computed["outputs"] if p.startswith("state:")],
+                    "state": [p for p in computed["outputs"] if p.startswith(("state:", "input:"))],
                 }
                 called = candidate_asks(worker, "call", question, seconds=trial.bounds.call_seconds)
                 not_seen = tuple(called.body.get("interpreted", {}).get("not_seen", not_seen))

@@ -3,9 +3,9 @@
 In: an `Opened` and Cases; the candidate's metadata and values. Out: `Computed` and `Comparison`. Left to others: the
 rule itself (`accept`), bytes and handles (`answers`, `ipc`).
 
-What is compared: every element of every output; the reference's buffers that its own call changes (running
-statistics); with a backward direction all gradients. Where the fp64 oracle does not fit in device memory, the honest
-reference in the declared precision stands in for it, and `limited` says so.
+What is compared: every element of every output; the inputs and buffers that the reference's own call changes (in-place
+ops, running statistics); with a backward direction all gradients. Where the fp64 oracle does not fit in device memory,
+the honest reference in the declared precision stands in for it, and `limited` says so.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Computed:
     Attributes:
         usable: whether passing on this case means anything.
         reason: why not.
-        outputs: paths that the candidate must give, in order; `state:NAME` are buffers that the reference changes.
+        outputs: paths that the candidate must give, in order; `state:NAME` are buffers that the reference changes,
+            `input:NAME` inputs.
         changed_inputs: inputs that the reference itself changes in place.
         limited: how the comparison falls short of the full rule; empty if it does not.
         reference_error: largest rms error of the reference relative to the oracle's spread.
@@ -116,7 +117,8 @@ class Reference:
         """Compares what the candidate gave for `case`.
 
         Args:
-            metas: of its outputs in order, and of its buffers as `state:NAME`; unknown buffers are ignored.
+            metas: of its outputs in order, and of its buffers and inputs as `state:NAME` and `input:NAME`; those that
+                the reference does not change are ignored.
             values: gives the tensor of a meta whose shape and dtype fit; ValueError where what arrived does not.
             candidate: under which name errors of outputs with few elements are pooled; empty = not pooled.
         """
@@ -191,6 +193,7 @@ class Reference:
         honest = self._run(self.model, arguments, cotangents)
         changed = [n for n, t, version in watched if t._version != version]
         honest += self._changed_state(self.model)
+        honest += [(f"input:{n}", t.detach()) for n, t, _ in watched if n in changed]
         wanted = dict(exact if exact is not None else honest)
         leaves = []
         for path, value in honest:
@@ -223,6 +226,8 @@ class Reference:
                 self.double, doubled, lambda path, leaf: cotangents(path, leaf.to(dtypes[path])).to(oracle.DOUBLE)
             )
         exact += self._changed_state(self.double, everything=True)
+        held = call.named_leaves(doubled, call.forward_names(self.model, len(doubled)))
+        exact += [(f"input:{n}", t.detach()) for n, t in held if isinstance(t, torch.Tensor)]
         absolute: dict[str, Any] = {}
         size = sum(t.numel() for _, t in exact)
         if self.opened.direction == "forward" and oracle.absolute_defined(mode.trace) and size <= ABSOLUTE_ELEMENTS:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from kernelevolve.evaluation import Verdict
 from kernelevolve.protocol import Case, Opened
@@ -83,10 +84,11 @@ class Runner:
         """The candidate's named output leaves for `case`, and the names of inputs and parameters that it changed.
 
         Args:
-            state: buffers that the reference changes, as `state:NAME`; they count as outputs.
+            state: buffers and inputs that the reference changes, as `state:NAME` and `input:NAME`; they count as
+                outputs.
         """
         arguments = self.arguments(case)
-        watched = call.named_leaves(arguments, call.forward_names(self.model, len(arguments)))
+        watched = self._named(arguments)
         before = [
             (n, t, digest(t)) for n, t in (*watched, *self.model.named_parameters()) if isinstance(t, torch.Tensor)
         ]
@@ -104,7 +106,13 @@ class Runner:
         cotangents = draw.draw_cotangents(case, self.device)
         leaves = call.run(self.model, arguments, self.opened.direction, cotangents)
         held = {f"state:{name}": tensor for name, tensor in self.model.named_buffers()}
+        held |= {f"input:{name}": leaf for name, leaf in self._named(arguments)}
         return [*leaves, *((name, held[name]) for name in state if name in held)]
+
+    def _named(self, arguments: list[Any]) -> list[tuple[str, Any]]:
+        """The leaves of the arguments by the reference's names: the candidate may call its own otherwise."""
+        leaves = pytree.tree_leaves(arguments)
+        return [(spec.name, leaf) for spec, leaf in zip(self.opened.description.inputs, leaves, strict=True)]
 
     def guarded(self, work: Callable[[], Any]) -> Any:
         """See `guarded`, on this device."""
