@@ -97,7 +97,7 @@ CASES = {
     "long rows": Case("F.softmax(a, dim=1)", ("M, N",), (1, 512, 98304, 1), (1, 5, 37, 1),
                       ("to split", "16 elements per thread")),
     "few rows": Case("F.layer_norm(a, a.shape[1:])", ("M, N",), (1, 64, 1 << 20, 1), (1, 3, 70, 1),
-                     ("split to one program", "persistent")),
+                     ("split to one program", "persistent", "last elements first")),
     "columns": Case("a.max(dim=1)[0] * a.mean(dim=1)", ("B, M, N",), (16, 512, 1024, 1), (2, 21, 35, 1),
                     ("to one_pass", "a kernel of its own")),
     "product": Case("torch.relu(torch.matmul(a, b))", ("M, K", "K, N"), (1, 4096, 4096, 1024), (1, 35, 50, 40),

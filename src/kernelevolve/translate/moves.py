@@ -261,7 +261,7 @@ def _persistent(graph: Graph, plan: Plan) -> Iterator[Move]:
             changed = replace(kernel.without_knobs("PER_UNIT", "STAGES"), persistent=False)
             yield Move(f"one program per tile in {kernel.name}", "a program that ends leaves its registers to another",
                        plan.with_kernel(changed), ("occupancy", "spills", "shared-memory"))  # fmt: skip
-        elif kernel.kind == "pointwise" and graph.nodes[kernel.stores[0]].shape:
+        elif kernel.kind == "pointwise" and kernel.order != "reversed" and graph.nodes[kernel.stores[0]].shape:
             total = chooser.value(product(Domain(graph.nodes[kernel.stores[0]].shape).shape))
             if total > 1024 * chooser.units:
                 knobs = (*kernel.knobs, ("PER_UNIT", (16, 8, 32, 4)), ("STAGES", (2, 1, 3)))
@@ -270,6 +270,16 @@ def _persistent(graph: Graph, plan: Plan) -> Iterator[Move]:
             knobs = (*kernel.knobs, ("PER_UNIT", (1, 2, 4)))
             reason = "a program's setup is paid once, and no wave of programs ends with idle units between"
             yield _to_persistent(plan, replace(kernel, knobs=knobs), reason)
+
+
+def _backwards(graph: Graph, plan: Plan) -> Iterator[Move]:
+    """Elements in the order of memory, or the last ones first."""
+    reason = "what the kernel before read last is still in the L2 cache"
+    for kernel in plan.kernels[1:]:
+        flat = kernel.kind == "pointwise" and kernel.scheme == "flat" and graph.nodes[kernel.stores[0]].shape
+        if flat and not kernel.persistent and kernel.order != "reversed":
+            changed = plan.with_kernel(replace(kernel, order="reversed"))
+            yield Move(f"last elements first in {kernel.name}", reason, changed, ("bandwidth",))
 
 
 def _to_persistent(plan: Plan, kernel: Kernel, reason: str) -> Move:
@@ -386,5 +396,5 @@ _ORDERS: tuple[tuple[str, tuple[Knob, ...], str], ...] = (
 
 _MAKERS: tuple[Callable[[Graph, Plan], Iterator[Move]], ...] = (
     _reduction_schemes, _programs_per_row, _rows_per_program, _regions, _product_schemes, _precisions, _tiles,
-    _vectors, _persistent, _tile_order,
+    _vectors, _persistent, _tile_order, _backwards,
 )  # fmt: skip

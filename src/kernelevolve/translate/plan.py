@@ -31,7 +31,8 @@ class Kernel:
         persistent: whether as many programs as the device runs at once loop over the tiles; for pointwise kernels and
             contractions.
         order: how a contraction's programs walk its tiles: ``grouped`` (GROUP rows of tiles at a time), ``rows`` or
-            ``columns`` (one row, or column, of tiles after the other).
+            ``columns`` (one row, or column, of tiles after the other). A pointwise kernel may be ``reversed``: its
+            first programs take the last blocks, unless it is persistent.
         warp_elements: elements per warp, which with ``num_warps`` give the block of a pointwise kernel or of a loop
             along rows; 0 where BLOCK is a knob.
         about: its docstring.

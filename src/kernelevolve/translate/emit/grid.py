@@ -34,7 +34,8 @@ def each_program(w: Writer, kernel: Kernel, tiles: str, *, wide: bool = False) -
     for name in ("program", "turn", "turns"):
         w.reserve(name)
     if not kernel.persistent:
-        w.line(f"program = tl.program_id(0){cast}")
+        last_first = "(tl.num_programs(0) - 1 - tl.program_id(0))"
+        w.line(f"program = {last_first if kernel.order == 'reversed' else 'tl.program_id(0)'}{cast}")
         yield
         return
     w.line(f"turns = tl.cdiv({tiles} - tl.program_id(0), tl.num_programs(0))")

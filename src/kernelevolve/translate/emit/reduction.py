@@ -93,8 +93,14 @@ def write(graph: Graph, kernel: Kernel, stored: frozenset[str]) -> list[KernelSo
     return [finish(w, kernel, launch)]
 
 
-def kept_axes(walk: _Walk) -> tuple[list[str], list[str], list[tuple[str, str]]]:
-    """Declares the coordinates of the kept dimensions; (grid, knobs, derived constants)."""
+def kept_axes(
+    walk: _Walk, program: str = "tl.program_id(0)"
+) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Declares the coordinates of the kept dimensions; (grid, knobs, derived constants).
+
+    Args:
+        program: which row, or tile of columns, a program has, as device source.
+    """
     w, cast = walk.w, ".to(tl.int64)" if walk.kernel.wide else ""
     grid: list[str] = []
     constants: list[str] = []
@@ -108,20 +114,20 @@ def kept_axes(walk: _Walk) -> tuple[list[str], list[str], list[tuple[str, str]]]
         row = w.axis("row", count, "row_in_range" if tile else None, tile=tile)
         if tile:
             w.reserve("row_in_range")
-            w.line(f"row = (tl.program_id(0){cast} * ROWS + tl.arange(0, ROWS))[:, None]")
+            w.line(f"row = ({program}{cast} * ROWS + tl.arange(0, ROWS))[:, None]")
             w.line(f"row_in_range = row < {w.size(count)}")
             w.tile = (("row", "ROWS"), ("column", "BLOCK"))
             grid.append(f"triton.cdiv({text(count)}, {{ROWS}})")
             constants.append("ROWS")
         else:
-            w.line(f"row = tl.program_id(0){cast}")
+            w.line(f"row = {program}{cast}")
             w.tile = (("column", "BLOCK"),)
             grid.append(text(count))
         walk.values |= _spread(walk, walk.kept, unflatten(row, extents, w.extents))
         return grid, constants, []
     last = extents[-1]
     column = w.axis("column", last, "column_in_range", tile=True)
-    w.line(f"program = tl.program_id(0){cast}")
+    w.line(f"program = {program}{cast}")
     tiles = f"triton.cdiv({text(last)}, {{COLUMNS}})"
     places = [column]
     where = "program"
@@ -130,7 +136,7 @@ def kept_axes(walk: _Walk) -> tuple[list[str], list[str], list[tuple[str, str]]]
         outer = w.axis("outer", count, tile=False)
         w.line(f"column_tiles = tl.cdiv({w.size(last)}, COLUMNS)")
         w.line("outer = program // column_tiles")
-        where, tiles = "(program % column_tiles)", f"{tiles} * {_factor(count)}"
+        where, tiles = "(program % column_tiles)", f"{tiles} * {factor(count)}"
         places = [*unflatten(outer, extents[:-1], w.extents), column]
     w.line(f"column = ({where} * COLUMNS + tl.arange(0, COLUMNS))[None, :]")
     w.line(f"column_in_range = column < {w.size(last)}")
@@ -140,7 +146,8 @@ def kept_axes(walk: _Walk) -> tuple[list[str], list[str], list[tuple[str, str]]]
     return grid, ["COLUMNS"], []
 
 
-def _factor(expr: Expr) -> str:
+def factor(expr: Expr) -> str:
+    """Host source that can stand in a product."""
     source = text(expr)
     return source if source.isidentifier() or source.isdigit() else f"({source})"
 

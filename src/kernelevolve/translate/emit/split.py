@@ -37,13 +37,16 @@ def _kept_count(walk: reduction._Walk) -> Expr:
 
 def _parts(walk: reduction._Walk) -> KernelSource:
     w = walk.w
-    grid, constants, derived = reduction.kept_axes(walk)
-    part_axis = len(grid)
-    if not walk.kept:
-        grid, part_axis = [], 0
+    # Rows one after the other: the last programs read the end of memory, which the next kernel may find in the cache.
+    in_rows = walk.inner and bool(walk.kept)
+    grid, constants, derived = reduction.kept_axes(walk, *(["(tl.program_id(0) // PARTS)"] if in_rows else []))
+    part = "(tl.program_id(0) % PARTS)" if in_rows else f"tl.program_id({len(grid) if walk.kept else 0})"
+    if in_rows:
+        grid = [f"{reduction.factor(_kept_count(walk))} * {{PARTS}}"]
+    else:
+        grid = [*(grid if walk.kept else ()), "{PARTS}"]
     w.axis("part", _kept_count(walk), tile=False)
-    cast = ".to(tl.int64)" if walk.kernel.wide else ""
-    w.line(f"part = tl.program_id({part_axis}){cast}")
+    w.line(f"part = {part}" + (".to(tl.int64)" if walk.kernel.wide else ""))
     last = walk.extent(walk.reduced[-1])
     blocks = f"tl.cdiv({w.size(last)}, BLOCK)"
     if walk.reduced[:-1]:
@@ -74,7 +77,6 @@ def _parts(walk: reduction._Walk) -> KernelSource:
             w.line(f"tl.store({name}_ptr + {offset}, {result}{where})")
             extra.append((f"{name}_ptr", name))
             before.append(f"{name} = torch.empty(({{PARTS}}, {text(count)}), dtype=torch.{dtype}, device=device)")
-    grid.append("{PARTS}")
     about = walk.kernel.about + "\n\nPartial results: program `part` of each row takes its share of the blocks."
     launch = Launch(tuple(grid), (*constants, "BLOCK", "PARTS"), tuple(derived), tuple(before), tuple(extra))
     return finish(w, walk.kernel, launch, about=about)
