@@ -10,7 +10,7 @@ import json
 import pytest
 from translated import run
 
-from kernelevolve.translate.errors import UncoveredOp
+from kernelevolve.translate.errors import TranslateError, UncoveredOp
 from kernelevolve.translate.first import first_plan
 from kernelevolve.translate.ir import Program
 from kernelevolve.translate.moves import moves
@@ -260,6 +260,29 @@ def get_init_inputs():
 """,
         [("rows = 50", "rows = 21"), ("width = 72", "width = 101")],
     ),
+    "gradient inside forward": (
+        """import torch
+import torch.nn as nn
+class Model(nn.Module):
+    def __init__(self, width, hidden):
+        super().__init__()
+        self.linear = nn.Linear(width, hidden)
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            y = torch.tanh(self.linear(x)).pow(2).sum()
+            (slope,) = torch.autograd.grad(y, x)
+        return slope, (slope.detach().norm(dim=1) - 1).pow(2).mean()
+rows = 6
+width = 12
+hidden = 20
+def get_inputs():
+    return [torch.randn(rows, width)]
+def get_init_inputs():
+    return [width, hidden]
+""",
+        [("rows = 6", "rows = 9"), ("hidden = 20", "hidden = 17")],
+    ),
     "train-mode batch norm and nested outputs": (
         """import torch
 import torch.nn as nn
@@ -366,6 +389,13 @@ def test_numbers_that_change_the_graph_stay_fixed() -> None:
     assert [size.source for size in program.sizes] == ["x.shape[0]", "x.shape[1]", "x.shape[2]"]
     assert program.ops[0].args[1] == 2
     assert program.ops[-1].args[1] == 3.0
+
+
+def test_what_cannot_be_captured_says_why() -> None:
+    with pytest.raises(TranslateError, match=r"neither exports.*nor can be traced.*use a model or guest writer"):
+        capture_source(simple("return x * float(x.sum())", rows=20, columns=33))
+    with pytest.raises(TranslateError, match="size depends on values: use a mask"):
+        capture_source(simple("return x[x > 0]", rows=20, columns=33))
 
 
 def test_an_uncovered_op_is_named_with_its_line() -> None:

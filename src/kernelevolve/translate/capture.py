@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernelevolve.tensors.load import CAST, prepare
@@ -106,15 +107,38 @@ class _Reference:
         foreign = isinstance(thing, torch.nn.Module | torch.Tensor | type | types.FunctionType)
         return not foreign and (type(thing).__module__ == "reference" or isinstance(thing, types.SimpleNamespace))
 
-    def export(self) -> torch.export.ExportedProgram:
+    def export(self) -> Any:
         """The exported program after decomposition."""
         with self.mode, torch.no_grad():
             exported = torch.export.export(self.model, tuple(self.inputs), strict=False)
-            table = torch.export.default_decompositions()
-            for name in WHOLE:
-                base, _, overload = name.partition(".")
-                table.pop(getattr(getattr(torch.ops.aten, base), overload), None)
-            return exported.run_decompositions(table)
+            return exported.run_decompositions(_table())
+
+    def trace(self) -> Any:
+        """The ops that one run makes, gradients that it takes included, in the form of an exported program.
+
+        Raises:
+            TranslateError: the run writes into its inputs, parameters or buffers, which a trace does not tell.
+        """
+        state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        leaves, spec = torch.utils._pytree.tree_flatten(tuple(self.inputs))
+        specs: list[Any] = []
+
+        def call(*flat: Any) -> list[Any]:
+            arguments = torch.utils._pytree.tree_unflatten(list(flat[len(state) :]), spec)
+            result = torch.func.functional_call(self.model, dict(zip(state, flat, strict=False)), arguments)
+            made, out = torch.utils._pytree.tree_flatten(result)
+            specs.append(out)
+            return list(made)
+
+        with self.mode:
+            graph = make_fx(call, decomposition_table=dict(_table().items()))(*state.values(), *leaves).graph
+        graph.eliminate_dead_code()
+        places = [node for node in graph.nodes if node.op == "placeholder"]
+        for node in graph.nodes:
+            written = getattr(getattr(node.target, "_schema", None), "is_mutable", False)
+            if written:
+                raise TranslateError(f"the reference writes in place ({node.target}) where it takes gradients")
+        return _traced(graph, places, state, {id(p) for p in self.model.parameters()}, specs[-1])
 
 
 #: Ops whose lowering needs its numbers as they are.
@@ -156,6 +180,36 @@ class _Census(TorchDispatchMode):  # type: ignore[misc]
         return func(*args, **(kwargs or {}))
 
 
+def _table() -> Any:
+    """Into which ops the graph is decomposed."""
+    table = torch.export.default_decompositions()
+    for name in WHOLE:
+        base, _, overload = name.partition(".")
+        table.pop(getattr(getattr(torch.ops.aten, base), overload), None)
+    return table
+
+
+def _traced(graph: Any, places: list[Any], state: dict[str, Any], parameters: set[int], out_spec: Any) -> Any:
+    """A traced graph with the signature of an exported program: the state's tensors first, then the inputs."""
+    inputs: list[Any] = []
+    for node, (name, tensor) in zip(places, state.items(), strict=False):
+        kind = "PARAMETER" if id(tensor) in parameters else "BUFFER"
+        inputs.append(_spec(kind, node.name, name))
+    inputs += [_spec("USER_INPUT", node.name, None) for node in places[len(state) :]]
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    outputs = [_spec("USER_OUTPUT", str(part), None) for part in output.args[0]]
+    signature = types.SimpleNamespace(input_specs=inputs, output_specs=outputs)
+    return types.SimpleNamespace(
+        graph=graph, graph_signature=signature, call_spec=types.SimpleNamespace(out_spec=out_spec)
+    )
+
+
+def _spec(kind: str, name: str, target: str | None) -> Any:
+    return types.SimpleNamespace(
+        kind=types.SimpleNamespace(name=kind), arg=types.SimpleNamespace(name=name), target=target
+    )
+
+
 def capture(module_source_path: str | Path, *, variants: int = 2) -> Program:
     """Captures the reference in a file.
 
@@ -172,35 +226,49 @@ def capture(module_source_path: str | Path, *, variants: int = 2) -> Program:
 
 def capture_source(source: str, *, path: str = "reference.py", variants: int = 2, rules: Rules = _PLAIN) -> Program:
     """Captures a reference given as source; see `capture`."""
-    try:
-        base = _Reference(source, path, rules)
-        exported = [base.export()]
-    except _CAPTURE_FAULTS as fault:
-        raise TranslateError(
-            f"{path} does not export under fake tensors: {type(fault).__name__}: {_first_line(fault)}; "
-            "use a model or guest writer for this problem"
-        ) from fault
-    references, notes = [base], []
+    base, exported = _captured(source, path, rules)
+    references, graphs, notes = [base], [exported], []
     for variant in range(variants):
         for strict in (False, True):
             changed = perturb(source, variant, lambda text: _trial(text, path, rules), strict=strict)
-            found = None if changed is None else _variant(changed, path, rules, exported[0])
+            found = None if changed is None else _variant(changed, path, rules, exported)
             if isinstance(found, tuple):
                 references.append(found[0])
-                exported.append(found[1])
+                graphs.append(found[1])
                 break
             if found is not None and strict:
                 notes.append(f"variant {variant} {found}")
-    return _Reader(references, exported, notes).program()
+    return _Reader(references, graphs, notes).program()
 
 
-def _variant(
-    source: str, path: str, rules: Rules, base: torch.export.ExportedProgram
-) -> tuple[_Reference, torch.export.ExportedProgram] | str:
+def _captured(source: str, path: str, rules: Rules) -> tuple[_Reference, Any]:
+    """The reference as it is and its graph: exported, or traced where export cannot follow it."""
+    try:
+        base = _Reference(source, path, rules)
+    except _CAPTURE_FAULTS as fault:
+        raise TranslateError(f"{path} does not run under fake tensors: {_described(fault)}") from fault
+    try:
+        return base, base.export()
+    except _CAPTURE_FAULTS as fault:
+        reason = fault
+    try:
+        return base, base.trace()
+    except _CAPTURE_FAULTS as fault:
+        raise TranslateError(
+            f"{path} neither exports under fake tensors ({_described(reason)}) nor can be traced "
+            f"({_described(fault)}); use a model or guest writer for this problem"
+        ) from fault
+
+
+def _described(fault: BaseException) -> str:
+    return f"{type(fault).__name__}: {_first_line(fault)}"
+
+
+def _variant(source: str, path: str, rules: Rules, base: Any) -> tuple[_Reference, Any] | str:
     """The reference with other numbers, exported; or why it tells nothing."""
     try:
         other = _Reference(source, path, rules)
-        graph = other.export()
+        graph = other.trace() if isinstance(base, types.SimpleNamespace) else other.export()
     except _CAPTURE_FAULTS as fault:
         return f"did not export: {_first_line(fault)}"
     if _structure(graph) != _structure(base):
@@ -240,7 +308,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _structure(exported: torch.export.ExportedProgram) -> list[str]:
+def _structure(exported: Any) -> list[str]:
     return [
         f"{node.op}:{node.name}:{node.target}"
         + (f":{_fixed(node.target, node.args, node.kwargs)}" if hasattr(node.target, "_schema") else "")
@@ -259,9 +327,7 @@ def _dtype(dtype: torch.dtype) -> str:
 class _Reader:
     """Reads exported graphs of one structure in step, so that each integer is a vector over the sizes."""
 
-    def __init__(
-        self, references: Sequence[_Reference], exported: Sequence[torch.export.ExportedProgram], notes: list[str]
-    ) -> None:
+    def __init__(self, references: Sequence[_Reference], exported: Sequence[Any], notes: list[str]) -> None:
         self.references, self.exported, self.notes = references, exported, notes
         self.graphs = [list(e.graph.nodes) for e in exported]
         self.fitter = Fitter()
@@ -383,6 +449,11 @@ class _Reader:
         return tuple(strides)
 
     def _value(self, values: Sequence[torch.Tensor]) -> Value:
+        if any(isinstance(size, torch.SymInt) for size in values[0].shape):
+            raise TranslateError(
+                f"the reference makes a tensor of shape {tuple(map(str, values[0].shape))}, whose size depends on "
+                "values: use a mask in place of a selection, or a model or guest writer for this problem"
+            )
         shape = tuple(
             self._integer([int(v.shape[axis]) for v in values], f"a dimension of {tuple(values[0].shape)}")
             for axis in range(values[0].dim())
