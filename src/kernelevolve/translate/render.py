@@ -179,7 +179,8 @@ class _File:
         if not names:
             return []
         condition = " and ".join(f"{name}.is_contiguous()" for name in names)
-        return [f"if not ({condition}):", '    raise ValueError("these kernels are written for contiguous inputs")']
+        what = f"these kernels read {', '.join(names)} as contiguous; call .contiguous() on each before".replace('"', "'")
+        return [f"if not ({condition}):", f'    raise ValueError("{what}")']
 
     def _sizes(self, source: str) -> list[str]:
         wanted = {s.name for s in self.program.sizes if re.search(rf"\b{re.escape(s.name)}\b", source)}
