@@ -290,3 +290,27 @@ def test_a_small_footprint_needs_a_flush() -> None:
     ring = clock.Ring(lambda seed: [torch.zeros(16)], 0, "cpu")
     assert len(ring.slots) == clock.SLOTS_MOST
     assert ring.flush_bytes > clock.CPU_CACHE
+
+
+def test_what_is_timed_includes_the_gradients_that_are_asked_for() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.w
+
+    model, x, drawn = Model(), torch.ones(3, requires_grad=True), []
+
+    def cotangents(path: str, leaf: torch.Tensor) -> torch.Tensor:
+        drawn.append(path)
+        return torch.full_like(leaf, 2.0)
+
+    both = call.timed(model, "both", cotangents)
+    with torch.set_grad_enabled(True):
+        found = [dict(both(x)) for _ in range(3)][-1]
+    assert list(found) == ["out", "grad:x", "grad:w"]
+    assert found["grad:x"].tolist() == [2.0, 2.0, 2.0]
+    assert drawn == ["out"]
+    assert call.timed(model, "forward", cotangents) is model

@@ -45,13 +45,6 @@ class Baseline:
             forward = torch.compile(self.model, mode="max-autotune")
         if self.opened.direction == "forward":
             return forward
-        cotangents = draw.draw_cotangents(Case(0), self.opened.device)
-        held: dict[str, Any] = {}
-
-        def fixed(path: str, leaf: Any) -> Any:
-            if path not in held:
-                held[path] = cotangents(path, leaf)
-            return held[path]
 
         class Compiled(torch.nn.Module):  # type: ignore[misc]
             """The compiled forward with the module's own parameters, for autograd."""
@@ -63,8 +56,8 @@ class Baseline:
             def forward(self, *arguments: Any) -> Any:
                 return forward(*arguments)
 
-        model = Compiled(self.model)
-        return lambda *arguments: call.run(model, arguments, self.opened.direction, fixed)
+        cotangents = draw.draw_cotangents(Case(0), self.opened.device)
+        return call.timed(Compiled(self.model), self.opened.direction, cotangents)
 
     def _draw(self, seed: int) -> Sequence[Any]:
         needs = self.opened.direction != "forward"

@@ -171,16 +171,17 @@ def _warm(state: State, message: Message, channel: Channel) -> None:
     if "ring" not in state:
         runner.arguments(Case(int(message.body["seed"])))
         state["ring"] = clock.Ring(lambda seed: runner.inputs(Case(seed)), int(message.body["seed"]), runner.device)
-    with torch.no_grad():
-        facts = runner.guarded(lambda: clock.warm(runner.model, state["ring"], float(message.body["seconds"])))
+        state["timed"] = runner.timed()
+    with torch.set_grad_enabled(runner.opened.direction != "forward"):
+        facts = runner.guarded(lambda: clock.warm(state["timed"], state["ring"], float(message.body["seconds"])))
     channel.send("warmed", codec.to_data(facts))
 
 
 def _burst(state: State, message: Message, channel: Channel) -> None:
     """`burst {calls}`: times calls one by one, cold; milliseconds."""
     runner: Runner = state["runner"]
-    with torch.no_grad():
-        times = runner.guarded(lambda: clock.burst(runner.model, state["ring"], int(message.body["calls"])))
+    with torch.set_grad_enabled(runner.opened.direction != "forward"):
+        times = runner.guarded(lambda: clock.burst(state["timed"], state["ring"], int(message.body["calls"])))
     channel.send("timed", {"milliseconds": list(times)})
 
 

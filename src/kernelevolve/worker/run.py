@@ -109,6 +109,10 @@ class Runner:
         held |= {f"input:{name}": leaf for name, leaf in self._named(arguments)}
         return [*leaves, *((name, held[name]) for name in state if name in held)]
 
+    def timed(self) -> Callable[..., Any]:
+        """What one timed call runs: the same as a baseline's, gradients included where the problem asks for them."""
+        return call.timed(self.model, self.opened.direction, draw.draw_cotangents(Case(0), self.device))
+
     def _named(self, arguments: list[Any]) -> list[tuple[str, Any]]:
         """The leaves of the arguments by the reference's names: the candidate may call its own otherwise."""
         leaves = pytree.tree_leaves(arguments)
