@@ -162,6 +162,8 @@ def test_an_honest_candidate_gets_to_the_top(climb: Climb, platform: str, target
     assert set(timing.baselines) == {"eager", "compile"}
     assert all(c.passed and c.scaled and c.evidence is Evidence.INTERPRETED for c in found.correctness)
     assert {c.distribution for one in found.correctness for c in one.checks} >= {"declared", "D1", "D3"}
+    partly = any("compared in full at the default knobs" in label for label in found.labels)
+    assert partly == (dict(timing.knobs) != {"BLOCK": 512, "num_warps": 4})
     # The tuned file needs no knobs to be what was judged.
     assert found.tuned_source
     choice = next(n.value for n in ast.parse(found.tuned_source).body if "CHOICE" in ast.unparse(n).split(" = ")[0])

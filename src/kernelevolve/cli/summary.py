@@ -60,6 +60,7 @@ def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
                 for t in evaluation.timings
             ],
             "built_for": {name: [r.target for r in found][:1] for name, found in evaluation.resources.items()},
+            "labels": list(evaluation.labels),
             "isolation": evaluation.isolation,
             "versions": dict(evaluation.versions),
         }
@@ -135,6 +136,8 @@ def _best(best: Node) -> Iterable[str]:
         yield f"  built for    {platform} ({target}): {kernels} (compiled)"
     if evaluation.diagnosis:
         yield f"  limited by   {evaluation.diagnosis}"
+    if evaluation.labels:
+        yield f"  notes        {'; '.join(evaluation.labels)}"
     if evaluation.isolation != SEALED:
         held = "nothing" if evaluation.isolation == "none" else evaluation.isolation
         yield f"  isolation    only {held} held while the candidate ran; `kernelevolve doctor` says what is missing"

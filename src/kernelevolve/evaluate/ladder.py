@@ -41,6 +41,7 @@ from kernelevolve.settings import Settings
 Progress = Callable[[str], None]
 _PATIENCE = 0.2  # seconds between two calls of a thread that should stop: it may just have opened a conversation
 RAGGED_CASES = 2
+TUNED_CASES = 2
 
 
 class Costs(Protocol):
@@ -251,9 +252,16 @@ class Ladder:
         default = dict(climb.choice)
         self._rung(climb, Rung.TUNE, tune)
         if climb.choice != default:
-            # The first cases are enough here: the values were compared in full at the default choice.
-            self._interpret(climb, self._cases()[:2])
+            # A few cases are enough here: the values were compared in full at the default choice.
+            few = self._cases()[:: self.settings.seeds][:TUNED_CASES]
+            climb.labels.append(
+                f"compared in full at the default knobs, at the tuned ones on inputs "
+                f"{' and '.join(case.distribution for case in few)} only"
+            )
+            self._interpret(climb, few)
         climb.resources = best[0].resources
+        if self.bench.problem.direction != "forward":
+            climb.labels.append("modelled time is that of forward alone")
         climb.timings = tuple(self._timing(climb, built) for built in best)
         climb.diagnosis = self._limit(climb, best[0])
         message = f"no device: {climb.timings[0].candidate.value:.4g} ms modelled for {self.platform.name}"
