@@ -122,7 +122,6 @@ class Opened:
         module_seed: seed under which `Model` and `ModelNew` are constructed.
         candidate: the kernel file's text; empty for the reference.
         choice: knob values to use, by name.
-        platform: name of the platform that a stand-in device answers as, where there is no device.
     """
 
     description: Description
@@ -133,4 +132,3 @@ class Opened:
     module_seed: int = 0
     candidate: str = ""
     choice: Mapping[str, Any] = field(default_factory=dict)
-    platform: str = ""

@@ -32,7 +32,6 @@ class Settings:
         seats: candidates that are evaluated at the same time.
         tuner_trials: knob choices that the tuner tries on a device.
         build_trials: knob choices that it tries where there is none and only build and model rank them.
-        interpret_programs: programs of a launch that the interpreter runs at most per case.
         distributions: of inputs in the correctness rungs, see `protocol.Case`.
         seeds: input seeds per distribution.
     """
@@ -44,7 +43,6 @@ class Settings:
     seconds: float
     tuner_trials: int
     build_trials: int
-    interpret_programs: int
     distributions: tuple[str, ...]
     seeds: int
     writers: int = 1
@@ -55,7 +53,7 @@ class Settings:
     money_usd: float | None = None
 
     def __post_init__(self) -> None:
-        counts = ("candidates", "drafts", "plateau", "seconds", "tuner_trials", "interpret_programs", "seeds")
+        counts = ("candidates", "drafts", "plateau", "seconds", "tuner_trials", "seeds")
         for name in (*counts, "writers", "seats", "drops", "target", "tokens", "money_usd"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -71,7 +69,6 @@ EFFORTS: Mapping[str, Settings] = {
         seconds=600.0,
         tuner_trials=16,
         build_trials=6,
-        interpret_programs=256,
         distributions=("declared", "D1", "D3", "D5", "D6"),
         seeds=1,
     ),
@@ -83,7 +80,6 @@ EFFORTS: Mapping[str, Settings] = {
         seconds=3600.0,
         tuner_trials=48,
         build_trials=24,
-        interpret_programs=1024,
         distributions=("declared", "D1", "D2", "D3", "D5", "D6"),
         seeds=2,
     ),
@@ -95,7 +91,6 @@ EFFORTS: Mapping[str, Settings] = {
         seconds=8 * 3600.0,
         tuner_trials=160,
         build_trials=80,
-        interpret_programs=4096,
         distributions=("declared", "D1", "D2", "D3", "D4", "D5", "D5p", "D6", "D7", "D8"),
         seeds=3,
     ),

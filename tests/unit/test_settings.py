@@ -13,7 +13,7 @@ from kernelevolve.settings import EFFORTS, Settings, settings_for
 
 def test_more_effort_is_more_of_everything():
     quick, standard, deep = (asdict(settings_for(e)) for e in ("quick", "standard", "deep"))
-    for name in ("candidates", "drafts", "plateau", "seconds", "tuner_trials", "interpret_programs", "seeds"):
+    for name in ("candidates", "drafts", "plateau", "seconds", "tuner_trials", "seeds"):
         assert quick[name] <= standard[name] <= deep[name]
     assert set(quick["distributions"]) <= set(standard["distributions"]) <= set(deep["distributions"])
 

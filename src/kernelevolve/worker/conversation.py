@@ -6,20 +6,11 @@ kind of work has its own file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from kernelevolve.wire import Channel, Message
 from kernelevolve.worker.fault import Fault
-
-Answer = tuple[str, Mapping[str, Any]]
-
-
-class Session:
-    """What a conversation remembers between questions; each kind of question is a method here or in a subclass."""
-
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
 
 
 def handle(channel: Channel) -> None:
