@@ -179,7 +179,8 @@ class _File:
         if not names:
             return []
         condition = " and ".join(f"{name}.is_contiguous()" for name in names)
-        what = f"these kernels read {', '.join(names)} as contiguous; call .contiguous() on each before".replace('"', "'")
+        which = ", ".join(names).replace('"', "'")
+        what = f"these kernels read {which} as contiguous; call .contiguous() on each before"
         return [f"if not ({condition}):", f'    raise ValueError("{what}")']
 
     def _sizes(self, source: str) -> list[str]:
