@@ -426,3 +426,10 @@ def test_an_input_that_the_reference_changes_is_compared() -> None:
     for wrong in (x, right + 1):
         assert bench.failed(case, [("out", right * 2), ("input:x", wrong)])
     assert [c.name for c in bench.failed(case, [("out", right * 2)])] == ["meta"]
+
+
+def test_a_dead_input_is_found_among_containers() -> None:
+    forward = 'return batch["a"] + alpha * batch["b"]'
+    inputs = '[{"a": torch.randn(8, 8), "b": torch.randn(8, 8)}, 0.5, torch.randn(8)]'
+    problem = problem_of(source_of(forward, inputs, arguments="batch, alpha, unused"))
+    assert labels(problem, describe(problem, Variant("declared", "scaled", problem.source))) == ("dead input unused",)

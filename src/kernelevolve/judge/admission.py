@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from kernelevolve.judge import oracle
 from kernelevolve.problem import Problem
@@ -37,7 +38,7 @@ def labels(problem: Problem, description: Description) -> tuple[str, ...]:
     other = look.inputs(2)
     for position, name in enumerate(call.forward_names(look.model, len(other))):
         arguments = look.inputs(1)
-        if _differs(arguments[position], other[position]) and time.monotonic() < deadline:
+        if _any_differs(arguments[position], other[position]) and time.monotonic() < deadline:
             arguments[position] = other[position]
             if not look.moves(base, arguments):
                 found.append(f"dead input {name}")
@@ -91,6 +92,12 @@ def _degenerate(value: Any) -> str:
     if value.numel() > 1 and (value == value.reshape(-1)[0]).all().item():
         return "output constant"
     return ""
+
+
+def _any_differs(one: Any, other: Any) -> bool:
+    """Whether two arguments, each a tensor, a plain value or a container of them, differ anywhere."""
+    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
+    return any(_differs(a, b) for a, b in pairs)
 
 
 def _differs(one: Any, other: Any) -> bool:
