@@ -25,6 +25,8 @@ from kernelevolve import (
     MachineError,
     NoCorrectCandidate,
     Problem,
+    ProblemError,
+    UncoveredOp,
     UnknownName,
     UsageError,
     create_run,
@@ -367,7 +369,9 @@ def _carry_on(
                 break
     except KeyboardInterrupt:
         ended = False
-    except KernelEvolveError:
+    except KernelEvolveError as error:
+        if isinstance(error, (ProblemError, UncoveredOp)):
+            raise  # going on would end in the same way
         _print_lines(door, [f"everything so far is kept, go on with: kernelevolve resume {folder}"])
         raise
     if not ended:

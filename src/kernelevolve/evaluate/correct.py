@@ -212,8 +212,9 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
         except Failed as failed:
             raise Failed(failed.verdict, str(failed), found(False)) from failed
         if not checks:
+            reasons = dict.fromkeys(u.partition(": ")[2] for u in unusable)
             raise ProblemError(
-                f"{bench.problem.name}, {description.variant.label}: no case says anything ({'; '.join(unusable)}); "
+                f"{bench.problem.name}, {description.variant.label}: no case says anything ({'; '.join(reasons)}); "
                 "give inputs on which the reference is finite and not constant"
             )
         return found(True), worker.isolation

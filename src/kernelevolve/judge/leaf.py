@@ -131,6 +131,8 @@ def make_leaf(
         leaf.unusable = "the reference overflows where the exact result is finite"
     elif leaf.oracle.numel() and not leaf.finite:
         leaf.unusable = "the exact output is nowhere finite"
+    elif not leaf.oracle.numel():
+        leaf.unusable = "the output is empty"
     elif leaf.rms == 0.0 and (not leaf.few or leaf.pool.oracle == 0.0):
         leaf.unusable = "the exact output is identically zero"
     elif leaf.few:
