@@ -172,10 +172,11 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
     errors = [0.0, 0.0]
     not_seen: tuple[str, ...] = ()
     unusable: list[str] = []
+    limited: dict[str, None] = {}
 
     def found(passed: bool) -> Correctness:
         scaled = description.variant.scaled
-        seen = (*not_seen, *(f"inputs {u}" for u in unusable))
+        seen = (*not_seen, *limited, *(f"inputs {u}" for u in unusable))
         return Correctness(evidence, passed, tuple(checks), scaled, seen, errors[0], errors[1])
 
     on_cpu = trial.device == "cpu"
@@ -188,6 +189,8 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
             for case in cases:
                 bench.go_on()
                 computed = _expect(bench, trial, case)
+                if computed["limited"]:
+                    limited[str(computed["limited"])] = None
                 if not computed["usable"]:
                     unusable.append(f"{case.distribution}: {computed['reason']}")
                     continue

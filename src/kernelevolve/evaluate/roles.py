@@ -20,7 +20,7 @@ from typing import Any, Literal
 from kernelevolve import codec
 from kernelevolve.errors import KernelEvolveError, SeatLost
 from kernelevolve.nursery import Limits
-from kernelevolve.wire import Attachment, Channel, Message, WireError, WireTimeout
+from kernelevolve.wire import Attachment, Channel, Message, WireError, WireTimeout, memory_file
 
 RoleName = Literal["judge", "builder", "worker", "translator"]
 _MODULE: dict[RoleName, str] = {
@@ -31,6 +31,7 @@ _MODULE: dict[RoleName, str] = {
 }
 _START_SECONDS = 120.0
 _SPAWN_SECONDS = 30.0
+_LOG_TAIL = 16_384
 _DYING_SECONDS = 2.0  # its line closes a moment before a child has ended
 
 
@@ -129,12 +130,13 @@ class Role:
         self._lock = threading.Lock()
         ours, theirs = Channel.pair()
         command = [sys.executable, "-m", _MODULE[name], "--fd", str(theirs.fileno()), "--role", name]
+        self._printed = memory_file(0, "role-log")  # a pipe that nobody reads would stop a role that prints a lot
         self._process = subprocess.Popen(
             command,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=self._printed.fd,
             env=_environment(environment or {}),
             start_new_session=True,  # a Ctrl-C in the terminal is the host's to handle
         )
@@ -151,8 +153,10 @@ class Role:
             message = self._control.receive(_START_SECONDS)
         except WireError as error:
             self._process.kill()
-            _, stderr = self._process.communicate()
-            last = stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it printed nothing"]
+            self._process.wait()
+            size = os.fstat(self._printed.fd).st_size
+            printed = os.pread(self._printed.fd, _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace")
+            last = printed.strip().splitlines()[-1:] or ["it printed nothing"]
             raise SeatLost(
                 f"the {self.name} process did not start: {last[0][:400]}; run `kernelevolve doctor`"
             ) from error
@@ -228,8 +232,7 @@ class Role:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stderr:
-            self._process.stderr.close()
+        self._printed.close()
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
