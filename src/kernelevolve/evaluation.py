@@ -278,7 +278,7 @@ class Timing:
         against: name of the fastest baseline, the one that `speedup` uses.
         speedup: t(against) / t(candidate).
         knobs: the choice that was timed.
-        samples: raw samples in milliseconds by arm, where measured.
+        samples: empty; in logs of schema 1 raw samples in milliseconds by arm, which are an artefact (`Samples`) now.
     """
 
     workload: str
@@ -289,6 +289,39 @@ class Timing:
     speedup: Figure
     knobs: Mapping[str, Choice] = field(default_factory=dict)
     samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw samples of one workload that was timed: enough to compute its interval again.
+
+    Attributes:
+        unit: of each sample, `ms`.
+        arms: `candidate` and each baseline: per block, in order, its burst's calls.
+    """
+
+    workload: str
+    platform: str
+    unit: str
+    arms: Mapping[str, tuple[tuple[float, ...], ...]]
+
+
+PLAN, SAMPLES, ERROR = "launch plan", "samples", "error"
+
+
+def plan_name(platform: str, workload: str) -> str:
+    """The artefact that holds a workload's LaunchPlan as JSON, e.g. `launch plan h100 declared`."""
+    return f"{PLAN} {platform} {workload}"
+
+
+def samples_name(platform: str, workload: str) -> str:
+    """The artefact that holds a workload's Samples as JSON, e.g. `samples h100 declared`."""
+    return f"{SAMPLES} {platform} {workload}"
+
+
+def error_name(platform: str, rung: Rung) -> str:
+    """The artefact that holds the whole text of a rung's error, in UTF-8, e.g. `error h100 build`."""
+    return f"{ERROR} {platform} {rung.value}"
 
 
 @dataclass(frozen=True)
@@ -306,6 +339,8 @@ class Evaluation:
         isolation: what held while foreign code ran: `bwrap`, `namespaces`, `landlock+seccomp`, `rlimits`, `none`.
         versions: of torch, triton, python, driver and so on.
         tuned_source: the candidate's file with the tuned choice as a literal; empty unless correct.
+        artefacts: what is too large for the log, by name: `sha256:` and the digest of a blob beside it. `plan_name`,
+            `samples_name` and `error_name` say which names there are; empty in logs of schema 1.
     """
 
     verdict: Verdict
@@ -319,6 +354,7 @@ class Evaluation:
     isolation: str = "none"
     versions: Mapping[str, str] = field(default_factory=dict)
     tuned_source: str = ""
+    artefacts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def correct(self) -> bool:

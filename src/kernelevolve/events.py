@@ -20,7 +20,7 @@ from kernelevolve.errors import StoreError, StoreTooNew
 from kernelevolve.evaluation import Evaluation, Figure
 from kernelevolve.problem import Problem
 
-SCHEMA = 1
+SCHEMA = 2  # 2: evaluations refer to artefacts; logs of schema 1 are read as having none
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Created:
         policy, writer: rebuilt by name through `plugins`.
         settings: `Settings` as data.
         version: of KernelEvolve.
+        blobs: where artefacts are kept, an address for fsspec; empty for the folder `blobs` of the run's own folder,
+            which moves with it.
     """
 
     run: str
@@ -53,6 +55,7 @@ class Created:
     writer: Component
     settings: Mapping[str, Any]
     version: str
+    blobs: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import uuid
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kernelevolve.errors import RunBusy, StoreError, StoreTooNew
 from kernelevolve.events import Noted
@@ -261,18 +265,55 @@ def on_a_mount(place):
 
 def test_blobs_are_named_by_content_and_verified(tmp_path):
     blobs = Blobs(tmp_path / "blobs")
-    digest = blobs.put(b"machine code")
-    assert blobs.put(b"machine code") == digest
-    assert blobs.get(digest) == b"machine code"
+    reference = blobs.put(b"machine code")
+    digest = reference.removeprefix("sha256:")
+    assert blobs.put(b"machine code") == reference
+    assert blobs.get(reference) == b"machine code"
     assert [p.name for p in Path(tmp_path).rglob("*") if p.is_file()] == [digest]
     (tmp_path / "blobs" / digest[:2] / digest).write_bytes(b"tampered")
-    with pytest.raises(StoreError, match="damaged"):
-        blobs.get(digest)
-    with pytest.raises(StoreError, match="cannot be read"):
-        blobs.get("0" * 64)
+    with pytest.raises(StoreError, match=f"blob {reference} is damaged .*put it back from a copy of the run's folder"):
+        blobs.get(reference)
+    assert blobs.put(b"machine code") == reference
+    assert blobs.get(reference) == b"machine code"
+    with pytest.raises(StoreError, match=r"blob sha256:0+ is missing from .*put it back"):
+        blobs.get("sha256:" + "0" * 64)
+
+
+@pytest.mark.parametrize("reference", ["", "sha256:", "sha256:../../../etc/passwd", "md5:" + "0" * 64, "0" * 64])
+def test_what_is_no_reference_reads_nothing(tmp_path, reference):
+    with pytest.raises(StoreError, match="names no blob"):
+        Blobs(tmp_path).get(reference)
 
 
 def test_blobs_cannot_go_where_a_file_is_in_the_way(tmp_path):
     (tmp_path / "blobs").write_text("in the way")
     with pytest.raises(StoreError, match="cannot be written"):
         Blobs(tmp_path / "blobs").put(b"x")
+
+
+def test_blobs_live_at_any_address_that_fsspec_knows():
+    blobs = Blobs(f"memory://{uuid.uuid4().hex}/blobs")
+    assert blobs.get(blobs.put(b"far away")) == b"far away"
+    with pytest.raises(StoreError, match="is no place for blobs"):
+        Blobs("nowhere://blobs").put(b"x")
+
+
+def test_a_sweep_takes_what_was_begun_and_leaves_what_is_whole(tmp_path):
+    blobs = Blobs(tmp_path)
+    blobs.sweep()
+    reference = blobs.put(b"whole")
+    begun = tmp_path / "ab" / "abc.0.part"
+    begun.parent.mkdir()
+    begun.write_bytes(b"beg")
+    blobs.sweep()
+    assert not begun.exists()
+    assert blobs.get(reference) == b"whole"
+
+
+@settings(max_examples=30, deadline=None)
+@given(contents=st.lists(st.binary(max_size=200), max_size=8))
+def test_blobs_give_back_what_was_put(contents):
+    with tempfile.TemporaryDirectory() as place:
+        references = [Blobs(place).put(data) for data in contents]
+        assert [Blobs(place).get(reference) for reference in references] == contents
+        assert len(set(references)) == len(set(contents))
