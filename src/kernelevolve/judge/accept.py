@@ -12,7 +12,8 @@ output). Out: `Check` values with statistic and limit. Left to others: obtaining
    for the centred one, R-O and O pooled over the reference's calibration draws, factor 4 for one case alone and 2 for
    the pool once it holds 32 cases.
 4. element rule: |C-O| <= max(4 max|R-O|, 8 u_out |O| + 8 u_acc S), factor 10 for gradients. S is the reference run on
-   absolute values where it only adds, multiplies, moves and clips from below; else sqrt(K) rms(O).
+   absolute values where it only adds, multiplies, moves and clips from below; else sqrt(K) rms(O). Where R's errors
+   have a heavy tail, max|R-O| is one draw of few: `conditioning` then gives a second opinion.
 5. integers and booleans exact; positions (argmax, sort, top-k) through the values that they point at, top-k and sort
    without duplicates.
 All sums run in chunks, in fp64, over every element.
@@ -27,7 +28,8 @@ from typing import Any
 import torch
 
 from kernelevolve.evaluation import Check
-from kernelevolve.judge.leaf import CHUNK, POOL, Leaf, pattern_of, relative, rms_limit
+from kernelevolve.judge.conditioning import largest_error
+from kernelevolve.judge.leaf import CHUNK, POOL, Leaf, pattern_of, relative, rms_limit, rounding
 from kernelevolve.judge.oracle import Pick, gather_values
 from kernelevolve.tensors.outputs import TensorMeta, dtype_name, dtype_of
 
@@ -181,9 +183,8 @@ def _tally(leaf: Leaf, values: Any, precision: str) -> _Errors:
     o_flat, c_flat = leaf.oracle.reshape(-1), values.detach().reshape(-1)
     s_flat = None if leaf.absolute is None else leaf.absolute.reshape(-1)
     u_out = torch.finfo(dtype_of(dtype_name(leaf.dtype))).eps / 2
-    u_acc = 2.0**-53 if leaf.dtype is torch.float64 else 2.0**-11 if precision == "tf32" else 2.0**-24
-    largest = leaf.pool.largest if leaf.few else leaf.reference_max
-    allowed = (10.0 if leaf.gradient else 4.0) * largest
+    u_acc = rounding(leaf.dtype, precision)
+    allowed = (10.0 if leaf.gradient else 4.0) * largest_error(leaf)
     spread = math.sqrt(leaf.reduction) * (leaf.pool.oracle_rms if leaf.few else leaf.rms)
     for start in range(0, o_flat.numel(), CHUNK):
         o = o_flat[start : start + CHUNK].double()

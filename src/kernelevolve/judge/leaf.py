@@ -69,6 +69,7 @@ class Leaf:
     centred: float = 0.0
     reference_rms: float = 0.0
     reference_max: float = 0.0
+    sensitivity: float = 0.0  # see `conditioning`; 0 where nothing was nudged
     loose: Any | None = None
     constant: bool = False
     unusable: str = ""
@@ -190,6 +191,11 @@ def pattern_of(values: Any) -> Any:
     kinds = torch.zeros(values.shape, dtype=torch.int8, device=values.device)
     kinds.masked_fill_(values.isnan(), 1).masked_fill_(values == math.inf, 2).masked_fill_(values == -math.inf, 3)
     return kinds
+
+
+def rounding(dtype: Any, precision: str) -> float:
+    """The unit roundoff in which a precision's sums are kept."""
+    return 2.0**-53 if dtype is torch.float64 else 2.0**-11 if precision == "tf32" else 2.0**-24
 
 
 def rms_limit(leaf: Leaf, precision: str, *, factor: float | None = None) -> float:

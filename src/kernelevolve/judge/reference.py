@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from kernelevolve.errors import ProblemError
 from kernelevolve.evaluation import Check
-from kernelevolve.judge import accept, oracle
-from kernelevolve.judge.leaf import POOL, Leaf, Pool, make_leaf, relative
+from kernelevolve.judge import accept, conditioning, oracle
+from kernelevolve.judge.leaf import POOL, Leaf, Pool, make_leaf, relative, rounding
 from kernelevolve.protocol import Case, Opened
 from kernelevolve.tensors import call, draw, load
 from kernelevolve.tensors.outputs import TensorMeta, dtype_of
@@ -101,6 +102,8 @@ class Reference:
         if any(leaf.few and leaf.floating for leaf in leaves):
             self._calibrate(case)
             leaves, changed, limited = self._both(case)
+        if not limited:
+            self._condition(case, leaves)
         judged = [leaf for leaf in leaves if not leaf.path.startswith("state:")]
         usable = any(not leaf.unusable for leaf in judged)
         reason = "" if usable else f"{judged[0].path}: {judged[0].unusable}"
@@ -172,6 +175,38 @@ class Reference:
                 return
             self._both(Case(draw.stream_seed(case.seed, f"calibration/{i}"), case.distribution, case.redraw_state))
 
+    def _condition(self, case: Case, leaves: list[Leaf]) -> None:
+        """Nudges inputs and parameters where the reference's errors have a heavy tail."""
+        heavy = {leaf.path: leaf for leaf in leaves if conditioning.heavy_tailed(leaf)}
+        device, direction = self.opened.device, self.opened.direction
+        for turn in range(conditioning.DRAWS if heavy else 0):
+            unit = rounding(next(iter(heavy.values())).dtype, self.opened.precision)
+            source = draw.generator(case.seed, f"nudge/{turn}", device)
+            self._restore(case)
+            arguments = draw.draw_inputs(
+                self.opened.description, case, device, self.module, requires_grad=direction != "forward"
+            )
+            try:
+                moved = self._nudged(arguments, draw.draw_cotangents(case, device), unit, source)
+            except torch.OutOfMemoryError:
+                return  # the rule stays as tight as it is without
+            for path, value in moved:
+                if path in heavy:
+                    leaf = heavy[path]
+                    leaf.sensitivity = max(leaf.sensitivity, conditioning.largest_move(leaf, value))
+
+    def _nudged(self, arguments: Sequence[Any], cotangents: call.Cotangents, unit: float, source: Any) -> Leaves:
+        flat, tree = pytree.tree_flatten(oracle.double_inputs(arguments))
+        moved = conditioning.nudge(flat, unit, source)
+        for old, new in zip(flat, moved, strict=True):
+            if isinstance(old, torch.Tensor) and old.requires_grad:
+                new.requires_grad_()
+        with torch.no_grad():
+            held = list(self.double.parameters())
+            for parameter, value in zip(held, conditioning.nudge(held, unit, source), strict=True):
+                parameter.copy_(value)
+        return self._double_run(list(pytree.tree_unflatten(moved, tree)), cotangents)[0]
+
     def _both(self, case: Case) -> tuple[list[Leaf], list[str], str]:
         self._restore(case)
         device, direction = self.opened.device, self.opened.direction
@@ -219,25 +254,29 @@ class Reference:
         self, arguments: Sequence[Any], cotangents: call.Cotangents
     ) -> tuple[Leaves, oracle.Trace, dict[str, Any]]:
         doubled = oracle.double_inputs(arguments)
-        mode = oracle.Upcast()
-        dtypes = {o.path: dtype_of(o.dtype) for o in self.opened.description.outputs}
-        with mode:
-            exact = self._run(
-                self.double, doubled, lambda path, leaf: cotangents(path, leaf.to(dtypes[path])).to(oracle.DOUBLE)
-            )
+        exact, trace = self._double_run(doubled, cotangents)
         exact += self._changed_state(self.double, everything=True)
         held = call.named_leaves(doubled, call.forward_names(self.model, len(doubled)))
         exact += [(f"input:{n}", t.detach()) for n, t in held if isinstance(t, torch.Tensor)]
         absolute: dict[str, Any] = {}
         size = sum(t.numel() for _, t in exact)
-        if self.opened.direction == "forward" and oracle.absolute_defined(mode.trace) and size <= ABSOLUTE_ELEMENTS:
+        if self.opened.direction == "forward" and oracle.absolute_defined(trace) and size <= ABSOLUTE_ELEMENTS:
             doubled = [d.abs() if isinstance(d, torch.Tensor) and d.is_floating_point() else d for d in doubled]
             with torch.no_grad():
                 for parameter in self.double.parameters():
                     parameter.abs_()
             with oracle.Absolute():
                 absolute = dict(self._run(self.double, doubled, cotangents))
-        return exact, mode.trace, absolute
+        return exact, trace, absolute
+
+    def _double_run(self, doubled: Sequence[Any], cotangents: call.Cotangents) -> tuple[Leaves, oracle.Trace]:
+        mode = oracle.Upcast()
+        dtypes = {o.path: dtype_of(o.dtype) for o in self.opened.description.outputs}
+        with mode:
+            found = self._run(
+                self.double, doubled, lambda path, leaf: cotangents(path, leaf.to(dtypes[path])).to(oracle.DOUBLE)
+            )
+        return found, mode.trace
 
     def _run(self, model: Any, arguments: Sequence[Any], cotangents: call.Cotangents) -> Leaves:
         variant = self.opened.description.variant
