@@ -21,12 +21,13 @@ from types import ModuleType
 import pytest
 import torch
 
+from kernelevolve.evaluation import Resources
 from kernelevolve.platforms.accelerator import Accelerator
-from kernelevolve.platforms.amd import MI300X
+from kernelevolve.platforms.amd import MI300X, MI350X
 from kernelevolve.platforms.nvidia import H200
 from kernelevolve.propose.diagnose import LIMITS
 from kernelevolve.translate.capture import capture_source
-from kernelevolve.translate.first import first_plan
+from kernelevolve.translate.first import first_plan, precisions
 from kernelevolve.translate.ir import Program
 from kernelevolve.translate.moves import Move, moves
 from kernelevolve.translate.plan import Plan
@@ -103,7 +104,7 @@ CASES = {
     "product": Case("torch.relu(torch.matmul(a, b))", ("M, K", "K, N"), (1, 4096, 4096, 1024), (1, 35, 50, 40),
                     ("planes to tiles", "persistent", "tiles in rows", "tiles in columns", "tiles of 64 x 64 x 64")),
     "batched product": Case("torch.bmm(a, b)", ("B, M, K", "B, K, N"), (64, 512, 512, 256), (3, 35, 20, 24),
-                            ("products by ieee", "persistent", "tiles in rows"), "amd"),
+                            ("products by bf16x6", "persistent", "tiles in rows"), "amd"),
     "long sums": Case("torch.bmm(a, b) * 0.5 + c", ("B, M, K", "B, K, N", "N"), (2, 96, 64, 3072), (2, 19, 21, 70),
                       ("parts to tiles", "parts to planes", "products by")),
 }  # fmt: skip
@@ -208,26 +209,44 @@ def test_walks_of_moves_keep_the_result(name: str, tmp_path: Path) -> None:
         assert error_at_small_size(name, plan, tmp_path) <= 5e-6, walked
 
 
-def compile_at_full_size(name: str, plan: Plan, platform: Accelerator, folder: Path) -> int:
+def compile_at_full_size(name: str, plan: Plan, platform: Accelerator, folder: Path) -> list[Resources]:
     module = loaded(rendered(name, plan), folder)
     names: dict[str, object] = {}
     exec(compile(CASES[name].source(CASES[name].full), "reference.py", "exec"), names)
     with torch.device("meta"):
         inputs = names["get_inputs"]()  # type: ignore[operator]
-    index = 31 + list(PLATFORMS.values()).index(platform)
+    index = 31 + (H200, MI300X, MI350X).index(platform)
     _, recording = record_plan(
         module.ModelNew(), (inputs, {}), workload="full", platform=platform.name, target=platform.target,
         answers=platform.device_answers(), device_index=index,
     )  # fmt: skip
     assert forbidden_ops(recording.ops) == []
-    return len([build(c, platform.target, platform.figures) for c in recording.compilables])
+    return [build(c, platform.target, platform.figures) for c in recording.compilables]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_moves_compile_at_full_size(name: str, tmp_path: Path) -> None:
     platform = PLATFORMS[CASES[name].platform]
     for move in offered(name)[1]:
-        assert compile_at_full_size(name, move.plan, platform, tmp_path) >= 1, move.name
+        assert compile_at_full_size(name, move.plan, platform, tmp_path), move.name
+
+
+@pytest.mark.parametrize("part", [MI300X, MI350X], ids=lambda part: part.name)
+def test_taking_operands_apart_costs_what_the_planner_says_on_amd(part: Accelerator, tmp_path: Path) -> None:
+    plan = first_plan(captured("batched product"), part.name)
+    (kernel,) = plan.kernels
+    assert kernel.knob("PRECISION") == precisions(part.name, allow_tf32=False)
+    counts: dict[str, tuple[int, int]] = {}
+    for scheme in kernel.knob("PRECISION"):
+        alone = plan.with_kernel(kernel.with_knob("PRECISION", (scheme,)))
+        (made,) = compile_at_full_size("batched product", alone, part, tmp_path)
+        matrix = made.instructions["matrix"]
+        counts[scheme] = matrix, sum(n for kind, n in made.instructions.items() if kind in ("fma", "integer", "other"))
+    assert min(matrix for matrix, _ in counts.values()) > 0, counts
+    # fp32 keeps the matrix unit busy for 64 cycles per instruction, bf16 for 32; a vector instruction takes 4.
+    more = counts["bf16x6"][1] - counts["ieee"][1]
+    plain, apart = 64 * counts["ieee"][0], max(32 * counts["bf16x6"][0], 4 * more)
+    assert kernel.knob("PRECISION")[0] == ("ieee" if plain < apart else "bf16x6"), counts
 
 
 def test_what_is_meant_for_the_diagnosis_comes_first_and_what_was_tried_does_not_come_again() -> None:

@@ -15,6 +15,7 @@ from kernelevolve.platforms import Platform
 from kernelevolve.platforms.amd import MI300X, MI350X
 from kernelevolve.platforms.cost import Work
 from kernelevolve.platforms.nvidia import A100, B200, H100, H200
+from kernelevolve.translate.first import precisions
 
 ALL = (A100, H100, H200, B200, MI300X, MI350X)
 
@@ -48,6 +49,26 @@ def test_vector_peak_follows_from_units_and_clock(platform: Platform) -> None:
     lanes = {"a100": 64, "h100": 128, "h200": 128, "b200": 128, "mi300x": 128, "mi350x": 128}[platform.name]
     figures = platform.figures
     assert figures.peak_flops["fp32"] == pytest.approx(figures.units * lanes * 2 * figures.clock_hz, rel=0.01)
+
+
+@pytest.mark.parametrize("allow_tf32", [False, True])
+def test_the_planner_begins_with_the_arithmetic_that_the_model_favours(platform: Platform, allow_tf32: bool) -> None:
+    known = precisions(platform.name, allow_tf32)
+    assert set(known) <= set(platform.input_precisions)
+    if allow_tf32 and platform.vendor == "nvidia":
+        # The model knows tf32 from one measured operand layout; its other layouts are faster.
+        assert known[0] == "tf32"
+        return
+    arithmetic = {"ieee": "fp32"}
+    times = {name: platform.modelled([Work(name, 0, 0, {arithmetic.get(name, name): 1e15})]).value for name in known}
+    assert list(known) == sorted(times, key=lambda name: times[name])
+
+
+@pytest.mark.parametrize("allow_tf32", [False, True])
+def test_arithmetic_for_a_vendor_is_what_all_its_parts_have(allow_tf32: bool) -> None:
+    for vendor in ("nvidia", "amd"):
+        parts = [set(p.input_precisions) for p in ALL if p.vendor == vendor]
+        assert set(precisions(vendor, allow_tf32)) <= set.intersection(*parts)
 
 
 def test_peaks_rise_as_types_narrow(platform: Platform) -> None:

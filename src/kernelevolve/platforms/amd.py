@@ -9,6 +9,8 @@ counts as a warp, local data share (LDS) as shared memory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kernelevolve.hardware import HardwareFigures, Target
 from kernelevolve.platforms.accelerator import Accelerator
 from kernelevolve.platforms.cost import Efficiency
@@ -19,16 +21,37 @@ _TABLE = "ROCm documentation, AMD GPU specifications"
 _WAVES = "8 wavefronts on each of 4 SIMD units: AMD CDNA 3 white paper"
 _BLOCKS = "one wavefront each at least, so as many as wavefronts"
 _LAUNCH = "working figure, the same as on NVIDIA's platforms, so that no vendor gains by it; AMD publishes none"
-_EFFICIENCY = Efficiency(
-    memory=0.8,
-    library={"fp32": 0.7, "other": 0.6},
-    generated={"fp32": 0.55, "other": 0.4},
-    sources={
-        "memory": "working figure: a little under the share measured on an H200",
-        "library": "working figure, not yet measured",
-        "generated": "working figure: two thirds to four fifths of the library's share, as measured on an H200 in fp32",
-    },
-)
+_COMPILED = "benchmarks/results/amd_dot_census.json"
+
+
+def _efficiency(passes: Mapping[str, tuple[int, int]]) -> Efficiency:
+    """The shares of a generation.
+
+    Args:
+        passes: for each arithmetic whose operands are taken apart in the loop the cycles of the matrix unit and of the
+            vector unit, for one wavefront and step of a 128 x 128 x 32 tile with 8 wavefronts. The vector unit is the
+            slower one of the two, so the matrix unit waits.
+    """
+    plain = 0.55
+    return Efficiency(
+        memory=0.8,
+        library={"fp32": 0.7, "other": 0.6},
+        generated={
+            "fp32": plain,
+            **{name: plain * min(1.0, matrix / vector) for name, (matrix, vector) in passes.items()},
+            "other": 0.4,
+        },
+        sources={
+            "memory": "working figure: a little under the share measured on an H200",
+            "library": "working figure, not yet measured",
+            "generated": "working figure: two thirds to four fifths of the library's share, as measured on an H200 in "
+            f"fp32; bf16x3 and bf16x6: as fp32, times what their vector instructions leave ({_COMPILED})",
+        },
+    )
+
+
+_CDNA3 = _efficiency({"bf16x3": (768, 2872), "bf16x6": (1536, 4212)})
+_CDNA4 = _efficiency({"bf16x3": (384, 948), "bf16x6": (768, 1408)})
 
 MI300X = Accelerator(
     name="mi300x",
@@ -67,7 +90,7 @@ MI300X = Accelerator(
         },
     ),
     target=Target("hip", "gfx942", 64),
-    efficiency=_EFFICIENCY,
+    efficiency=_CDNA3,
     input_precisions=("ieee", "tf32", "bf16x3", "bf16x6"),
     knowledge="hardware/amd/cdna3",
     capability=(9, 4),
@@ -110,7 +133,7 @@ MI350X = Accelerator(
         },
     ),
     target=Target("hip", "gfx950", 64),
-    efficiency=_EFFICIENCY,
+    efficiency=_CDNA4,
     input_precisions=("ieee", "bf16x3", "bf16x6"),
     knowledge="hardware/amd/cdna4",
     capability=(9, 5),

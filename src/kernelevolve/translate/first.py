@@ -24,6 +24,22 @@ from kernelevolve.translate.products import LEAST_DEPTH, planes_pay, with_planes
 
 #: Compute units to fill, for a guess before measuring: an H200 has 132, an MI300X 304.
 UNITS = {"nvidia": 132, "amd": 304}
+#: Arithmetic of fp32 products within a strict budget (normalised rms error 5e-6), fastest first. On NVIDIA as measured
+#: on an H200; on AMD from what Triton builds (`benchmarks/results/amd_dot_census.json`). There `ieee` becomes fp32
+#: matrix instructions. CDNA 3 has no instruction that rounds to bf16: taking operands apart keeps its vector units busy
+#: for longer than the fp32 products take. CDNA 4 has one, and bf16 matrix units of 16 times the fp32 rate.
+STRICT = {
+    "nvidia": ("bf16x6", "tf32x3", "ieee"), "amd": ("ieee", "bf16x6"), "cdna4": ("bf16x6", "ieee"),
+}  # fmt: skip
+#: The same where one tf32 pass is allowed. CDNA 4 has no tf32; three passes in bf16 err less than one in tf32.
+WITH_TF32 = {
+    "nvidia": ("tf32", "bf16x6", "ieee"), "amd": ("ieee", "bf16x6"), "cdna3": ("tf32", "ieee", "bf16x6"),
+    "cdna4": ("bf16x3", "bf16x6", "ieee"),
+}  # fmt: skip
+#: AMD's generations, by the beginning of a product's or target's name.
+GENERATIONS = {
+    "mi300": "cdna3", "mi325": "cdna3", "gfx942": "cdna3", "mi350": "cdna4", "mi355": "cdna4", "gfx950": "cdna4",
+}  # fmt: skip
 #: The longest row that one program holds at once, in elements.
 ONE_PASS_LIMIT = 16384
 #: The widest access of one thread, in bytes.
@@ -43,6 +59,13 @@ def vendor(platform: str) -> str:
     return "amd" if platform.startswith(("amd", "mi", "gfx", "hip")) else "nvidia"
 
 
+def precisions(platform: str, allow_tf32: bool) -> tuple[str, ...]:
+    """Arithmetic that fp32 products can have on a platform, or on all of a vendor's, the fastest first."""
+    table = WITH_TF32 if allow_tf32 else STRICT
+    generation = next((g for name, g in GENERATIONS.items() if platform.startswith(name)), "")
+    return table.get(generation) or table[vendor(platform)]
+
+
 def first_plan(program: Program, platform: str = "nvidia", *, allow_tf32: bool = False) -> Plan:
     """The planner's best guess.
 
@@ -56,7 +79,7 @@ def first_plan(program: Program, platform: str = "nvidia", *, allow_tf32: bool =
         TranslateError: no grouping could be written.
     """
     graph = lower(program)
-    return plan_with(graph, Chooser(graph, vendor(platform), allow_tf32))
+    return plan_with(graph, Chooser(graph, platform, allow_tf32))
 
 
 def plan_with(graph: Graph, chooser: Chooser, apart: frozenset[str] = frozenset()) -> Plan:
@@ -68,16 +91,17 @@ def plan_with(graph: Graph, chooser: Chooser, apart: frozenset[str] = frozenset(
     fused = Fuser(graph, apart, chooser.few_rows()).run()
     taken: set[str] = set()
     kernels = tuple(chooser.kernel(group, fused, taken) for group in fused)
-    return Plan(kernels, chooser.vendor, chooser.allow_tf32)
+    return Plan(kernels, chooser.platform, chooser.allow_tf32)
 
 
 class Chooser:
     """Chooses schemes and knobs from the sizes at full size."""
 
-    def __init__(self, graph: Graph, vendor: str, allow_tf32: bool) -> None:
-        self.graph, self.vendor, self.allow_tf32 = graph, vendor, allow_tf32
+    def __init__(self, graph: Graph, platform: str, allow_tf32: bool) -> None:
+        self.graph, self.platform, self.allow_tf32 = graph, platform, allow_tf32
+        self.vendor = vendor(platform)
         self.sizes = graph.program.at_full_size()
-        self.units = UNITS[vendor]
+        self.units = UNITS[self.vendor]
         self.also_few: frozenset[str] = frozenset()
         self.not_few: frozenset[str] = frozenset()
 
@@ -320,16 +344,10 @@ class Chooser:
         )  # fmt: skip
         overrides: tuple[tuple[str, tuple[Knob, ...]], ...] = ()
         if full:
-            knobs += (("PRECISION", self.precisions(self.vendor)),)
+            knobs += (("PRECISION", precisions(self.platform, self.allow_tf32)),)
             other = "amd" if self.vendor == "nvidia" else "nvidia"
-            overrides = ((other, (("PRECISION", self.precisions(other)),)),)
+            overrides = ((other, (("PRECISION", precisions(other, self.allow_tf32)),)),)
         return replace(kernel, scheme="tiles", knobs=knobs, overrides=overrides)
-
-    def precisions(self, vendor: str) -> tuple[str, ...]:
-        """Schemes within a strict fp32 budget (normalised rms error 5e-6), the fastest seen first."""
-        if vendor == "amd":
-            return ("bf16x6", "ieee")
-        return ("tf32", "bf16x6", "ieee") if self.allow_tf32 else ("bf16x6", "tf32x3", "ieee")
 
 
 def _power(value: int) -> int:

@@ -22,7 +22,7 @@ from kernelevolve.translate.emit.contraction import operand_dtype
 from kernelevolve.translate.emit.layout import Domain, domain_of
 from kernelevolve.translate.errors import TranslateError
 from kernelevolve.translate.expr import product
-from kernelevolve.translate.first import Chooser, plan_with
+from kernelevolve.translate.first import Chooser, plan_with, precisions
 from kernelevolve.translate.ir import ITEMSIZE, Program
 from kernelevolve.translate.lower import lower
 from kernelevolve.translate.plan import Kernel, Knob, Plan
@@ -237,7 +237,7 @@ def _vectors(graph: Graph, plan: Plan) -> Iterator[Move]:
         ) or not ("BLOCK" in dict(kernel.knobs) or kernel.warp_elements):  # fmt: skip
             continue
         for elements, helps, reason in _ELEMENTS:
-            per_warp = LANES[plan.platform] * elements
+            per_warp = LANES[chooser.vendor] * elements
             warps = kernel.knob("num_warps")
             if kernel.warp_elements == 0 and kernel.knob("BLOCK")[0] == per_warp * warps[0]:
                 continue
@@ -302,11 +302,10 @@ def _tile_counts(chooser: Chooser, kernel: Kernel) -> tuple[int, int, int]:
 
 def _precisions(graph: Graph, plan: Plan) -> Iterator[Move]:
     """Another allowed scheme for products in full precision, and that one alone."""
-    chooser = _chooser(graph, plan)
     for kernel in plan.kernels:
         if kernel.kind != "contraction" or "PRECISION" not in dict(kernel.knobs):
             continue
-        for scheme in chooser.precisions(plan.platform):
+        for scheme in precisions(plan.platform, plan.allow_tf32):
             if scheme != kernel.knob("PRECISION")[0]:
                 changed = kernel.with_knob("PRECISION", (scheme,))
                 yield Move(f"products by {scheme} in {kernel.name}", _PRECISION_REASONS[scheme],
@@ -315,9 +314,10 @@ def _precisions(graph: Graph, plan: Plan) -> Iterator[Move]:
 
 _PRECISION_REASONS = {
     "tf32": "one pass over tf32 operands is the fastest that the problem allows",
-    "bf16x6": "six passes in bf16 run at twice the rate of tf32 and keep fp32's range",
+    "bf16x3": "three passes in bf16 err less than one in tf32, which not every matrix unit has",
+    "bf16x6": "six passes in bf16 keep fp32's range, on matrix units that are many times as fast",
     "tf32x3": "three passes in tf32 need fewer conversions than six in bf16",
-    "ieee": "plain fp32 needs no conversions, at the rate of the vector units",
+    "ieee": "plain fp32 needs no conversions; AMD's matrix units have it, NVIDIA's do not",
 }
 
 

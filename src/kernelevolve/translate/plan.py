@@ -67,7 +67,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Plan:
-    """All kernels in launch order, for a platform's vendor (``nvidia`` or ``amd``)."""
+    """All kernels in launch order, for a platform, or for a vendor's platforms (``nvidia`` or ``amd``)."""
 
     kernels: tuple[Kernel, ...]
     platform: str
