@@ -57,10 +57,12 @@ BOUNDS = Bounds()
 
 
 class Failed(Exception):
-    """A rung said no: the verdict, one line, and what was compared until then."""
+    """A rung said no: the verdict, one line, what was compared until then, and the whole text where the line is cut."""
 
-    def __init__(self, verdict: Verdict, message: str, correctness: Correctness | None = None) -> None:
-        self.verdict, self.correctness = verdict, correctness
+    def __init__(
+        self, verdict: Verdict, message: str, correctness: Correctness | None = None, *, detail: str = ""
+    ) -> None:
+        self.verdict, self.correctness, self.detail = verdict, correctness, detail
         super().__init__(message)
 
 
@@ -137,17 +139,19 @@ def candidate_asks(worker: Conversation, kind: str, body: Mapping[str, Any], *, 
     try:
         answer = worker.ask(kind, body, seconds=seconds)
     except Refusal as refusal:
+        detail = str(refusal.facts.get("detail", ""))
         if refusal.verdict == Verdict.INCONCLUSIVE:
-            raise Unseen(Verdict.LOAD_ERROR, f"cannot be judged without a device: {refusal.message}") from refusal
+            message = f"cannot be judged without a device: {refusal.message}"
+            raise Unseen(Verdict.LOAD_ERROR, message, detail=detail) from refusal
         if refusal.verdict not in _FAULTS:
             message = f"the worker's process answered {kind!r} with the verdict {refusal.verdict[:40]!r}"
             raise Failed(Verdict.TAMPER, message) from refusal
-        raise Failed(Verdict(refusal.verdict), refusal.message) from refusal
+        raise Failed(Verdict(refusal.verdict), refusal.message, detail=detail) from refusal
     except ChildSilent as error:
         raise Failed(Verdict.TIMEOUT, f"no answer to {kind!r} within {seconds:g} s; the process was killed") from error
     except ChildDied as error:
         memory = "MemoryError" in error.log or "out of memory" in error.log.lower() or error.signal == "SIGKILL"
-        raise Failed(Verdict.OOM if memory else Verdict.CRASH, str(error)) from error
+        raise Failed(Verdict.OOM if memory else Verdict.CRASH, str(error), detail=error.log) from error
     wanted, read = _ANSWERS[kind]
     try:
         if answer.kind != wanted:
@@ -213,7 +217,7 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
         except Unseen:
             raise
         except Failed as failed:
-            raise Failed(failed.verdict, str(failed), found(False)) from failed
+            raise Failed(failed.verdict, str(failed), found(False), detail=failed.detail) from failed
         if not checks:
             reasons = dict.fromkeys(u.partition(": ")[2] for u in unusable)
             raise ProblemError(

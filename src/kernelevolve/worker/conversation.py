@@ -27,6 +27,6 @@ def handle(channel: Channel) -> None:
             else:
                 answer(state, message, channel)
         except Fault as fault:
-            channel.send("fault", {"verdict": fault.verdict.value, "message": str(fault)})
+            channel.send("fault", {"verdict": fault.verdict.value, "message": str(fault), "detail": fault.detail})
         finally:
             message.close()

@@ -1,4 +1,4 @@
-"""The candidate's fault as data: the verdict and one line that says what went wrong and where.
+"""The candidate's fault as data: the verdict, one line that says what went wrong and where, and the whole text of it.
 
 In: an exception that the candidate's code raised. Out: `Fault`, which the conversation answers as `fault`. Left to
 others: the machine's faults, which end the process and are told apart by the host.
@@ -6,18 +6,24 @@ others: the machine's faults, which end the process and are told apart by the ho
 
 from __future__ import annotations
 
+import re
 import traceback
 
 from kernelevolve.evaluation import Verdict
 
 CANDIDATE_FILE = "candidate.py"
+_LONGEST = 1 << 20  # characters
 
 
 class Fault(Exception):
-    """The candidate failed with `verdict`; the message names the reason and, where known, its line."""
+    """The candidate failed with `verdict`; the message names the reason and, where known, its line.
 
-    def __init__(self, verdict: Verdict, message: str) -> None:
-        self.verdict = verdict
+    Attributes:
+        detail: the traceback with everything that the compiler or the interpreter said; empty where the message is all.
+    """
+
+    def __init__(self, verdict: Verdict, message: str, detail: str = "") -> None:
+        self.verdict, self.detail = verdict, detail
         super().__init__(message)
 
 
@@ -31,4 +37,10 @@ def blame(error: BaseException, verdict: Verdict) -> Fault:
     message = f"{type(error).__name__}: {' '.join(text[-3:])[:600]}{where}"
     if isinstance(error, MemoryError) or "out of memory" in message.lower() or "can't allocate memory" in message:
         verdict = Verdict.OOM
-    return Fault(verdict, message)
+    return Fault(verdict, message, _whole(error))
+
+
+def _whole(error: BaseException) -> str:
+    """The traceback of `error`, with the candidate's file by its bare name: its folder is another one each time."""
+    text = "".join(traceback.format_exception(error))[-_LONGEST:]
+    return re.sub(rf"[^\s\"']*/{re.escape(CANDIDATE_FILE)}", CANDIDATE_FILE, text)
