@@ -14,6 +14,8 @@ from typing import Any
 
 Choice = int | float | bool | str
 ENTRY = "ModelNew"
+TABLE = "CHOICES"  # top-level name of a file's choices by workload key
+WorkloadKey = tuple[tuple[tuple[int, ...], str], ...]  # shape and dtype, `torch.float32`, of each tensor input
 VENDORS = ("nvidia", "amd")
 
 
@@ -130,6 +132,25 @@ def read_knobs(source: str) -> Knobs:
                 raise KnobsError(f"line {node.lineno}: KNOBS must be a literal") from None
             return _knobs(data, node.lineno)
     return Knobs()
+
+
+def keeps_table(source: str) -> bool:
+    """Whether the file reads its choice from a top-level literal `CHOICES = {...}`, by workload key.
+
+    Raises:
+        SyntaxError: the file is not Python.
+    """
+    return literal_dict(source, TABLE) is not None
+
+
+def literal_dict(source: str, name: str) -> ast.Dict | None:
+    """The dict display that the file assigns to `name` at top level."""
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Dict):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name) and target.id == name:
+                return node.value
+    return None
 
 
 def _knobs(data: Any, line: int) -> Knobs:

@@ -48,17 +48,20 @@ class Builder:
         self._open: dict[tuple[int, str, str], Conversation] = {}
         self._pool = ThreadPoolExecutor(min(BATCH, os.cpu_count() or 1), "build")
 
-    def build(self, source: str, choice: Mapping[str, Choice]) -> list[Built]:
-        """Every workload's plan and build.
+    def build(self, source: str, choice: Mapping[str, Choice], workloads: Sequence[str] = ()) -> list[Built]:
+        """The plan and build of each of these workloads, by default of all.
 
         Raises:
             Failed: the candidate's host code, an op that is not allowed, or the compiler said no.
             SeatLost: the builder is gone, or the run was stopped.
         """
         self.bench.go_on()
-        return [self._build_one(self.bench.full(w.name), source, choice) for w in self.bench.problem.workloads]
+        names = workloads or [w.name for w in self.bench.problem.workloads]
+        return [self._build_one(self.bench.full(name), source, choice) for name in names]
 
-    def build_some(self, source: str, choices: Sequence[Mapping[str, Choice]]) -> list[list[Built] | Failed]:
+    def build_some(
+        self, source: str, choices: Sequence[Mapping[str, Choice]], workloads: Sequence[str] = ()
+    ) -> list[list[Built] | Failed]:
         """`build` of several choices side by side, in their order; a choice that fails gives its failure.
 
         Raises:
@@ -67,7 +70,7 @@ class Builder:
 
         def one(choice: Mapping[str, Choice]) -> list[Built] | Failed:
             try:
-                return self.build(source, choice)
+                return self.build(source, choice, workloads)
             except Failed as failed:
                 return failed
 

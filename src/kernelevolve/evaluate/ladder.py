@@ -19,7 +19,7 @@ from kernelevolve.evaluate.building import Builder, Built
 from kernelevolve.evaluate.check import Finding, check_source
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, Unseen, addresses, compare
 from kernelevolve.evaluate.measure import Device
-from kernelevolve.evaluate.tune import Tuner, tuned
+from kernelevolve.evaluate.tune import Tuning, tuned, tuning
 from kernelevolve.evaluation import (
     Correctness,
     Evaluation,
@@ -69,7 +69,9 @@ class _Climb:
     labels: list[str] = field(default_factory=list)
     isolation: str = "none"
     diagnosis: str = ""
-    choice: Mapping[str, Choice] = field(default_factory=dict)
+    default: Mapping[str, Choice] = field(default_factory=dict)
+    choices: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)  # by workload, what is judged
+    tuning: Tuning = field(default_factory=lambda: Tuning(()))
 
 
 class Ladder:
@@ -123,11 +125,20 @@ class Ladder:
         try:
             finding = self._check(climb)
             knobs = finding.knobs.for_vendor(self.platform.vendor)
-            climb.choice = {name: allowed[0] for name, allowed in knobs.items()}
+            climb.default = {name: allowed[0] for name, allowed in knobs.items()}
+            climb.choices = {w.name: climb.default for w in self.bench.problem.workloads}
             self._build(climb)
             if self.interpret:
                 self._interpret(climb)
-            verdict = self._measure(climb, knobs, self.device) if self.device else self._model(climb, knobs)
+            climb.tuning = tuning(
+                candidate.source,
+                knobs,
+                self.bench.problem.workloads,
+                {d.variant.workload: d for d in self._full()},
+                seed=self.seed,
+                trials=self.settings.tuner_trials if self.device else self.settings.build_trials,
+            )
+            verdict = self._measure(climb, self.device) if self.device else self._model(climb)
         except Failed as failed:
             if failed.correctness is not None:
                 climb.correctness.append(failed.correctness)
@@ -168,7 +179,7 @@ class Ladder:
 
         def plan() -> str:
             try:
-                built.extend(self.builder.build(climb.candidate.source, climb.choice))
+                built.extend(self.builder.build(climb.candidate.source, climb.default))
             except Failed as failed:
                 if failed.verdict is not Verdict.COMPILE_ERROR:
                     raise
@@ -194,16 +205,20 @@ class Ladder:
             for s in range(self.settings.seeds)
         ]
 
-    def _interpret(self, climb: _Climb, cases: Sequence[Case] | None = None) -> None:
+    def _interpret(self, climb: _Climb) -> None:
+        self._compare_small(climb, self._cases(), [w.name for w in self.bench.problem.workloads])
+
+    def _compare_small(self, climb: _Climb, cases: Sequence[Case], workloads: Sequence[str]) -> None:
         def work() -> str:
             checks = 0
-            for description in self.bench.small():
-                wanted = list(cases or self._cases())
+            small = [d for d in self.bench.small() if d.variant.workload in workloads]
+            for description in small:
+                wanted = list(cases)
                 if description.variant.size == "ragged":
                     wanted = wanted[:RAGGED_CASES]  # the values are the scaled size's job, the edges this one's
                 trial = Trial(
                     climb.candidate.source,
-                    climb.choice,
+                    climb.choices[description.variant.workload],
                     description,
                     "cpu",
                     self.platform.device_answers(),
@@ -212,8 +227,12 @@ class Ladder:
                 found, climb.isolation = compare(self.bench, trial, wanted, Evidence.INTERPRETED)
                 climb.correctness.append(found)
                 checks += len(found.checks)
-            sizes = ", ".join(d.variant.label for d in self.bench.small())
-            places = [addresses(self.bench, replace(trial, description=d)) for d in self._full()]
+            sizes = ", ".join(d.variant.label for d in small)
+            places = [
+                addresses(self.bench, replace(trial, description=d, choice=climb.choices[d.variant.workload]))
+                for d in self._full()
+                if d.variant.workload in workloads
+            ]
             return f"{checks} checks on {sizes}; {places[0]}; not seen here: {', '.join(found.not_seen)}"
 
         try:
@@ -227,38 +246,33 @@ class Ladder:
     def _full(self) -> list[Description]:
         return [self.bench.full(w.name) for w in self.bench.problem.workloads]
 
-    def _model(self, climb: _Climb, knobs: Mapping[str, tuple[Choice, ...]]) -> Verdict:
+    def _model(self, climb: _Climb) -> Verdict:
         """Without a device: tunes by build and model, and models the full-size time."""
-        tuner = Tuner(knobs, self.seed, self.settings.build_trials)
-        best: list[Built] = []
-
         source = climb.candidate.source
 
         def tune() -> str:
-            least: float | None = None
-            while choices := tuner.ask_some():
-                for choice, built in zip(choices, self.builder.build_some(source, choices), strict=True):
-                    if isinstance(built, Failed):
-                        tuner.tell(choice, None)
-                        continue
-                    total = sum(self._modelled(climb.candidate, b, choice).value for b in built)
-                    tuner.tell(choice, total)
-                    if least is None or total < least:
-                        least, best[:] = total, built
-                        climb.choice = choice
-            pruned = sum(t is None for t in tuner.tried.values())
-            return f"{len(tuner.tried)} of {tuner.size} choices, {pruned} do not build, {tuner.ties} tie by model"
+            for group in climb.tuning.groups:
+                while choices := group.tuner.ask_some():
+                    some = self.builder.build_some(source, choices, group.workloads)
+                    for choice, built in zip(choices, some, strict=True):
+                        if isinstance(built, Failed):
+                            group.tuner.tell(choice, None)
+                        else:
+                            group.tell(choice, [self._modelled(climb.candidate, b, choice).value for b in built])
+            climb.choices = climb.tuning.choices(climb.default)
+            return f"{climb.tuning.summary('do not build')} by model"
 
-        default = dict(climb.choice)
         self._rung(climb, Rung.TUNE, tune)
-        if climb.choice != default:
+        changed = [name for name, choice in climb.choices.items() if choice != climb.default]
+        if changed:
             # A few cases are enough here: the values were compared in full at the default choice.
             few = self._cases()[:: self.settings.seeds][:TUNED_CASES]
             climb.labels.append(
                 f"compared in full at the default knobs, at the tuned ones on inputs "
                 f"{' and '.join(case.distribution for case in few)} only"
             )
-            self._interpret(climb, few)
+            self._compare_small(climb, few, changed)
+        best = self._build_tuned(climb)
         climb.resources = best[0].resources
         if self.bench.problem.direction != "forward":
             climb.labels.append("modelled time is that of forward alone")
@@ -268,6 +282,11 @@ class Ladder:
         climb.reports.append(RungReport(Rung.TIME, "skipped", 0.0, message, self.platform.name))
         return Verdict.OK_UNTIMED
 
+    def _build_tuned(self, climb: _Climb) -> list[Built]:
+        """Each workload at its own choice."""
+        source, names = climb.candidate.source, [w.name for w in self.bench.problem.workloads]
+        return [self.builder.build(source, climb.choices[name], (name,))[0] for name in names]
+
     def _modelled(self, candidate: Candidate, built: Built, choice: Mapping[str, Choice]) -> Figure:
         works = self.costs.candidate(candidate, built.plan, choice)
         return self.platform.modelled(works, built.for_launches())
@@ -276,7 +295,7 @@ class Ladder:
         """What the model says limits the slowest launch, as `limit: evidence`; empty where compiled facts say more."""
         if any(r.spill_bytes for r in built.resources):
             return ""
-        works = self.costs.candidate(climb.candidate, built.plan, climb.choice)
+        works = self.costs.candidate(climb.candidate, built.plan, climb.choices[built.plan.workload])
         known = iter(built.for_launches())
         p = self.platform
         times = [
@@ -296,15 +315,16 @@ class Ladder:
         workload = built.plan.workload
         baselines = {name: self.platform.modelled(w) for name, w in self.costs.baselines(workload).items()}
         against = min(baselines, key=lambda name: baselines[name].value)
-        ours = self._modelled(climb.candidate, built, climb.choice)
+        choice = climb.choices[workload]
+        ours = self._modelled(climb.candidate, built, choice)
         ratio = speedup(baselines[against], ours)
-        return Timing(workload, self.platform.name, ours, baselines, against, ratio, climb.choice)
+        return Timing(workload, self.platform.name, ours, baselines, against, ratio, choice)
 
-    def _measure(self, climb: _Climb, knobs: Mapping[str, tuple[Choice, ...]], device: Device) -> Verdict:
+    def _measure(self, climb: _Climb, device: Device) -> Verdict:
         """On a device: full-size values, tuning by time, interleaved timing."""
 
         def correct(cases: Sequence[Case]) -> str:
-            found, climb.isolation = device.correct(self.bench, climb.candidate.source, climb.choice, cases)
+            found, climb.isolation = device.correct(self.bench, climb.candidate.source, climb.choices, cases)
             climb.correctness += found
             checks, worst = sum(len(f.checks) for f in found), max(found, key=lambda f: f.own_error)
             return (
@@ -314,22 +334,23 @@ class Ladder:
 
         # One case is enough to see that tuning is worth it; the rest is for the choice that is judged.
         self._rung(climb, Rung.CORRECT, lambda: correct(self._cases()[:1]))
-        tuner = Tuner(knobs, self.seed, self.settings.tuner_trials)
 
         def tune() -> str:
-            climb.choice = device.tune(self.bench, self.builder, climb.candidate.source, tuner, climb.choice)
-            pruned = sum(t is None for t in tuner.tried.values())
-            return f"{len(tuner.tried)} of {tuner.size} choices, {pruned} ruled out, {tuner.ties} tie"
+            device.tune(self.bench, self.builder, climb.candidate.source, climb.tuning, climb.default)
+            climb.choices = climb.tuning.choices(climb.default)
+            return climb.tuning.summary("ruled out")
 
         self._rung(climb, Rung.TUNE, tune)
         self._rung(climb, Rung.CORRECT, lambda: correct(self._cases()))
-        built = self.builder.build(climb.candidate.source, climb.choice)[0]
+        built = self._build_tuned(climb)[0]
         climb.resources, climb.diagnosis = built.resources, self._limit(climb, built)
         verdicts: list[Verdict] = []
 
         def timed() -> str:
             for workload in self.bench.problem.workloads:
-                timing, verdict = device.time(self.bench, workload.name, climb.candidate.source, climb.choice)
+                timing, verdict = device.time(
+                    self.bench, workload.name, climb.candidate.source, climb.choices[workload.name]
+                )
                 climb.timings += (timing,)
                 verdicts.append(verdict)
             return "; ".join(
@@ -356,4 +377,5 @@ class Ladder:
         )
         if not verdict.ok:
             return made
-        return replace(made, tuned_source=tuned(climb.candidate.source, climb.choice))
+        choice, table = climb.tuning.common(climb.default), climb.tuning.table(climb.default)
+        return replace(made, tuned_source=tuned(climb.candidate.source, choice, table))

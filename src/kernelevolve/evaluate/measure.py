@@ -17,7 +17,7 @@ from kernelevolve.evaluate.building import Builder
 from kernelevolve.evaluate.correct import Bounds, Failed, Trial, candidate_asks, compare
 from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.timing import CANDIDATE, Blocks, Burst, time_arms
-from kernelevolve.evaluate.tune import Tuner
+from kernelevolve.evaluate.tune import Group, Tuning
 from kernelevolve.evaluation import Correctness, Evidence, Timing, Verdict
 from kernelevolve.protocol import Case, Description
 
@@ -40,9 +40,12 @@ class Device:
         self._baselines: dict[tuple[str, str, str], Conversation] = {}
 
     def correct(
-        self, bench: Bench, source: str, choice: Mapping[str, Choice], cases: Sequence[Case]
+        self, bench: Bench, source: str, choices: Mapping[str, Mapping[str, Choice]], cases: Sequence[Case]
     ) -> tuple[list[Correctness], str]:
         """Compares at full size on the device: the first `full_cases` cases, one of each distribution first.
+
+        Args:
+            choices: of each workload, by name.
 
         Returns:
             one entry per workload, and which isolation held.
@@ -54,7 +57,7 @@ class Device:
             rank[c], seen[c.distribution] = seen[c.distribution], seen[c.distribution] + 1
         ordered = sorted(cases, key=rank.__getitem__)
         for workload in bench.problem.workloads:
-            trial = Trial(source, choice, bench.full(workload.name), self.torch_name, {}, _BOUNDS)
+            trial = Trial(source, choices[workload.name], bench.full(workload.name), self.torch_name, {}, _BOUNDS)
             self._make_room(trial.description)
             one, isolation = compare(bench, trial, ordered[: self.full_cases], Evidence.MEASURED)
             bench.forget(trial.description, self.torch_name)
@@ -83,35 +86,37 @@ class Device:
             raise
         return worker
 
-    def tune(
-        self, bench: Bench, builder: Builder, source: str, tuner: Tuner, default: Mapping[str, Choice]
-    ) -> Mapping[str, Choice]:
-        """The choice with the least median time over the workloads; ruled out by the build costs no device time."""
-        if tuner.size == 1:
-            return default
-        for workload in bench.problem.workloads:
-            self._make_room(bench.full(workload.name))
-        workloads = [w.name for w in bench.problem.workloads]
-        workers = {w: self._candidate(bench, w, source, default) for w in workloads}
+    def tune(self, bench: Bench, builder: Builder, source: str, tuning: Tuning, default: Mapping[str, Choice]) -> None:
+        """Times choices on each group's workloads; what the build rules out costs no device time."""
+        for group in tuning.groups:
+            if group.tuner.size > 1:
+                for workload in group.workloads:
+                    self._make_room(bench.full(workload))
+                self._tune_group(bench, builder, source, group, default)
+
+    def _tune_group(
+        self, bench: Bench, builder: Builder, source: str, group: Group, default: Mapping[str, Choice]
+    ) -> None:
+        workers = {w: self._candidate(bench, w, source, default) for w in group.workloads}
         try:
-            while choices := tuner.ask_some():
-                for choice, built in zip(choices, builder.build_some(source, choices), strict=True):
+            while choices := group.tuner.ask_some():
+                some = builder.build_some(source, choices, group.workloads)
+                for choice, built in zip(choices, some, strict=True):
                     if isinstance(built, Failed):
-                        tuner.tell(choice, None)
+                        group.tuner.tell(choice, None)
                         continue
                     try:
-                        times = [self._quick_time(workers[w], choice) for w in workloads]
+                        times = [self._quick_time(workers[w], choice) for w in group.workloads]
                     except Failed:
-                        tuner.tell(choice, None)
-                        for w in workloads:
+                        group.tuner.tell(choice, None)
+                        for w in group.workloads:
                             if workers[w].channel.sock.fileno() < 0:
                                 workers[w] = self._candidate(bench, w, source, default)
                         continue
-                    tuner.tell(choice, statistics.geometric_mean(times))
+                    group.tell(choice, times)
         finally:
             for worker in workers.values():
                 worker.end()
-        return tuner.best or default
 
     def _quick_time(self, worker: Conversation, choice: Mapping[str, Choice]) -> float:
         candidate_asks(worker, "choose", {"choice": dict(choice)}, seconds=_BOUNDS.call_seconds)

@@ -1,20 +1,22 @@
 """Numeric tuning: which values of a candidate's knobs to try next, with Optuna.
 
-In: the knobs of a platform, a seed, a number of trials. Out: choices to try, best choice so far, ties. Left to others:
-what a choice costs (the ladder builds and times it). A choice that does not build, or that the build result already
-rules out, is told as pruned and costs no device time.
+In: the knobs of a platform, the workloads, a seed, a number of trials. Out: choices to try, the best one for each
+workload and for all, ties; the tuned file. Left to others: what a choice costs (the ladder builds and times it). A
+choice that does not build, or that the build result already rules out, is told as pruned and costs no device time.
 """
 
 from __future__ import annotations
 
-import ast
 import itertools
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kernelevolve.candidate import Choice
+from kernelevolve.candidate import TABLE, Choice, WorkloadKey, keeps_table, literal_dict
+from kernelevolve.problem import Workload
+from kernelevolve.protocol import Description
 
 if TYPE_CHECKING:
     import optuna
@@ -122,19 +124,129 @@ class Tuner:
         return sum(t <= min(times) * _TIE for t in times) if times else 0
 
 
-def tuned(source: str, choice: Mapping[str, Choice]) -> str:
-    """The candidate's file with `choice` as the literal of its `CHOICE`, so that it runs tuned without us.
+@dataclass(frozen=True)
+class Group:
+    """Workloads that must share a choice, with the tuner that looks for it.
 
-    A file that has no top-level `CHOICE = {...}` reads its knobs in another way and is returned as it is.
+    Attributes:
+        key: what the file tells them by; empty where it has no table.
+        weights: of the workloads in the fitness, by name.
     """
-    lines = source.splitlines(keepends=True)
-    for node in ast.parse(source).body:
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Dict):
-            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            if isinstance(target, ast.Name) and target.id == "CHOICE":
-                value = node.value
-                before = lines[value.lineno - 1][: value.col_offset]
-                after = lines[(value.end_lineno or value.lineno) - 1][value.end_col_offset :]
-                literal = f"{before}{dict(choice)!r}{after}"
-                return "".join([*lines[: value.lineno - 1], literal, *lines[value.end_lineno :]])
+
+    key: WorkloadKey
+    weights: Mapping[str, float]
+    tuner: Tuner
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.weights)
+
+    def tell(self, choice: Mapping[str, Choice], times: Sequence[float]) -> None:
+        """The time of each workload at `choice`; ranked by their weighted geometric mean, as the fitness does."""
+        total = sum(self.weights.values())
+        logs = sum(w * math.log(t) for w, t in zip(self.weights.values(), times, strict=True))
+        self.tuner.tell(choice, math.exp(logs / total))
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The tuning of one candidate.
+
+    A file that keeps a table of choices has a group for each workload key; any other has one group of all workloads.
+    Each group may try as many choices as the settings say, and a choice is built and timed only for its own group's
+    workloads: what tuning costs grows with the number of workloads and not with that of groups.
+    """
+
+    groups: tuple[Group, ...]
+
+    def choices(self, default: Mapping[str, Choice]) -> dict[str, Mapping[str, Choice]]:
+        """The best choice of each workload; `default` where nothing could be timed."""
+        return {w: group.tuner.best or default for group in self.groups for w in group.workloads}
+
+    def common(self, default: Mapping[str, Choice]) -> Mapping[str, Choice]:
+        """The best choice for all workloads together, among those that every group has timed."""
+        first, *others = (group.tuner for group in self.groups)
+        weights = [sum(group.weights.values()) for group in self.groups]
+        best, least = default, math.inf
+        for values in first.tried:
+            times = [tuner.tried.get(values) for tuner in (first, *others)]
+            known = [t for t in times if t is not None]
+            if len(known) == len(times):
+                total = sum(w * math.log(t) for w, t in zip(weights, known, strict=True))
+                if total < least:
+                    best, least = dict(zip(first.knobs, values, strict=True)), total
+        return best
+
+    def table(self, default: Mapping[str, Choice]) -> dict[WorkloadKey, Mapping[str, Choice]]:
+        """The choice by workload key; empty where one choice serves all."""
+        found = {group.key: group.tuner.best or default for group in self.groups}
+        return {} if all(choice == self.common(default) for choice in found.values()) else found
+
+    def summary(self, ruled_out: str) -> str:
+        """What was tried, in one line, by group where there are several."""
+        tuners = [group.tuner for group in self.groups]
+        tried = " + ".join(str(len(t.tried)) for t in tuners)
+        pruned = sum(time is None for t in tuners for time in t.tried.values())
+        line = (
+            f"{tried} of {tuners[0].size} choices, {pruned} {ruled_out}, {' + '.join(str(t.ties) for t in tuners)} tie"
+        )
+        return line if len(tuners) == 1 else f"{line}, for {' + '.join('/'.join(g.workloads) for g in self.groups)}"
+
+
+def tuning(
+    source: str,
+    knobs: Mapping[str, tuple[Choice, ...]],
+    workloads: Sequence[Workload],
+    described: Mapping[str, Description],
+    *,
+    seed: int,
+    trials: int,
+) -> Tuning:
+    """The tuning of the candidate in `source`.
+
+    Args:
+        knobs: of the platform.
+        described: each workload at full size, by name.
+        seed, trials: of each tuner.
+    """
+    grouped: dict[WorkloadKey, dict[str, float]] = {}
+    table = keeps_table(source)
+    for workload in workloads:
+        key = workload_key(described[workload.name]) if table else ()
+        grouped.setdefault(key, {})[workload.name] = workload.weight
+    return Tuning(tuple(Group(key, weights, Tuner(knobs, seed, trials)) for key, weights in grouped.items()))
+
+
+def workload_key(description: Description) -> WorkloadKey:
+    """Shape and dtype of each tensor among forward's arguments, in order, as a candidate derives it at launch."""
+    return tuple((spec.shape, f"torch.{spec.dtype}") for spec in description.inputs if spec.dtype)
+
+
+def tuned(
+    source: str, choice: Mapping[str, Choice], table: Mapping[WorkloadKey, Mapping[str, Choice]] | None = None
+) -> str:
+    """The candidate's file with its choices as literals, so that it runs tuned without us.
+
+    A file that has no top-level `CHOICE = {...}` reads its knobs in another way and keeps its own text.
+
+    Args:
+        choice: becomes `CHOICE`: what is used for workloads that the table does not list.
+        table: becomes `CHOICES`, one line for each workload key.
+    """
+    source = _with_literal(source, "CHOICE", repr(dict(choice)))
+    if table:
+        lines = "".join(f"    {key!r}: {dict(one)!r},\n" for key, one in table.items())
+        source = _with_literal(source, TABLE, f"{{\n{lines}}}")
     return source
+
+
+def _with_literal(source: str, name: str, literal: str) -> str:
+    value = literal_dict(source, name)
+    if value is None:
+        return source
+    lines = [line.encode() for line in source.splitlines(keepends=True)]
+    before = lines[value.lineno - 1][: value.col_offset]
+    end = value.end_lineno or value.lineno
+    after = lines[end - 1][value.end_col_offset :]
+    return b"".join([*lines[: value.lineno - 1], before, literal.encode(), after, *lines[end:]]).decode()

@@ -24,9 +24,10 @@ def multiply(a, b):
     """The product, for tl.reduce."""
     return a * b'''
 
-_KNOB = '''def knob(name):
-    """The chosen value of a knob, or its default: the first one listed."""
-    return CHOICE.get(name, KNOBS[name][0])'''
+_CHOSEN = '''def chosen(*inputs):
+    """Reads knobs: as CHOICES has them for inputs of these shapes and dtypes, else as CHOICE, else the defaults."""
+    choice = CHOICES.get(tuple((x.shape, str(x.dtype)) for x in inputs), CHOICE) if CHOICES else CHOICE
+    return lambda name: choice.get(name, KNOBS[name][0])'''
 
 _LAUNCH_OPTIONS = ("num_warps", "num_stages", "waves_per_eu", "maxnreg", "matrix_instr_nonkdim", "num_ctas")
 
@@ -116,12 +117,10 @@ class _File:
                     sections.setdefault(platform, []).append(entry)
         for platform, entries in sections.items():
             lines.append(f'    "{platform}": {{{", ".join(entries)}}},')
-        return "\n".join(lines) + f"\n}}\nCHOICE = {{}}\n\n\n{_KNOB}"
+        return "\n".join(lines) + f"\n}}\nCHOICE = {{}}\nCHOICES = {{}}\n\n\n{_CHOSEN}"
 
     def _with_knobs(self, kernel: Kernel, source: str) -> str:
-        return re.sub(
-            r"\{([A-Z_a-z]+)\}", lambda found: f'knob("{self._knob_name(kernel, found.group(1))}")', source
-        )
+        return re.sub(r"\{([A-Z_a-z]+)\}", lambda found: f'knob("{self._knob_name(kernel, found.group(1))}")', source)
 
     # -- forward
 
@@ -145,6 +144,9 @@ class _File:
                 raise TranslateError(f"{value} is written into {target} and returned as well, which is not covered")
         joined = "\n".join(launches)
         lines += self._checks()
+        inputs = ", ".join(t.path for t in self.program.tensors if t.role == "input")
+        if "knob(" in joined:
+            lines.append(f"knob = chosen({inputs})")
         lines += self._sizes(joined)
         if re.search(r"\bdevice\b", joined):
             lines.append(f"device = {self._device()}.device")
@@ -153,9 +155,8 @@ class _File:
 
     def _variable(self, node: str) -> str:
         name = node.strip("_").replace(".", "_")
-        while name in {t.path for t in self.program.tensors} | set(self.host.values()) | {"device", "knob", "self"} | {
-            s.name for s in self.program.sizes
-        } or not name.isidentifier():
+        taken = {t.path for t in self.program.tensors} | {s.name for s in self.program.sizes} | set(self.host.values())
+        while name in taken | {"device", "knob", "chosen", "self"} or not name.isidentifier():
             name = f"{name}_out" if name.isidentifier() else f"value_{name}"
         return name
 
@@ -230,5 +231,3 @@ def _imports(reference: list[str], uses: frozenset[str]) -> str:
     if "TensorDescriptor" in uses:
         lines.append("from triton.tools.tensor_descriptor import TensorDescriptor")
     return "\n".join(dict.fromkeys([*lines, *reference]))
-
-

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from triton.runtime.autotuner import Autotuner
 
-from kernelevolve.candidate import ENTRY
+from kernelevolve.candidate import ENTRY, TABLE
 from kernelevolve.evaluation import Verdict
 from kernelevolve.worker.fault import CANDIDATE_FILE, Fault, blame
 
@@ -46,11 +46,13 @@ def load_candidate(source: str, choice: Mapping[str, Any]) -> ModuleType:
 
 
 def choose(module: ModuleType, choice: Mapping[str, Any]) -> None:
-    """Sets the knobs that host code reads at each launch."""
-    table = getattr(module, "CHOICE", None)
-    if choice and isinstance(table, dict):
-        table.clear()
-        table.update(choice)
+    """Sets the knobs that host code reads at each launch, for every workload; an empty choice leaves the file's own."""
+    own, table = getattr(module, "CHOICE", None), getattr(module, TABLE, None)
+    if choice and isinstance(own, dict):
+        own.clear()
+        own.update(choice)
+        if isinstance(table, dict):
+            table.clear()
 
 
 def build_candidate(module: ModuleType, init_inputs: Any, seed: int, device: str) -> torch.nn.Module:
