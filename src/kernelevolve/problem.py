@@ -152,8 +152,7 @@ def replace_constants(source: str, constants: Mapping[str, Constant], path: str)
     found: set[str] = set()
     edits: list[tuple[int, int, int, str]] = []
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            name, value = node.targets[0].id, node.value
+        for name, value in _named_values(node):
             if name in constants and value.lineno == value.end_lineno:
                 found.add(name)
                 edits.append((value.lineno, value.col_offset, value.end_col_offset or 0, repr(constants[name])))
@@ -166,6 +165,18 @@ def replace_constants(source: str, constants: Mapping[str, Constant], path: str)
         raw = lines[line - 1].encode()
         lines[line - 1] = (raw[:start] + text.encode() + raw[end:]).decode()
     return "".join(lines)
+
+
+def _named_values(node: ast.stmt) -> list[tuple[str, ast.expr]]:
+    """The pairs of an assignment: `ROWS = 512`, or those of `ROWS, WIDTH = 512, 64`."""
+    if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+        return []
+    target, value = node.targets[0], node.value
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+        pairs = zip(target.elts, value.elts, strict=True)
+    else:
+        pairs = zip([target], [value], strict=True)
+    return [(name.id, written) for name, written in pairs if isinstance(name, ast.Name)]
 
 
 def _assigned(tree: ast.Module) -> set[str]:
