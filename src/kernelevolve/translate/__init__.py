@@ -16,7 +16,9 @@ The steps, each a frozen value:
 A candidate's ``KNOBS`` is a dict literal from name to list of values, the first one the default. With several kernels
 the names start with the kernel's name. The optional keys ``"nvidia"`` and ``"amd"`` hold a dict of the same form that
 overrides or adds for that platform. ``CHOICE`` is a dict literal from knob name to value; what it lacks has its
-default. The tuner sets ``module.CHOICE`` before it calls ``forward``, and writes it as a literal into a tuned file.
+default. ``CHOICES`` is a dict literal from a workload key to such a dict, which is used instead where the tensor inputs
+have its shapes and dtypes. The tuner sets ``module.CHOICE`` and empties ``module.CHOICES`` before it calls ``forward``,
+and writes both as literals into a tuned file.
 """
 
 from __future__ import annotations
