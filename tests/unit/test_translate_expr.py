@@ -8,20 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kernelevolve.translate.algebra import reshape_index
-from kernelevolve.translate.expr import (
-    Expr,
-    canonical,
-    const,
-    exact,
-    flatten,
-    floordiv,
-    mod,
-    parse,
-    substitute,
-    symbol,
-    text,
-    unflatten,
-)  # fmt: skip
+from kernelevolve.translate.coordinates import flatten, substitute, unflatten
+from kernelevolve.translate.expr import Expr, canonical, const, exact, floordiv, mod, parse, symbol, text
 
 SIZES = {"a": 3, "b": 5, "c": 4}
 

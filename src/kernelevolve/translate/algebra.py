@@ -28,17 +28,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kernelevolve.translate.coordinates import flatten, unflatten
 from kernelevolve.translate.errors import TranslateError
-from kernelevolve.translate.expr import (
-    ONE,
-    ZERO,
-    Expr,
-    divide_exactly,
-    flatten,
-    product,
-    symbol,
-    unflatten,
-)  # fmt: skip
+from kernelevolve.translate.expr import ONE, ZERO, Expr, divide_exactly, product, symbol
 from kernelevolve.translate.ir import Number, Program, Tensor
 
 Scalar = int | float | bool | Expr | Number

@@ -13,7 +13,8 @@ import platform
 import torch
 
 from kernelevolve import nursery
-from kernelevolve.translate.capture import Rules, capture_source
+from kernelevolve.translate.capture import capture_source
+from kernelevolve.translate.capture_reference import Rules
 from kernelevolve.translate.errors import TranslateError, UncoveredOp
 from kernelevolve.wire import Channel, memory_bytes
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from kernelevolve.translate.algebra import Graph
+from kernelevolve.translate.coordinates import substitute
+from kernelevolve.translate.emit.body import Var, computed
 from kernelevolve.translate.emit.functions import TRITON
 from kernelevolve.translate.emit.grid import PER_UNIT, each_program, grid_of
 from kernelevolve.translate.emit.layout import Domain, store_coordinates
 from kernelevolve.translate.emit.reader import NotHere, Trace, address
 from kernelevolve.translate.emit.source import KernelSource, Launch, finish
-from kernelevolve.translate.emit.writer import Var, Writer, computed
-from kernelevolve.translate.expr import ONE, ZERO, Expr, substitute, symbol, text
+from kernelevolve.translate.emit.writer import Writer
+from kernelevolve.translate.expr import ONE, ZERO, Expr, symbol, text
 from kernelevolve.translate.plan import Kernel
 
 

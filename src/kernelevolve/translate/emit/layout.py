@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kernelevolve.translate.algebra import Graph, reshape_index
+from kernelevolve.translate.coordinates import substitute
 from kernelevolve.translate.emit.reader import Access, NotHere, Trace, address
-from kernelevolve.translate.expr import ONE, ZERO, Expr, product, substitute, symbol
+from kernelevolve.translate.expr import ONE, ZERO, Expr, product, symbol
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ is added atomically, so the result is the same in every run.
 from __future__ import annotations
 
 from kernelevolve.translate.algebra import Graph
+from kernelevolve.translate.coordinates import flatten, unflatten
+from kernelevolve.translate.emit.body import Var
 from kernelevolve.translate.emit.contraction import (
     domain,
     open_tiles,
@@ -19,8 +21,8 @@ from kernelevolve.translate.emit.contraction import (
 )
 from kernelevolve.translate.emit.grid import each_program
 from kernelevolve.translate.emit.source import KernelSource, Launch, finish
-from kernelevolve.translate.emit.writer import Var, Writer
-from kernelevolve.translate.expr import ONE, ZERO, Expr, flatten, product, text, unflatten
+from kernelevolve.translate.emit.writer import Writer
+from kernelevolve.translate.expr import ONE, ZERO, Expr, product, text
 from kernelevolve.translate.plan import Kernel
 
 #: Knob of the second kernel: elements per program.

@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kernelevolve.translate.algebra import Graph
+from kernelevolve.translate.emit.body import Var
 from kernelevolve.translate.emit.contraction import (
     domain,
     open_tiles,
@@ -37,7 +38,7 @@ from kernelevolve.translate.emit.grid import PER_UNIT, each_program, grid_of
 from kernelevolve.translate.emit.layout import crossing
 from kernelevolve.translate.emit.reader import Trace
 from kernelevolve.translate.emit.source import KernelSource, Launch, finish
-from kernelevolve.translate.emit.writer import Var, Writer
+from kernelevolve.translate.emit.writer import Writer
 from kernelevolve.translate.expr import ONE, ZERO, Expr, symbol, text
 from kernelevolve.translate.plan import Kernel
 

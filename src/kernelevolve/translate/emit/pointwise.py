@@ -7,13 +7,14 @@ access is contiguous along another dimension than the store (a transposed read).
 from __future__ import annotations
 
 from kernelevolve.translate.algebra import Graph
+from kernelevolve.translate.coordinates import substitute, unflatten
 from kernelevolve.translate.emit.grid import block_of, constants_of, each_program, grid_of
 from kernelevolve.translate.emit.layout import Domain, crossing, groups, store_coordinates, trace
 from kernelevolve.translate.emit.reader import Trace, address
 from kernelevolve.translate.emit.source import KernelSource, Launch, finish
 from kernelevolve.translate.emit.writer import Writer
 from kernelevolve.translate.errors import TranslateError
-from kernelevolve.translate.expr import ZERO, Expr, product, substitute, text, unflatten
+from kernelevolve.translate.expr import ZERO, Expr, product, text
 from kernelevolve.translate.plan import Kernel
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from kernelevolve.translate.algebra import Condition, Graph, Node, broadcast_index, lengths
+from kernelevolve.translate.coordinates import recombine, substitute
 from kernelevolve.translate.errors import TranslateError
-from kernelevolve.translate.expr import ZERO, Expr, recombine, substitute, symbol
+from kernelevolve.translate.expr import ZERO, Expr, symbol
 
 Coordinates = tuple[Expr, ...]
 T = TypeVar("T")

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kernelevolve.translate.emit.body import Var
 from kernelevolve.translate.emit.functions import TRITON
-from kernelevolve.translate.emit.writer import Var, Writer
+from kernelevolve.translate.emit.writer import Writer
 
 #: The names of a function's results, in order.
 RESULTS = {

@@ -6,12 +6,14 @@ Each program takes one line along the scanned dimension.
 from __future__ import annotations
 
 from kernelevolve.translate.algebra import Graph
+from kernelevolve.translate.coordinates import substitute, unflatten
+from kernelevolve.translate.emit.body import Var, computed
 from kernelevolve.translate.emit.functions import TRITON
 from kernelevolve.translate.emit.layout import Domain, store_coordinates
 from kernelevolve.translate.emit.reader import NotHere, Trace, address
 from kernelevolve.translate.emit.source import KernelSource, Launch, finish
-from kernelevolve.translate.emit.writer import Var, Writer, computed
-from kernelevolve.translate.expr import ZERO, Expr, product, substitute, symbol, text, unflatten
+from kernelevolve.translate.emit.writer import Writer
+from kernelevolve.translate.expr import ZERO, Expr, product, symbol, text
 from kernelevolve.translate.plan import Kernel
 
 

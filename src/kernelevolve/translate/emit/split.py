@@ -5,19 +5,32 @@ Partial results lie as (parts, rows) in memory. The second kernel also computes 
 
 from __future__ import annotations
 
-from kernelevolve.translate.emit import reduction
+from kernelevolve.translate.coordinates import flatten, unflatten
+from kernelevolve.translate.emit.body import Var, computed
 from kernelevolve.translate.emit.reducers import Reducer, partials
 from kernelevolve.translate.emit.source import KernelSource, Launch, finish
-from kernelevolve.translate.emit.writer import Var, Writer, computed
-from kernelevolve.translate.expr import Expr, flatten, product, text, unflatten
+from kernelevolve.translate.emit.walk import (
+    Walk,
+    close_loop,
+    factor,
+    keep_results,
+    kept_axes,
+    open_loop,
+    position,
+    reducer,
+    spread,
+    store_all,
+)
+from kernelevolve.translate.emit.writer import Writer
+from kernelevolve.translate.expr import Expr, product, text
 
 
-def write_split(walk: reduction._Walk) -> list[KernelSource]:
+def write_split(walk: Walk) -> list[KernelSource]:
     """Writes both kernels."""
     return [_parts(walk), _combine(walk)]
 
 
-def _names(walk: reduction._Walk) -> list[tuple[str, list[tuple[str, str]]]]:
+def _names(walk: Walk) -> list[tuple[str, list[tuple[str, str]]]]:
     """For each anchor the host names and dtypes of its partial results."""
     found = []
     for anchor in walk.kernel.anchors:
@@ -31,20 +44,17 @@ def _names(walk: reduction._Walk) -> list[tuple[str, list[tuple[str, str]]]]:
     return found
 
 
-def _kept_count(walk: reduction._Walk) -> Expr:
+def _kept_count(walk: Walk) -> Expr:
     return product([walk.extent(run) for run in walk.kept])
 
 
-def _parts(walk: reduction._Walk) -> KernelSource:
+def _parts(walk: Walk) -> KernelSource:
     w = walk.w
     # Rows one after the other: the last programs read the end of memory, which the next kernel may find in the cache.
     in_rows = walk.inner and bool(walk.kept)
-    grid, constants, derived = reduction.kept_axes(walk, *(["(tl.program_id(0) // PARTS)"] if in_rows else []))
+    grid, constants, derived = kept_axes(walk, *(["(tl.program_id(0) // PARTS)"] if in_rows else []))
     part = "(tl.program_id(0) % PARTS)" if in_rows else f"tl.program_id({len(grid) if walk.kept else 0})"
-    if in_rows:
-        grid = [f"{reduction.factor(_kept_count(walk))} * {{PARTS}}"]
-    else:
-        grid = [*(grid if walk.kept else ()), "{PARTS}"]
+    grid = [f"{factor(_kept_count(walk))} * {{PARTS}}"] if in_rows else [*(grid if walk.kept else ()), "{PARTS}"]
     w.axis("part", _kept_count(walk), tile=False)
     w.line(f"part = {part}" + (".to(tl.int64)" if walk.kernel.wide else ""))
     last = walk.extent(walk.reduced[-1])
@@ -57,13 +67,13 @@ def _parts(walk: reduction._Walk) -> KernelSource:
     w.line("per_part = tl.cdiv(steps, PARTS)")
     w.line("begin = part * per_part")
     w.line("end = tl.minimum(begin + per_part, steps)")
-    writing = [(anchor, reduction.reducer(walk, anchor)) for anchor in walk.kernel.anchors]
+    writing = [(anchor, reducer(walk, anchor)) for anchor in walk.kernel.anchors]
     lanes = {anchor: r.start() for anchor, r in writing}
-    with reduction.open_loop(walk, "begin", "end") as mask:
+    with open_loop(walk, "begin", "end") as mask:
         for anchor, r in writing:
             value = w.read(walk.graph.nodes[anchor].args[0], walk.at(walk.domain.coordinates()))
-            r.update(lanes[anchor], value, mask, w.index(reduction.position(walk)))
-    reduction.close_loop(walk)
+            r.update(lanes[anchor], value, mask, w.index(position(walk)))
+    close_loop(walk)
     count = _kept_count(walk)
     place = flatten([walk.values[f"d{a}"] for run in walk.kept for a in run],
                     [walk.domain.shape[a] for run in walk.kept for a in run])  # fmt: skip
@@ -90,13 +100,13 @@ def _safe(results: list[Var], r: Reducer) -> list[str]:
     return [f"tl.where({count} > 0, {mean}, 0.0)", f"tl.where({count} > 0, {squares}, 0.0)", count]
 
 
-def _combine(walk: reduction._Walk) -> KernelSource:
+def _combine(walk: Walk) -> KernelSource:
     graph, kernel = walk.graph, walk.kernel
     name = kernel.name.removesuffix("_kernel") + "_combine_kernel"
     w = Writer(graph, walk.w.stored, name)
     w.wide = kernel.wide
     zero = {f"d{a}": flatten([], []) for a in range(len(walk.domain.shape))}
-    second = reduction._Walk(graph, kernel, w, walk.domain, walk.kept, walk.reduced, True, True, zero)
+    second = Walk(graph, kernel, w, walk.domain, walk.kept, walk.reduced, True, True, zero)
     count = _kept_count(walk)
     w.tile = (("part", "PARTS"),)
     grid = "1"
@@ -104,15 +114,13 @@ def _combine(walk: reduction._Walk) -> KernelSource:
     if walk.kept:
         row = w.axis("row", count, tile=False)
         w.line("row = tl.program_id(0)" + (".to(tl.int64)" if kernel.wide else ""))
-        second.values |= reduction._spread(
-            second, walk.kept, unflatten(row, [walk.extent(run) for run in walk.kept], w.extents)
-        )
+        second.values |= spread(second, walk.kept, unflatten(row, [walk.extent(run) for run in walk.kept], w.extents))
         grid, offset = text(count), f"{offset} + row"
     w.axis("part", count, tile=True)
     w.line("part = tl.arange(0, PARTS)")
     extra: list[tuple[str, str]] = []
     for anchor, names in _names(walk):
-        r = reduction.reducer(second, anchor)
+        r = reducer(second, anchor)
         r = Reducer(w, r.fn, r.dtype, r.name, 0, r.kept - {"part"})
         loaded = []
         for part, _ in names:
@@ -120,9 +128,7 @@ def _combine(walk: reduction._Walk) -> KernelSource:
             w.line(f"{value} = tl.load({part}_ptr + {offset})")
             loaded.append(value)
             extra.append((f"{part}_ptr", part))
-        reduction.keep_results(second, anchor, r.combine(loaded))
-    reduction.store_all(second, full=False)
+        keep_results(second, anchor, r.combine(loaded))
+    store_all(second, full=False)
     about = f"Combines the partial results of `{kernel.name}` and computes what follows from them."
     return finish(w, kernel, Launch((grid,), ("PARTS",), (), (), tuple(extra)), name=name, about=about)
-
-

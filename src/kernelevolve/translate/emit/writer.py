@@ -1,208 +1,25 @@
-"""Writes the body of one Triton kernel.
+"""Writes the values of one Triton kernel.
 
-In: reads of algebra nodes at coordinates. Out: lines of Triton, and the parameters that the launch must pass. A value
-is written in the outermost scope (before or inside a loop) in which all that it depends on exists, and once per scope.
+In: reads of algebra nodes at coordinates. Out: lines of Triton in the kernel's `body`, which names and places them.
 """
 
 from __future__ import annotations
 
-import keyword
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from kernelevolve.translate.algebra import Condition, Graph, Node, is_float
-from kernelevolve.translate.emit.functions import COMPUTE, TRITON, function, literal
-from kernelevolve.translate.emit.reader import Coordinates, Reader
-from kernelevolve.translate.expr import Expr, Quotient, Remainder, coefficients, symbol, text
-from kernelevolve.translate.ir import COORDINATES, Number
-
-
-@dataclass(frozen=True)
-class Var:
-    """A value in the kernel: source text, the axes it varies along, and its torch dtype; a literal has no type yet."""
-
-    text: str
-    axes: frozenset[str]
-    dtype: str
-    literal: bool = False
+from kernelevolve.translate.algebra import Condition, Node, is_float
+from kernelevolve.translate.emit.body import Body, Var, computed
+from kernelevolve.translate.emit.functions import TRITON, function, literal
+from kernelevolve.translate.emit.reader import Coordinates
+from kernelevolve.translate.expr import Expr, symbol, text
+from kernelevolve.translate.ir import Number
 
 
-@dataclass
-class Parameters:
-    """What a launch passes: parameter → node (pointers), or parameter → host expression."""
-
-    pointers: dict[str, str] = field(default_factory=dict)
-    sizes: dict[str, str] = field(default_factory=dict)
-    constants: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class _Scope:
-    axes: frozenset[str]
-    lines: list[str] = field(default_factory=list)
-    memory: dict[tuple[str, Coordinates, tuple[str, ...]], Var] = field(default_factory=dict)
-
-
-def computed(dtype: str) -> str:
-    """The dtype in which a value lives in the kernel."""
-    return COMPUTE.get(dtype, dtype)
-
-
-class Writer(Reader[Var]):
-    """One kernel's body.
-
-    Args:
-        graph: what is written.
-        stored: nodes in memory.
-        name: the kernel's name, which no variable may take.
-    """
-
-    def __init__(self, graph: Graph, stored: frozenset[str], name: str) -> None:
-        super().__init__(graph, stored, {}, {})
-        self.scopes = [_Scope(frozenset())]
-        self.parameters = Parameters()
-        self.depends: dict[str, frozenset[str]] = {}
-        self.masks: dict[str, str] = {}
-        self.tile: tuple[tuple[str, str], ...] = ()
-        self.uses: set[str] = set()
-        self.wide = False
-        self._taken = {name, "tl", "triton", "libdevice", *COORDINATES}
-        self._sizes: dict[str, str] = {}
-
-    # -- names and scopes
-
-    def fresh(self, wanted: str) -> str:
-        """A name that is not in use."""
-        base = re.sub(r"\W+", "_", wanted).strip("_") or "value"
-        base = f"v_{base}" if base[0].isdigit() or keyword.iskeyword(base) else base
-        name, turn = base, 1
-        while name in self._taken or name in _BUILTINS:
-            turn += 1
-            name = f"{base}_{turn}"
-        self._taken.add(name)
-        return name
-
-    def reserve(self, name: str) -> str:
-        """Takes exactly this name."""
-        self._taken.add(name)
-        return name
-
-    def line(self, source: str) -> None:
-        """Writes a line in the innermost scope."""
-        self.scopes[-1].lines.append(source)
-
-    def axis(self, name: str, extent: Expr, mask: str | None = None, *, tile: bool) -> Expr:
-        """Declares a coordinate that exists from now on; ``tile`` says whether it is a block of positions."""
-        self.reserve(name)
-        self.extents[name] = extent
-        self.depends[name] = frozenset((name,)) if tile else frozenset()
-        if not tile:
-            self.depends[name] = frozenset((f"scalar {name}",))
-        self.scopes[-1].axes |= self.depends[name]
-        if mask is not None:
-            self.masks[name] = mask
-        return symbol(name)
-
-    @contextmanager
-    def loop(self, header: str) -> Iterator[None]:
-        """A loop; what is written inside and depends on its axes stays inside."""
-        self.scopes.append(_Scope(frozenset()))
-        yield
-        scope = self.scopes.pop()
-        self.line(header)
-        self.scopes[-1].lines.extend(f"    {inner}" for inner in scope.lines)
-
-    def forget(self, *axes: str) -> None:
-        """Removes coordinates that ended with their loop."""
-        for name in axes:
-            self.masks.pop(name, None)
-
-    def _home(self, axes: frozenset[str]) -> _Scope:
-        for scope in reversed(self.scopes):
-            if scope.axes & axes:
-                return scope
-        return self.scopes[0]
-
-    def bind(self, wanted: str, source: str, axes: frozenset[str], dtype: str) -> Var:
-        """``name = source`` in the outermost scope that has all axes."""
-        name = self.fresh(wanted)
-        self._home(axes).lines.append(f"{name} = {source}")
-        return Var(name, axes, dtype)
-
-    def remembered(self, key: tuple[str, Coordinates, tuple[str, ...]]) -> Var | None:
-        for scope in reversed(self.scopes):
-            if key in scope.memory:
-                return scope.memory[key]
-        return None
-
-    def remember(self, key: tuple[str, Coordinates, tuple[str, ...]], value: Var) -> None:
-        axes = value.axes
-        for mask in key[2]:
-            axes |= self.depends[mask]
-        self._home(axes).memory[key] = value
-
-    # -- sizes and index arithmetic
-
-    def axes_of(self, expr: Expr) -> frozenset[str]:
-        """The axes that an expression varies along."""
-        return frozenset().union(*(self.depends.get(name, frozenset()) for name in expr.names()))
-
-    def size(self, expr: Expr, *, constant: bool = False) -> str:
-        """The kernel's parameter for a size expression; ``constant`` makes it a constexpr."""
-        if expr.value is not None:
-            return str(expr.value)
-        source = text(expr)
-        plain = re.sub(r"\s*\*\s*", "_", source)
-        for sign, word in ((" // ", "_by_"), (" + ", "_plus_"), (" - ", "_minus_")):
-            plain = plain.replace(sign, word)
-        name = self._sizes.get(source) or self._size_name(re.sub(r"\W+", "", plain))
-        self._sizes[source] = name
-        if constant or name in self.parameters.constants:
-            self.parameters.sizes.pop(name, None)
-            self.parameters.constants[name] = source
-        else:
-            self.parameters.sizes[name] = source
-        return name
-
-    def _size_name(self, wanted: str) -> str:
-        while wanted in self._taken or wanted in _BUILTINS:
-            wanted = f"{wanted}_size"
-        self._taken.add(wanted)
-        return wanted
-
-    def index(self, expr: Expr) -> str:
-        """Device source of index arithmetic: sizes become parameters, divisors constexpr parameters."""
-        coordinates = frozenset(self.depends)
-        parts: list[str] = []
-        for atoms, factor in coefficients(expr, coordinates).items():
-            factors = [self._atom(atom) for atom in atoms]
-            value = factor.value
-            if not atoms:
-                parts.append(self.size(factor) if value is None or value >= 0 else f"- {-value}")
-                continue
-            if value == -1:
-                factors[0] = f"-{factors[0]}"
-            elif value != 1:
-                factors.append(self.size(factor))
-            parts.append(" * ".join(factors))
-        joined = " + ".join(parts) if parts else "0"
-        return joined.replace("+ -", "- ").replace("-  ", "- ")
-
-    def _atom(self, atom: str | Quotient | Remainder) -> str:
-        if isinstance(atom, str):
-            return atom
-        sign = "//" if isinstance(atom, Quotient) else "%"
-        inner = self.index(atom.numerator)
-        inner = inner if inner.isidentifier() else f"({inner})"
-        return f"({inner} {sign} {self.size(atom.denominator, constant=True)})"
+class Writer(Body):
+    """Reads of one graph, written as Triton; made as its `Body` is."""
 
     # -- the reader's hooks
-
-    def mask_of(self, axes: frozenset[str], valid: Sequence[str] = ()) -> str:
-        """The condition under which an access along these axes is in range, "" where it always is."""
-        return " & ".join([self.masks[a] for a in self.masks if a in axes] + list(valid))
 
     def load(self, node: Node, offset: Expr, valid: tuple[str, ...]) -> Var:
         pointer = self.pointer(node.name)
@@ -220,15 +37,6 @@ class Writer(Reader[Var]):
         widen = f".to({TRITON[computed(node.dtype)]})" if computed(node.dtype) != node.dtype else ""
         return self.bind(node.name, f"tl.load({place}{where}){widen}", axes, computed(node.dtype))
 
-    def pointer(self, node: str) -> str:
-        """The parameter that points to a node in memory."""
-        for name, held in self.parameters.pointers.items():
-            if held == node:
-                return name
-        name = self.fresh(f"{node.replace('.', '_')}_ptr")
-        self.parameters.pointers[name] = node
-        return name
-
     def number(self, node: Node) -> Var:
         if isinstance(node.value, Number):
             return Var(self._factor(node.name, node.value.source), frozenset(), computed(node.dtype), literal=True)
@@ -241,7 +49,7 @@ class Writer(Reader[Var]):
     def _factor(self, node: str, source: str) -> str:
         """The constexpr parameter for a number of the host; an attribute keeps its name."""
         attribute = re.fullmatch(r"self(?:\.\w+)*\.([a-zA-Z_]\w*)", source)
-        return self._constant(attribute.group(1) if attribute else f"{node}_factor", source)
+        return self.constant(attribute.group(1) if attribute else f"{node}_factor", source)
 
     def position(self, node: Node, expr: Expr) -> Var:
         axes = self.axes_of(expr)
@@ -349,11 +157,11 @@ class Writer(Reader[Var]):
         value = self.cast(self.typed(value), compute)
         count = borders.shape[-1]
         axes = value.axes.union(*(self.axes_of(expr) for expr in row), *(self.depends[mask] for mask in valid))
-        levels = self._constant("levels", f"({text(count)}).bit_length()")
+        levels = self.constant("levels", f"({text(count)}).bit_length()")
         names = (self.fresh(wanted) for wanted in (node.name, "level", "probe", "inside"))
         found, level, probe, inside = names
         spread = "".join(f" + 0 * {axis}" for axis in sorted(axes - value.axes) if not axis.startswith("scalar "))
-        with self._at_home(axes):
+        with self.at_home(axes):
             self.line(f"{found} = tl.where({value.text} == {value.text}, 0, 0){spread}")
             with self.loop(f"for {level} in tl.static_range({levels}):"):
                 self.line(f"{probe} = {found} + ((1 << {levels}) >> ({level} + 1)) - 1")
@@ -364,24 +172,6 @@ class Writer(Reader[Var]):
                 beyond = f"({border.text} {'>' if node.fn == 'right' else '>='} {value.text})"
                 self.line(f"{found} = tl.where({inside} & ({beyond} == 0), {probe} + 1, {found})")
         return Var(found, axes, node.dtype)
-
-    @contextmanager
-    def _at_home(self, axes: frozenset[str]) -> Iterator[None]:
-        """Writes lines where values along these axes belong, before the loops inside of it."""
-        position = next(k for k, scope in enumerate(self.scopes) if scope is self._home(axes))
-        inner = self.scopes[position + 1 :]
-        del self.scopes[position + 1 :]
-        yield
-        self.scopes += inner
-
-    def _constant(self, wanted: str, source: str) -> str:
-        """A constexpr parameter with this host source."""
-        for name, held in self.parameters.constants.items():
-            if held == source:
-                return name
-        name = self.fresh(wanted)
-        self.parameters.constants[name] = source
-        return name
 
     # -- stores
 
@@ -406,16 +196,6 @@ class Writer(Reader[Var]):
             return value.text
         return f"tl.broadcast_to({value.text}, {self.tile_shape()})"
 
-    def tile_shape(self) -> str:
-        """The tile's shape as source."""
-        return "[" + ", ".join(block for _, block in self.tile) + "]"
-
 
 #: Functions that are many times faster where the second argument is known when the kernel is compiled.
 _DIVISIONS = frozenset(("remainder", "fmod", "floordiv", "truncdiv"))
-
-_BUILTINS = {
-    "sum", "max", "min", "abs", "range", "len", "pow", "any", "all", "round", "float", "int", "bool", "print",
-    "map", "filter", "index", "input", "iter", "next", "slice", "sorted", "tuple", "type", "vars", "zip", "hash", "id",
-    "torch", "knob", "nn",
-}  # fmt: skip
