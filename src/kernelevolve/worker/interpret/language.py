@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from triton.language.extra import cuda
 
+from . import regions
 from .builder import Builder
 from .compat import KERNELS, is_builtin, tl
 from .errors import AssumptionFailed, CannotBeSeen
@@ -23,10 +24,6 @@ from .values import Handle, candidate_line
 
 # Turns of one while loop: far more than a scaled workload needs, few enough to end a wait within a minute.
 MOST_TURNS = 1 << 20
-
-
-class AmbiguousTruth(ValueError):
-    """A branch on a tensor of several elements."""
 
 
 # Operators that are one call of the semantics, given here without the builtin's checks in between.
@@ -207,7 +204,7 @@ class Language:
         if isinstance(x, tl.tensor):
             data = x.handle.data
             if data.size != 1:
-                raise AmbiguousTruth("Boolean value of Tensor with more than one value is ambiguous")
+                raise regions.AmbiguousTruth("Boolean value of Tensor with more than one value is ambiguous")
             return bool(data.reshape(-1)[0])
         return bool(plain(x))
 
@@ -263,23 +260,15 @@ class Language:
 
     def reduce(self, input: Any, axis: Any, combine_fn: Any, keep_dims: Any = False, **unused: Any) -> Any:
         """A tree over neighbours, vectorised: the order of operands is kept, each step rounds to the element type."""
-        from . import regions
-
         return regions.reduce(self, input, plain(axis), kernel_of(combine_fn), bool(plain(keep_dims)))
 
     def associative_scan(self, input: Any, axis: Any, combine_fn: Any, reverse: Any = False, **unused: Any) -> Any:
-        from . import regions
-
         return regions.scan(self, input, plain(axis), kernel_of(combine_fn), bool(plain(reverse)))
 
     def reduce_with_indices(self, input: Any, axis: Any, combine_fn: Any, keep_dims: Any = False, **unused: Any) -> Any:
-        from . import regions
-
         return regions.reduce_with_indices(self, input, plain(axis), kernel_of(combine_fn), bool(plain(keep_dims)))
 
     def map_elementwise(self, scalar_fn: Any, *args: Any, pack: Any = 1, **unused: Any) -> Any:
-        from . import regions
-
         return regions.map_elementwise(self, kernel_of(scalar_fn), args, int(plain(pack)))
 
 

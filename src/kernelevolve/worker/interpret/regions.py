@@ -9,18 +9,31 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .compat import tl
 from .conversions import unsigned
 from .formats import Array
-from .language import AmbiguousTruth, Language
-from .semantic import Tensor
+from .semantic import Semantic, Tensor
 from .values import Handle
 
 _standard = tl.standard
+
+
+class AmbiguousTruth(ValueError):
+    """A branch on a tensor of several elements."""
+
+
+class Language(Protocol):
+    """What runs a region: the semantics, and calls of kernel functions."""
+
+    @property
+    def semantic(self) -> Semantic: ...
+
+    @property
+    def call_kernel(self) -> Callable[..., Any]: ...
 
 
 def _block(like: Any, data: Array, ty: Any = None) -> Tensor:
@@ -147,7 +160,7 @@ def reduce_with_indices(language: Language, value: Any, axis: int, function: Any
     data = _readable(value)
     positions = np.arange(data.shape[axis], dtype=np.int32).reshape([-1 if d == axis else 1 for d in range(rank)])
     index_type = tl.block_type(tl.int32, list(data.shape))
-    held = language.builder.get_int32_ty()
+    held = language.semantic.builder.get_int32_ty()
     index = Tensor(Handle(np.broadcast_to(positions, data.shape), held), index_type)
     pick = _ARG.get(id(function))
     if pick is None or (value.handle.ty.floating and np.isnan(data).any()):
