@@ -19,7 +19,7 @@ from kernelevolve.evaluate.building import Builder, Built
 from kernelevolve.evaluate.check import Finding, check_source
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, Unseen, addresses, compare
 from kernelevolve.evaluate.measure import Device
-from kernelevolve.evaluate.tune import Tuning, tuned, tuning
+from kernelevolve.evaluate.tune import Group, Tuning, tuned, tuning
 from kernelevolve.evaluation import (
     Correctness,
     Evaluation,
@@ -70,7 +70,9 @@ class _Climb:
     isolation: str = "none"
     diagnosis: str = ""
     default: Mapping[str, Choice] = field(default_factory=dict)
-    choices: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)  # by workload, what is judged
+    # By workload: what is compared in full, which is the default wherever that builds, and what is judged.
+    start: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
+    choices: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
     tuning: Tuning = field(default_factory=lambda: Tuning(()))
 
 
@@ -126,18 +128,11 @@ class Ladder:
             finding = self._check(climb)
             knobs = finding.knobs.for_vendor(self.platform.vendor)
             climb.default = {name: allowed[0] for name, allowed in knobs.items()}
-            climb.choices = {w.name: climb.default for w in self.bench.problem.workloads}
+            climb.start = climb.choices = {w.name: climb.default for w in self.bench.problem.workloads}
+            climb.tuning = self._tuning(candidate.source, knobs)
             self._build(climb)
             if self.interpret:
                 self._interpret(climb)
-            climb.tuning = tuning(
-                candidate.source,
-                knobs,
-                self.bench.problem.workloads,
-                {d.variant.workload: d for d in self._full()},
-                seed=self.seed,
-                trials=self.settings.tuner_trials if self.device else self.settings.build_trials,
-            )
             verdict = self._measure(climb, self.device) if self.device else self._model(climb)
         except Failed as failed:
             if failed.correctness is not None:
@@ -172,19 +167,29 @@ class Ladder:
         self._rung(climb, Rung.CHECK, work)
         return finding
 
+    def _tuning(self, source: str, knobs: Mapping[str, tuple[Choice, ...]]) -> Tuning:
+        trials = self.settings.tuner_trials if self.device else self.settings.build_trials
+        described = {d.variant.workload: d for d in self._full()}
+        return tuning(source, knobs, self.bench.problem.workloads, described, seed=self.seed, trials=trials)
+
     def _build(self, climb: _Climb) -> None:
         built: list[Built] = []
 
         refused: list[Failed] = []
 
         def plan() -> str:
-            try:
-                built.extend(self.builder.build(climb.candidate.source, climb.default))
-            except Failed as failed:
-                if failed.verdict is not Verdict.COMPILE_ERROR:
-                    raise
-                refused.append(failed)  # the plan stands: it is the next rung that says no
-                return "launches that do not compile"
+            source, unfit = climb.candidate.source, {}
+            for group in climb.tuning.groups:
+                try:
+                    built.extend(self.builder.build(source, climb.default, group.workloads))
+                except Failed as failed:
+                    if failed.verdict is not Verdict.COMPILE_ERROR:
+                        raise
+                    unfit[group.key] = failed
+            for group in climb.tuning.groups:
+                if group.key in unfit and not (built and self._start_elsewhere(climb, group, built)):
+                    refused.append(unfit[group.key])  # the plan stands: it is the next rung that says no
+                    return "launches that do not compile"
             launches = sum(len(b.plan.launches) for b in built)
             return f"{launches} launch{'es' * (launches != 1)} for {len(built)} workload{'s' * (len(built) > 1)}"
 
@@ -197,6 +202,19 @@ class Ladder:
             return self.builder.describe(climb.resources)
 
         self._rung(climb, Rung.BUILD, build)
+
+    def _start_elsewhere(self, climb: _Climb, group: Group, built: list[Built]) -> bool:
+        """Whether another choice builds for these workloads; it takes the place of the default, which suits others."""
+        source, ranked = climb.candidate.source, group.tuner.afresh()
+        while choices := ranked.ask_some():
+            for choice, found in zip(choices, self.builder.build_some(source, choices, group.workloads), strict=True):
+                ranked.tell(choice, None)
+                if not isinstance(found, Failed):
+                    built.extend(found)
+                    climb.start = {**climb.start, **dict.fromkeys(group.workloads, choice)}
+                    climb.choices = climb.start
+                    return True
+        return False
 
     def _cases(self) -> list[Case]:
         return [
@@ -259,11 +277,11 @@ class Ladder:
                             group.tuner.tell(choice, None)
                         else:
                             group.tell(choice, [self._modelled(climb.candidate, b, choice).value for b in built])
-            climb.choices = climb.tuning.choices(climb.default)
+            climb.choices = climb.tuning.choices(climb.start)
             return f"{climb.tuning.summary('do not build')} by model"
 
         self._rung(climb, Rung.TUNE, tune)
-        changed = [name for name, choice in climb.choices.items() if choice != climb.default]
+        changed = [name for name, choice in climb.choices.items() if choice != climb.start[name]]
         if changed:
             # A few cases are enough here: the values were compared in full at the default choice.
             few = self._cases()[:: self.settings.seeds][:TUNED_CASES]
@@ -337,7 +355,7 @@ class Ladder:
 
         def tune() -> str:
             device.tune(self.bench, self.builder, climb.candidate.source, climb.tuning, climb.default)
-            climb.choices = climb.tuning.choices(climb.default)
+            climb.choices = climb.tuning.choices(climb.start)
             return climb.tuning.summary("ruled out")
 
         self._rung(climb, Rung.TUNE, tune)
@@ -377,5 +395,5 @@ class Ladder:
         )
         if not verdict.ok:
             return made
-        choice, table = climb.tuning.common(climb.default), climb.tuning.table(climb.default)
+        choice, table = climb.tuning.common(climb.start), climb.tuning.table(climb.start)
         return replace(made, tuned_source=tuned(climb.candidate.source, choice, table))

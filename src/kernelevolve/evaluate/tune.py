@@ -111,6 +111,10 @@ class Tuner:
         if trial is not None:
             self._tell(trial, time)
 
+    def afresh(self) -> Tuner:
+        """Another one that asks for the same choices in the same order until it is told otherwise."""
+        return Tuner(self.knobs, self.seed, self.trials)
+
     @property
     def best(self) -> dict[str, Choice] | None:
         """The choice with the least time; among ties the one tried first."""
@@ -160,15 +164,16 @@ class Tuning:
 
     groups: tuple[Group, ...]
 
-    def choices(self, default: Mapping[str, Choice]) -> dict[str, Mapping[str, Choice]]:
-        """The best choice of each workload; `default` where nothing could be timed."""
-        return {w: group.tuner.best or default for group in self.groups for w in group.workloads}
+    def choices(self, start: Mapping[str, Mapping[str, Choice]]) -> dict[str, Mapping[str, Choice]]:
+        """The best choice of each workload; that of `start` where nothing could be timed."""
+        return {w: group.tuner.best or start[w] for group in self.groups for w in group.workloads}
 
-    def common(self, default: Mapping[str, Choice]) -> Mapping[str, Choice]:
-        """The best choice for all workloads together, among those that every group has timed."""
+    def common(self, start: Mapping[str, Mapping[str, Choice]]) -> Mapping[str, Choice]:
+        """The best choice for all workloads together; that of the heaviest group where none was timed for all."""
         first, *others = (group.tuner for group in self.groups)
         weights = [sum(group.weights.values()) for group in self.groups]
-        best, least = default, math.inf
+        heaviest = max(self.groups, key=lambda group: sum(group.weights.values()))
+        best, least = self.choices(start)[heaviest.workloads[0]], math.inf
         for values in first.tried:
             times = [tuner.tried.get(values) for tuner in (first, *others)]
             known = [t for t in times if t is not None]
@@ -178,10 +183,11 @@ class Tuning:
                     best, least = dict(zip(first.knobs, values, strict=True)), total
         return best
 
-    def table(self, default: Mapping[str, Choice]) -> dict[WorkloadKey, Mapping[str, Choice]]:
+    def table(self, start: Mapping[str, Mapping[str, Choice]]) -> dict[WorkloadKey, Mapping[str, Choice]]:
         """The choice by workload key; empty where one choice serves all."""
-        found = {group.key: group.tuner.best or default for group in self.groups}
-        return {} if all(choice == self.common(default) for choice in found.values()) else found
+        chosen, common = self.choices(start), self.common(start)
+        found = {group.key: chosen[group.workloads[0]] for group in self.groups}
+        return {} if all(choice == common for choice in found.values()) else found
 
     def summary(self, ruled_out: str) -> str:
         """What was tried, in one line, by group where there are several."""
