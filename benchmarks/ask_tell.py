@@ -26,7 +26,8 @@ from kernelevolve.candidate import Candidate
 from kernelevolve.evaluation import Check, Correctness, Evaluation, Evidence
 from kernelevolve.events import Component
 from kernelevolve.propose import Answer
-from kernelevolve.run import Run, create_run
+from kernelevolve.run import Run
+from kernelevolve.runs import create_run
 from kernelevolve.settings import settings_for
 from kernelevolve.testing import FAKE_PLATFORM, fake_equip, fake_evaluation, fake_problem
 

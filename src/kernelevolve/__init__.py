@@ -33,15 +33,18 @@ if TYPE_CHECKING:
     from kernelevolve.errors import UnknownName as UnknownName
     from kernelevolve.errors import UsageError as UsageError
     from kernelevolve.errors import WriterError as WriterError
+    from kernelevolve.evaluation import Buffer as Buffer
     from kernelevolve.evaluation import Check as Check
     from kernelevolve.evaluation import Correctness as Correctness
     from kernelevolve.evaluation import Evaluation as Evaluation
     from kernelevolve.evaluation import Evidence as Evidence
     from kernelevolve.evaluation import Figure as Figure
+    from kernelevolve.evaluation import Launch as Launch
     from kernelevolve.evaluation import LaunchPlan as LaunchPlan
     from kernelevolve.evaluation import Resources as Resources
     from kernelevolve.evaluation import Rung as Rung
     from kernelevolve.evaluation import RungReport as RungReport
+    from kernelevolve.evaluation import Samples as Samples
     from kernelevolve.evaluation import Timing as Timing
     from kernelevolve.evaluation import Verdict as Verdict
     from kernelevolve.events import Component as Component
@@ -59,20 +62,24 @@ if TYPE_CHECKING:
     from kernelevolve.propose import Answer as Answer
     from kernelevolve.run import Equipment as Equipment
     from kernelevolve.run import Run as Run
-    from kernelevolve.run import create_run as create_run
-    from kernelevolve.run import holds_run as holds_run
-    from kernelevolve.run import open_run as open_run
-    from kernelevolve.run import optimize as optimize
-    from kernelevolve.run import read_run as read_run
-    from kernelevolve.run import tail as tail
+    from kernelevolve.runs import create_run as create_run
+    from kernelevolve.runs import holds_run as holds_run
+    from kernelevolve.runs import open_run as open_run
+    from kernelevolve.runs import optimize as optimize
+    from kernelevolve.runs import read_artefacts as read_artefacts
+    from kernelevolve.runs import read_run as read_run
+    from kernelevolve.runs import tail as tail
     from kernelevolve.settings import Settings as Settings
     from kernelevolve.settings import settings_for as settings_for
+    from kernelevolve.store.artefacts import Artefacts as Artefacts
     from kernelevolve.suites import load_problem as load_problem
     from kernelevolve.suites import open_suite as open_suite
 
 _PLACES = {
     "Answer": "propose",
+    "Artefacts": "store.artefacts",
     "Brief": "candidate",
+    "Buffer": "evaluation",
     "Candidate": "candidate",
     "Check": "evaluation",
     "Component": "events",
@@ -88,6 +95,7 @@ _PLACES = {
     "HardwareFigures": "hardware",
     "KernelEvolveError": "errors",
     "Knobs": "candidate",
+    "Launch": "evaluation",
     "LaunchPlan": "evaluation",
     "MachineError": "errors",
     "MissingDevice": "errors",
@@ -102,6 +110,7 @@ _PLACES = {
     "RunBusy": "errors",
     "Rung": "evaluation",
     "RungReport": "evaluation",
+    "Samples": "evaluation",
     "SeatLost": "errors",
     "Settings": "settings",
     "Stage": "feed",
@@ -118,17 +127,18 @@ _PLACES = {
     "Workload": "problem",
     "Workshop": "equipment",
     "WriterError": "errors",
-    "create_run": "run",
-    "holds_run": "run",
+    "create_run": "runs",
+    "holds_run": "runs",
     "load_problem": "suites",
-    "open_run": "run",
+    "open_run": "runs",
     "open_suite": "suites",
-    "optimize": "run",
+    "optimize": "runs",
     "plugins": "plugins",
     "read_problem": "problem",
-    "read_run": "run",
+    "read_artefacts": "runs",
+    "read_run": "runs",
     "settings_for": "settings",
-    "tail": "run",
+    "tail": "runs",
     "to_data": "codec",
 }
 

@@ -1,11 +1,11 @@
 """Run: ask, write, evaluate, tell; and the driver that keeps writers and seats busy.
 
-In: a folder, a problem, and the equipment that writes and measures. Out: a log, and the graph that it tells. Left to
-others: which parents (`search`), which prompt (`propose`), which verdict (`evaluate`), where the log lies (`store`).
+In: an owned log, and the equipment that writes and measures. Out: a longer log, and the graph that it tells. Left to
+others: which parents (`search`), which prompt (`propose`), which verdict (`evaluate`), where runs lie (`runs`).
 
 Every door uses the same functions: the driver, the command line and a guest agent. The log is the only thing that
-changes. A door watches by tailing: `tail` for the log of any run, `Run.feed` for what the owner's work in flight is
-doing.
+changes. A door watches by tailing: `runs.tail` for the log of any run, `Run.feed` for what the owner's work in flight
+is doing.
 """
 
 from __future__ import annotations
@@ -13,16 +13,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from kernelevolve import codec, plugins
+from kernelevolve import codec
 from kernelevolve.candidate import Brief, Candidate
 from kernelevolve.drive import Driver
 from kernelevolve.errors import (
@@ -30,25 +27,23 @@ from kernelevolve.errors import (
     MachineError,
     NoMovesLeft,
     SeatLost,
-    StoreError,
-    StoreTooNew,
     UsageError,
 )
 from kernelevolve.evaluation import Evaluation, Verdict
-from kernelevolve.events import Asked, Component, Created, Dropped, Entry, Evaluated, Event, Finished, Noted, Written
+from kernelevolve.events import Asked, Created, Dropped, Evaluated, Event, Finished, Noted, Written
 from kernelevolve.feed import Feed
-from kernelevolve.graph import Graph, Node, Reducer, fold, fold_all
+from kernelevolve.graph import Graph, Node, Reducer, fold
 from kernelevolve.hardware import HardwareFigures
-from kernelevolve.problem import Problem
-from kernelevolve.propose import Answer, Translator, Workbench, Writer
+from kernelevolve.propose import Answer, Translator
 from kernelevolve.propose.operator import Articles, Operator
 from kernelevolve.search import Policy
 from kernelevolve.search.fitness import fitness
 from kernelevolve.search.novelty import BinariesReducer, same_source, told_as_duplicate
 from kernelevolve.search.termination import rules_for
-from kernelevolve.settings import Settings, settings_for
+from kernelevolve.settings import Settings
 from kernelevolve.store import Lease, Store
-from kernelevolve.store.owner import this_process
+from kernelevolve.store.artefacts import Artefacts
+from kernelevolve.store.blobs import Blobs
 
 T = TypeVar("T")
 RETRIES = 3
@@ -57,13 +52,18 @@ RETRIES = 3
 class Evaluator(Protocol):
     """Measures candidates; several `evaluate` calls may wait at the same time, as many as there are seats."""
 
-    async def evaluate(self, candidate: Candidate, *, progress: Callable[[str], None]) -> Evaluation:
+    async def evaluate(
+        self, candidate: Candidate, *, progress: Callable[[str], None], keep: Callable[[bytes], str]
+    ) -> Evaluation:
         """What the harness found about `candidate`.
 
         Args:
             progress: called with the name of each rung as it begins.
+            keep: stores what is too large for the log and gives the reference for `Evaluation.artefacts`; from any
+                thread.
 
         Raises:
+            StoreError: raised by `keep`, and passed on.
             MachineError: the machine's fault; the run asks again, which the evaluator answers from another seat.
         """
         ...
@@ -116,8 +116,8 @@ class Run:
     do. One event loop uses a Run; only `stop` may be called from elsewhere.
     """
 
-    def __init__(self, store: Store, lease: Lease, parts: Parts, graph: Graph) -> None:
-        self._store, self._lease, self._graph = store, lease, graph
+    def __init__(self, store: Store, lease: Lease, parts: Parts, graph: Graph, blobs: Blobs) -> None:
+        self._store, self._lease, self._graph, self._blobs = store, lease, graph, blobs
         self._policy, self._operator, self._equipment = parts.policy, parts.operator, parts.equipment
         self._clock = time.monotonic()
         self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
@@ -133,6 +133,18 @@ class Run:
     def settings(self) -> Settings:
         """The settings in force."""
         return codec.from_data(Settings, codec.to_data(self._graph.settings))
+
+    @property
+    def artefacts(self) -> Artefacts:
+        """What the evaluations of this run refer to: launch plans, raw samples, whole error texts."""
+        return Artefacts(self._graph, self._blobs)
+
+    async def step(self) -> Node:
+        """One turn of the loop; `drive` is many of them side by side."""
+        brief = self.ask()
+        candidate = await self.write(brief)
+        evaluation = await self.evaluate(candidate)
+        return self.tell(candidate, evaluation)
 
     def ask(self) -> Brief:
         """The next brief, now pending.
@@ -192,6 +204,7 @@ class Run:
 
         Raises:
             MachineError: the machine failed again and again; the candidate stays pending.
+            StoreError: an artefact could not be stored; the candidate stays pending.
         """
         twin = same_source(self._graph, candidate)
         if twin is not None and twin.evaluation.verdict.family != "not-the-candidate":
@@ -201,7 +214,7 @@ class Run:
             self.feed.tell(candidate.brief, candidate.id, rung)
 
         async def once() -> Evaluation:
-            found = await self._equipment.evaluator.evaluate(candidate, progress=progress)
+            found = await self._equipment.evaluator.evaluate(candidate, progress=progress, keep=self._blobs.put)
             if found.verdict is Verdict.INFRA:
                 failed = next((r.message for r in found.rungs if r.status == "failed"), "no rung says more")
                 raise SeatLost(f"evaluating {candidate.id}: {failed}")
@@ -248,13 +261,6 @@ class Run:
         self._append(Dropped(brief, reason, exhausted))
         self.feed.tell(brief, "", "dropped")
 
-    async def step(self) -> Node:
-        """One turn of the loop; `drive` is many of them side by side."""
-        brief = self.ask()
-        candidate = await self.write(brief)
-        evaluation = await self.evaluate(candidate)
-        return self.tell(candidate, evaluation)
-
     async def drive(self) -> str:
         """Turns the loop until a termination rule says stop; gives its reason, or nothing after `stop`.
 
@@ -282,6 +288,12 @@ class Run:
         if self._graph.finished != reason:
             self._append(Finished(reason))
         return reason
+
+    def adopt(self, settings: Settings) -> None:
+        """Puts other settings in force from now on."""
+        now = codec.to_data(settings)
+        if codec.dumps(now) != codec.dumps(self._graph.settings):
+            self._append(Noted("settings", f"effort {settings.effort}", now))
 
     def reason(self) -> str:
         """Why no further brief should be asked; empty to go on."""
@@ -322,177 +334,3 @@ class Run:
             except MachineError as error:
                 self._append(Noted(what, f"{name}, attempt {attempt} of {RETRIES + 1}: {error}"))
         return await work()
-
-
-def create_run(
-    folder: Path,
-    problem: Problem,
-    platform: str,
-    equip: Equip,
-    *,
-    settings: Settings | None = None,
-    policy: Component | None = None,
-    writer: Component | None = None,
-    seed: int = 0,
-    store: str = "sqlite",
-    builds: Path | None = None,
-) -> Run:
-    """A new run in `folder`, owned by this process.
-
-    Args:
-        platform: name of the objective platform.
-        equip: makes evaluator, figures and translator from the run's first event.
-        settings: default: those of effort `standard`.
-        policy: default: greedy with the settings' number of drafts.
-        writer: default: the built-in.
-        builds: folder for builds that siblings share; default: in the run's folder.
-
-    Raises:
-        StoreError: the folder holds a run already, or cannot be written.
-        UnknownName: a policy, writer or store that nobody registered.
-    """
-    settings = settings or settings_for("standard")
-    created = Created(
-        run=uuid.uuid4().hex[:12],
-        problem=problem,
-        platform=platform,
-        seed=seed,
-        policy=policy or Component("greedy", {"drafts": settings.drafts}),
-        writer=writer or Component("built-in"),
-        settings=codec.to_data(settings),
-        version=version("kernelevolve"),
-    )
-    log: Store = plugins.load("stores", store)(folder, create=True)
-    lease = log.take(this_process())
-    with _undone_on_error(lease.release):
-        equipment = equip(created, builds or folder / "builds")
-        with _undone_on_error(equipment.close):
-            parts = _parts(created, equipment)
-            graph = Graph(parts.reducers)
-            fold(graph, log.append(created, lease))
-    return Run(log, lease, parts, graph)
-
-
-def open_run(
-    folder: Path,
-    equip: Equip,
-    *,
-    settings: Settings | None = None,
-    by_force: bool = False,
-    store: str = "sqlite",
-    builds: Path | None = None,
-) -> Run:
-    """The run in `folder`, replayed and now owned by this process.
-
-    Args:
-        settings: in force from now on; default: as before.
-        by_force: take the run from a process on another machine that is known to be gone.
-
-    Raises:
-        RunBusy: a live process owns it.
-        StoreTooNew: it was written by a newer KernelEvolve.
-        StoreError: there is no run, or its log is damaged.
-    """
-    log: Store = plugins.load("stores", store)(folder)
-    lease = log.take(this_process(), by_force=by_force)
-    with _undone_on_error(lease.release):
-        entries = log.read_from(0)
-        before = fold_all(entries)
-        now = before.settings if settings is None else codec.to_data(settings)
-        equipment = equip(replace(before.created, settings=now), builds or folder / "builds")
-        with _undone_on_error(equipment.close):
-            parts = _parts(before.created, equipment)
-            run = Run(log, lease, parts, fold_all(entries, parts.reducers))
-            if settings is not None and codec.dumps(now) != codec.dumps(before.settings):
-                run._append(Noted("settings", f"effort {settings.effort}", now))
-    return run
-
-
-def holds_run(folder: Path, *, store: str = "sqlite") -> bool:
-    """Whether `folder` holds a run; a creation that was cut short is none."""
-    try:
-        log: Store = plugins.load("stores", store)(folder)
-    except StoreTooNew:
-        return True
-    except StoreError:
-        return False
-    return bool(log.read_from(0, most=1))
-
-
-def read_run(folder: Path, *, onto: Graph | None = None, store: str = "sqlite") -> Graph:
-    """The graph of the run in `folder` as of now; never owns it, so it works beside a live owner.
-
-    Args:
-        onto: a graph that this function gave for the same folder; what is new is folded onto it, and it comes back.
-    """
-    graph = Graph() if onto is None else onto
-    for entry in tail(folder, graph.next_sequence, store=store):
-        fold(graph, entry)
-    return graph
-
-
-def tail(folder: Path, sequence: int = 0, *, store: str = "sqlite") -> tuple[Entry, ...]:
-    """The entries of the run in `folder` from number `sequence` on; never owns it."""
-    log: Store = plugins.load("stores", store)(folder)
-    return log.read_from(sequence)
-
-
-def optimize(
-    problem: Problem,
-    platforms: tuple[str, ...],
-    folder: Path,
-    equip: Equip,
-    *,
-    settings: Settings | None = None,
-    policy: Component | None = None,
-    writer: Component | None = None,
-    seed: int = 0,
-) -> tuple[Graph, ...]:
-    """The finished graph of one run per platform, in the order given.
-
-    One platform's run lies in `folder`; several are siblings in `folder/PLATFORM`, one after the other, and share their
-    builds in `folder/builds`. A run that is there already is resumed.
-
-    Raises:
-        UsageError: no platform, or one twice.
-        KernelEvolveError: what `Run.drive` raises.
-    """
-    if not platforms or len(set(platforms)) != len(platforms):
-        raise UsageError(f"give one or more different platforms, got {', '.join(platforms) or 'none'}")
-    graphs = []
-    for platform in platforms:
-        place = folder if len(platforms) == 1 else folder / platform
-        builds = folder / "builds"
-        if holds_run(place):
-            run = open_run(place, equip, settings=settings, builds=builds)
-        else:
-            run = create_run(
-                place, problem, platform, equip,
-                settings=settings, policy=policy, writer=writer, seed=seed, builds=builds,
-            )  # fmt: skip
-        with run:
-            asyncio.run(run.drive())
-            graphs.append(run.graph)
-    return tuple(graphs)
-
-
-@contextmanager
-def _undone_on_error(undo: Callable[[], None]) -> Iterator[None]:
-    with ExitStack() as stack:
-        stack.callback(undo)
-        yield
-        stack.pop_all()
-
-
-def _parts(created: Created, equipment: Equipment) -> Parts:
-    policy = _build("policies", created.policy)
-    workbench = Workbench(created.problem, created.platform, created.seed, equipment.figures, equipment.translator)
-    writer: Writer = _build("writers", created.writer, workbench)
-    return Parts(policy, Operator(writer, figures=equipment.figures, articles=equipment.articles), equipment)
-
-
-def _build(kind: plugins.Kind, component: Component, *first: Any) -> Any:
-    try:
-        return plugins.load(kind, component.name)(*first, **component.args)
-    except TypeError as error:
-        raise UsageError(f"{kind}: {component.name!r} cannot be built with {dict(component.args)}: {error}") from error

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,20 @@ from kernelevolve import codec
 from kernelevolve.candidate import Brief, Candidate
 from kernelevolve.errors import NoMovesLeft, RunBusy, SeatLost, StaleLease, StoreError, WriterError
 from kernelevolve.evaluation import (
+    Buffer,
     Correctness,
     Evaluation,
     Evidence,
     Figure,
+    Launch,
+    LaunchPlan,
     Resources,
     Rung,
     RungReport,
     Timing,
     Verdict,
+    error_name,
+    plan_name,
     speedup,
 )
 from kernelevolve.events import Asked, Component, Created, Entry, Evaluated, Noted, Written
@@ -66,6 +71,16 @@ def fake_evaluation(quality: float, *, verdict: Verdict | None = None, binary: s
     return Evaluation(verdict, FAKE_PLATFORM, rungs, (Correctness(Evidence.MEASURED, True, ()),), resources, (timing,))
 
 
+def fake_plan(candidate: Candidate) -> LaunchPlan:
+    """One launch over two buffers, with a grid that tells candidates apart."""
+    x, y = Buffer("x", (64,), (1,), "float32", "input"), Buffer("y", (64,), (1,), "float32", "output")
+    launch = Launch(
+        "kernel", {"x": "*fp32", "y": "*fp32", "n": "i32", "BLOCK": "constexpr"}, {"BLOCK": 64}, {"n": 16},
+        {"x": "buffer x+0", "y": "buffer y+0", "n": 64}, (1 + int(candidate.digest[:4], 16), 1, 1), {"num_warps": 4},
+    )  # fmt: skip
+    return LaunchPlan("declared", FAKE_PLATFORM, (x, y), (launch,))
+
+
 class FakeEvaluator:
     """Judges a candidate by its digest: the same source always gets the same evaluation.
 
@@ -81,7 +96,9 @@ class FakeEvaluator:
         self._attempts: dict[str, int] = {}
         self.busy = self.most_busy = 0
 
-    async def evaluate(self, candidate: Candidate, *, progress: Callable[[str], None]) -> Evaluation:
+    async def evaluate(
+        self, candidate: Candidate, *, progress: Callable[[str], None], keep: Callable[[bytes], str]
+    ) -> Evaluation:
         """See `run.Evaluator.evaluate`."""
         attempt = self._attempts[candidate.id] = self._attempts.get(candidate.id, 0) + 1
         luck = random.Random(f"{self._seed}:{candidate.id}:{attempt}")
@@ -97,7 +114,11 @@ class FakeEvaluator:
             raise SeatLost(f"fake seat lost at {candidate.id}, attempt {attempt}")
         rng = random.Random(f"{self._seed}:{candidate.digest}")
         verdict = Verdict.WRONG_VALUE if rng.random() < self._faulty else None
-        return fake_evaluation(0.5 + 2 * rng.random(), verdict=verdict, binary=candidate.digest[:16])
+        found = fake_evaluation(0.5 + 2 * rng.random(), verdict=verdict, binary=candidate.digest[:16])
+        contents = {plan_name(FAKE_PLATFORM, "declared"): codec.dumps(fake_plan(candidate))}
+        if verdict is not None:
+            contents[error_name(FAKE_PLATFORM, Rung.CORRECT)] = f"what is wrong with\n{candidate.source}"
+        return replace(found, artefacts={name: keep(text.encode()) for name, text in contents.items()})
 
 
 class FakeTranslator:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import kernelevolve.store.sqlite  # noqa: F401  (imported once, so that a child starts quickly)
-from kernelevolve.run import create_run, holds_run, open_run, tail
+from kernelevolve.runs import create_run, holds_run, open_run, tail
 from kernelevolve.settings import settings_for
 from kernelevolve.testing import FAKE_PLATFORM, FakeEvaluator, FakeTranslator, fake_equip, fake_problem
 
@@ -35,9 +35,9 @@ class Reporting(FakeEvaluator):
         self._pipe = pipe
         self.run = None
 
-    async def evaluate(self, candidate, *, progress):
+    async def evaluate(self, candidate, **more):
         os.write(self._pipe, b"%d\n" % self.run.graph.next_sequence)
-        return await super().evaluate(candidate, progress=progress)
+        return await super().evaluate(candidate, **more)
 
 
 def child(folder: Path, settings, pipe: int) -> None:

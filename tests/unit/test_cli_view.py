@@ -28,7 +28,7 @@ from kernelevolve.evaluation import (
 from kernelevolve.events import Asked, Component, Created, Dropped, Entry, Evaluated, Finished, Written
 from kernelevolve.graph import Graph, fold_all
 from kernelevolve.problem import Problem
-from kernelevolve.run import create_run
+from kernelevolve.runs import create_run
 from kernelevolve.settings import settings_for
 from kernelevolve.testing import fake_equip, fake_problem
 

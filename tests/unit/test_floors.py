@@ -25,7 +25,7 @@ FLOORS: tuple[set[str], ...] = (
     {"suites", "platforms", "knowledge", "llm", "store", "judge", "worker", "translate", "tensors"},
     {"search", "propose", "evaluate", "ship", "drive"},
     {"run", "engineer"},
-    {"equipment", "testing"},
+    {"runs", "equipment", "testing"},
     {"cli", "web", "mcp"},
 )
 DOORS = FLOORS[-1]

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from kernelevolve.events import Asked, Dropped, Evaluated, Written
-from kernelevolve.run import read_run, tail
+from kernelevolve.runs import read_run, tail
 from kernelevolve.testing import same_story
 
 CANDIDATES = 200

@@ -31,7 +31,8 @@ from kernelevolve.errors import (
 from kernelevolve.evaluation import Rung, RungReport, Verdict
 from kernelevolve.events import Component, Dropped, Evaluated, Finished, Noted, Written
 from kernelevolve.propose import Answer
-from kernelevolve.run import Equipment, create_run, holds_run, open_run, optimize, read_run, tail
+from kernelevolve.run import Equipment
+from kernelevolve.runs import create_run, holds_run, open_run, optimize, read_run, tail
 from kernelevolve.settings import settings_for
 from kernelevolve.testing import (
     FAKE_PLATFORM,
@@ -208,9 +209,9 @@ def test_the_same_source_is_not_measured_twice(tmp_path):
     class Counting(FakeEvaluator):
         seen = 0
 
-        async def evaluate(self, candidate, *, progress):
+        async def evaluate(self, candidate, **more):
             self.seen += 1
-            return await super().evaluate(candidate, progress=progress)
+            return await super().evaluate(candidate, **more)
 
     evaluator = Counting(faulty=0.0)
     with begin(tmp_path, fake_equip(evaluator)) as run:
@@ -259,7 +260,7 @@ def test_a_machine_that_stays_broken_stops_the_run_which_can_be_resumed(tmp_path
 
 def test_infra_is_the_machines_fault(tmp_path):
     class Infra(FakeEvaluator):
-        async def evaluate(self, candidate, *, progress):
+        async def evaluate(self, candidate, **more):
             report = RungReport(Rung.TIME, "failed", 0.1, "the clock stood still")
             return replace(fake_evaluation(1.0, verdict=Verdict.INFRA), rungs=(report,))
 
@@ -410,7 +411,7 @@ def test_two_runs_cannot_own_one_folder(tmp_path):
 
 def test_another_process_is_told_who_owns_it(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from kernelevolve.run import open_run;"
+        "import sys; from pathlib import Path; from kernelevolve.runs import open_run;"
         "from kernelevolve.testing import fake_equip; open_run(Path(sys.argv[1]), fake_equip())"
     )
     with begin(tmp_path):

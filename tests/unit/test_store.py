@@ -196,7 +196,7 @@ assert SqliteStore(place / "run").read_from(0) == tuple(written)
 
 import asyncio, shutil
 from dataclasses import replace
-from kernelevolve.run import create_run, open_run, read_run, tail
+from kernelevolve.runs import create_run, open_run, read_run, tail
 from kernelevolve.settings import settings_for
 from kernelevolve.testing import fake_equip, fake_problem, same_story
 settings = replace(settings_for("quick"), candidates=60, plateau=1000)

@@ -1,0 +1,218 @@
+"""Runs in their folders: created, opened, read, watched, and several side by side.
+
+In: a folder, and what a run is made of. Out: a `Run` that this process owns, or the graph of one that it only reads.
+Left to others: the loop (`run`), where the log lies (`store`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from kernelevolve import codec, plugins
+from kernelevolve.errors import StoreError, StoreTooNew, UsageError
+from kernelevolve.events import Component, Created, Entry
+from kernelevolve.graph import Graph, fold, fold_all
+from kernelevolve.problem import Problem
+from kernelevolve.propose import Workbench, Writer
+from kernelevolve.propose.operator import Operator
+from kernelevolve.run import Equip, Equipment, Parts, Run
+from kernelevolve.settings import Settings, settings_for
+from kernelevolve.store import Store
+from kernelevolve.store.artefacts import Artefacts
+from kernelevolve.store.blobs import blobs_of
+from kernelevolve.store.owner import this_process
+
+
+def create_run(
+    folder: Path,
+    problem: Problem,
+    platform: str,
+    equip: Equip,
+    *,
+    settings: Settings | None = None,
+    policy: Component | None = None,
+    writer: Component | None = None,
+    seed: int = 0,
+    store: str = "sqlite",
+    builds: Path | None = None,
+    blobs: str = "",
+) -> Run:
+    """A new run in `folder`, owned by this process.
+
+    Args:
+        platform: name of the objective platform.
+        equip: makes evaluator, figures and translator from the run's first event.
+        settings: default: those of effort `standard`.
+        policy: default: greedy with the settings' number of drafts.
+        writer: default: the built-in.
+        builds: folder for builds that siblings share; default: in the run's folder.
+        blobs: an fsspec address for artefacts; default: `blobs` in the run's folder, which moves with it.
+
+    Raises:
+        StoreError: the folder holds a run already, or cannot be written.
+        UnknownName: a policy, writer or store that nobody registered.
+    """
+    settings = settings or settings_for("standard")
+    created = Created(
+        run=uuid.uuid4().hex[:12],
+        problem=problem,
+        platform=platform,
+        seed=seed,
+        policy=policy or Component("greedy", {"drafts": settings.drafts}),
+        writer=writer or Component("built-in"),
+        settings=codec.to_data(settings),
+        version=version("kernelevolve"),
+        blobs=blobs,
+    )
+    log: Store = plugins.load("stores", store)(folder, create=True)
+    lease = log.take(this_process())
+    with _undone_on_error(lease.release):
+        equipment = equip(created, builds or folder / "builds")
+        with _undone_on_error(equipment.close):
+            parts = _parts(created, equipment)
+            graph = Graph(parts.reducers)
+            fold(graph, log.append(created, lease))
+    return Run(log, lease, parts, graph, blobs_of(created, folder))
+
+
+def open_run(
+    folder: Path,
+    equip: Equip,
+    *,
+    settings: Settings | None = None,
+    by_force: bool = False,
+    store: str = "sqlite",
+    builds: Path | None = None,
+) -> Run:
+    """The run in `folder`, replayed and now owned by this process.
+
+    Args:
+        settings: in force from now on; default: as before.
+        by_force: take the run from a process on another machine that is known to be gone.
+
+    Raises:
+        RunBusy: a live process owns it.
+        StoreTooNew: it was written by a newer KernelEvolve.
+        StoreError: there is no run, or its log is damaged.
+    """
+    log: Store = plugins.load("stores", store)(folder)
+    lease = log.take(this_process(), by_force=by_force)
+    with _undone_on_error(lease.release):
+        entries = log.read_from(0)
+        before = fold_all(entries)
+        now = before.settings if settings is None else codec.to_data(settings)
+        equipment = equip(replace(before.created, settings=now), builds or folder / "builds")
+        with _undone_on_error(equipment.close):
+            parts, kept = _parts(before.created, equipment), blobs_of(before.created, folder)
+            kept.sweep()
+            run = Run(log, lease, parts, fold_all(entries, parts.reducers), kept)
+            if settings is not None:
+                run.adopt(settings)
+    return run
+
+
+def holds_run(folder: Path, *, store: str = "sqlite") -> bool:
+    """Whether `folder` holds a run; a creation that was cut short is none."""
+    try:
+        log: Store = plugins.load("stores", store)(folder)
+    except StoreTooNew:
+        return True
+    except StoreError:
+        return False
+    return bool(log.read_from(0, most=1))
+
+
+def read_run(folder: Path, *, onto: Graph | None = None, store: str = "sqlite") -> Graph:
+    """The graph of the run in `folder` as of now; never owns it, so it works beside a live owner.
+
+    Args:
+        onto: a graph that this function gave for the same folder; what is new is folded onto it, and it comes back.
+    """
+    graph = Graph() if onto is None else onto
+    for entry in tail(folder, graph.next_sequence, store=store):
+        fold(graph, entry)
+    return graph
+
+
+def tail(folder: Path, sequence: int = 0, *, store: str = "sqlite") -> tuple[Entry, ...]:
+    """The entries of the run in `folder` from number `sequence` on; never owns it."""
+    log: Store = plugins.load("stores", store)(folder)
+    return log.read_from(sequence)
+
+
+def read_artefacts(folder: Path, graph: Graph | None = None, *, store: str = "sqlite") -> Artefacts:
+    """What the evaluations of the run in `folder` refer to; never owns it.
+
+    Args:
+        graph: what `read_run` gave for the same folder; default: it is read now.
+    """
+    graph = graph or read_run(folder, store=store)
+    return Artefacts(graph, blobs_of(graph.created, folder))
+
+
+def optimize(
+    problem: Problem,
+    platforms: tuple[str, ...],
+    folder: Path,
+    equip: Equip,
+    *,
+    settings: Settings | None = None,
+    policy: Component | None = None,
+    writer: Component | None = None,
+    seed: int = 0,
+) -> tuple[Graph, ...]:
+    """The finished graph of one run per platform, in the order given.
+
+    One platform's run lies in `folder`; several are siblings in `folder/PLATFORM`, one after the other, and share their
+    builds in `folder/builds`. A run that is there already is resumed.
+
+    Raises:
+        UsageError: no platform, or one twice.
+        KernelEvolveError: what `Run.drive` raises.
+    """
+    if not platforms or len(set(platforms)) != len(platforms):
+        raise UsageError(f"give one or more different platforms, got {', '.join(platforms) or 'none'}")
+    graphs = []
+    for platform in platforms:
+        place = folder if len(platforms) == 1 else folder / platform
+        builds = folder / "builds"
+        if holds_run(place):
+            run = open_run(place, equip, settings=settings, builds=builds)
+        else:
+            run = create_run(
+                place, problem, platform, equip,
+                settings=settings, policy=policy, writer=writer, seed=seed, builds=builds,
+            )  # fmt: skip
+        with run:
+            asyncio.run(run.drive())
+            graphs.append(run.graph)
+    return tuple(graphs)
+
+
+@contextmanager
+def _undone_on_error(undo: Callable[[], None]) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.callback(undo)
+        yield
+        stack.pop_all()
+
+
+def _parts(created: Created, equipment: Equipment) -> Parts:
+    policy = _build("policies", created.policy)
+    workbench = Workbench(created.problem, created.platform, created.seed, equipment.figures, equipment.translator)
+    writer: Writer = _build("writers", created.writer, workbench)
+    return Parts(policy, Operator(writer, figures=equipment.figures, articles=equipment.articles), equipment)
+
+
+def _build(kind: plugins.Kind, component: Component, *first: Any) -> Any:
+    try:
+        return plugins.load(kind, component.name)(*first, **component.args)
+    except TypeError as error:
+        raise UsageError(f"{kind}: {component.name!r} cannot be built with {dict(component.args)}: {error}") from error
