@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections import Counter
 
 import pytest
 
+from kernelevolve import codec
 from kernelevolve.evaluate.statistics import judge_ratio, log_interval, paired_ratio, t_quantile
-from kernelevolve.evaluate.timing import CANDIDATE, Blocks, Burst, calls_per_burst, interleave, time_arms
-from kernelevolve.evaluation import Evidence, Timing, Verdict
+from kernelevolve.evaluate.timing import CANDIDATE, Blocks, Burst, Timed, calls_per_burst, interleave, time_arms
+from kernelevolve.evaluation import Evidence, Samples, Verdict
 
 # Two-sided 95 % and 99 % quantiles of Student's t, as printed in every table.
 TABLE = {1: (12.706, 63.657), 2: (4.303, 9.925), 3: (3.182, 5.841), 5: (2.571, 4.032), 11: (2.201, 3.106),
@@ -56,7 +58,7 @@ def arm(rng: random.Random, clock: list[float], milliseconds: float, noise: floa
     return burst
 
 
-def timed(seed: int, plan: Blocks = Blocks(12, 2), noise: float = 0.01, **arms: float) -> tuple[Timing, Verdict]:  # noqa: B008
+def timed(seed: int, plan: Blocks = Blocks(12, 2), noise: float = 0.01, **arms: float) -> Timed:  # noqa: B008
     rng, clock = random.Random(seed), [0.0]
     made = {name: arm(rng, clock, t, noise) for name, t in arms.items()}
     return time_arms(made, workload="w", platform="h200", choice={"B": 1}, plan=plan, device="a device")
@@ -65,8 +67,9 @@ def timed(seed: int, plan: Blocks = Blocks(12, 2), noise: float = 0.01, **arms: 
 def test_two_equal_arms_differ_no_more_often_than_the_interval_claims() -> None:
     wrong = excluded = 0
     for seed in range(400):
-        timing, verdict = timed(seed, Blocks(12, 0), **{CANDIDATE: 1.0, "eager": 1.0})
-        wrong += verdict in (Verdict.OK_FASTER, Verdict.OK_SLOWER)
+        found = timed(seed, Blocks(12, 0), **{CANDIDATE: 1.0, "eager": 1.0})
+        timing = found.timing
+        wrong += found.verdict in (Verdict.OK_FASTER, Verdict.OK_SLOWER)
         low, high = timing.speedup.low, timing.speedup.high
         assert low is not None and high is not None
         excluded += not low <= 1.0 <= high
@@ -78,18 +81,30 @@ def test_two_equal_arms_differ_no_more_often_than_the_interval_claims() -> None:
     ("candidate", "verdict"), [(0.8, Verdict.OK_FASTER), (1.0, Verdict.OK_SAME), (1.3, Verdict.OK_SLOWER)]
 )
 def test_a_clock_that_slows_down_does_not_count(candidate: float, verdict: Verdict) -> None:
-    timing, found = timed(1, noise=0.001, **{CANDIDATE: candidate, "eager": 1.0, "compile": 1.1})
-    assert found is verdict and timing.against == "eager"
+    found = timed(1, noise=0.001, **{CANDIDATE: candidate, "eager": 1.0, "compile": 1.1})
+    timing = found.timing
+    assert found.verdict is verdict and timing.against == "eager"
     assert timing.speedup.value == pytest.approx(1 / candidate, rel=0.005)
     assert timing.speedup.evidence is Evidence.MEASURED and timing.candidate.unit == "ms"
-    assert set(timing.samples) == {CANDIDATE, "eager", "compile"} and timing.knobs == {"B": 1}
+    assert set(found.samples.arms) == {CANDIDATE, "eager", "compile"} and timing.knobs == {"B": 1}
+
+
+def test_the_interval_can_be_computed_again_from_the_samples() -> None:
+    found = timed(3, noise=0.02, **{CANDIDATE: 1.0, "eager": 1.3, "compile": 1.2})
+    kept = codec.loads(Samples, codec.dumps(found.samples))
+    assert kept == found.samples and (kept.workload, kept.platform, kept.unit) == ("w", "h200", "ms")
+    medians = {name: [statistics.median(burst) for burst in bursts] for name, bursts in kept.arms.items()}
+    again, said = paired_ratio(medians[found.timing.against], medians[CANDIDATE]), found.timing.speedup
+    assert (again.value, again.low, again.high) == (said.value, said.low, said.high)
+    assert found.timing.samples == {}
 
 
 def test_it_goes_on_only_while_nothing_is_decided() -> None:
-    clear, _ = timed(0, Blocks(6, 2), **{CANDIDATE: 1.0, "eager": 2.0})
-    unclear, verdict = timed(0, Blocks(6, 2), noise=0.3, **{CANDIDATE: 2.0, "eager": 2.0})
-    assert len(clear.samples["eager"]) == 6 * 4
-    assert len(unclear.samples["eager"]) == 24 * 4 and verdict is Verdict.INCONCLUSIVE
+    clear = timed(0, Blocks(6, 2), **{CANDIDATE: 1.0, "eager": 2.0})
+    unclear = timed(0, Blocks(6, 2), noise=0.3, **{CANDIDATE: 2.0, "eager": 2.0})
+    assert [len(burst) for burst in clear.samples.arms["eager"]] == [4] * 6
+    assert [len(burst) for burst in unclear.samples.arms["eager"]] == [4] * 24
+    assert unclear.verdict is Verdict.INCONCLUSIVE
 
 
 def test_the_order_alternates_and_the_baseline_sets_the_calls() -> None:
@@ -106,7 +121,8 @@ def test_the_order_alternates_and_the_baseline_sets_the_calls() -> None:
     assert "".join(order) == "abbaab"
     assert [calls_per_burst(t) for t in (0.01, 5.0, 50.0)] == [8, 4, 1]
     counts = Counter(
-        len(timed(0, Blocks(6, 0), **{CANDIDATE: c, "eager": 20.0})[0].samples[CANDIDATE]) for c in (0.1, 50)
+        sum(map(len, timed(0, Blocks(6, 0), **{CANDIDATE: c, "eager": 20.0}).samples.arms[CANDIDATE]))
+        for c in (0.1, 50)
     )
     assert counts == {6: 2}
 

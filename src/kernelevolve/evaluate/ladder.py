@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from kernelevolve.candidate import Candidate, Choice
+from kernelevolve.evaluate.artefacts import Gathered, Keep
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder, Built
 from kernelevolve.evaluate.check import Finding, check_source
@@ -62,6 +63,7 @@ class _Climb:
 
     candidate: Candidate
     progress: Progress
+    gathered: Gathered
     reports: list[RungReport] = field(default_factory=list)
     correctness: list[Correctness] = field(default_factory=list)
     resources: tuple[Resources, ...] = ()
@@ -102,14 +104,15 @@ class Ladder:
         self.bounds = bounds
         self.builder = Builder(bench, platform, bounds)
 
-    async def evaluate(self, candidate: Candidate, *, progress: Progress) -> Evaluation:
-        """The candidate's Evaluation.
+    async def evaluate(self, candidate: Candidate, *, progress: Progress, keep: Keep) -> Evaluation:
+        """The candidate's Evaluation; `keep` has stored every artefact that it names.
 
         Raises:
+            StoreError: `keep` could not.
             MachineError: a process or device was lost; nothing is scored.
             ProblemError: the reference fails on these inputs.
         """
-        climbing = asyncio.ensure_future(asyncio.to_thread(self.climb, candidate, progress))
+        climbing = asyncio.ensure_future(asyncio.to_thread(self.climb, candidate, progress, keep))
         try:
             return await asyncio.shield(climbing)
         except asyncio.CancelledError:
@@ -121,9 +124,9 @@ class Ladder:
             climbing.exception()
             raise
 
-    def climb(self, candidate: Candidate, progress: Progress) -> Evaluation:
+    def climb(self, candidate: Candidate, progress: Progress, keep: Keep) -> Evaluation:
         """All rungs in order, in this thread."""
-        climb = _Climb(candidate, progress)
+        climb = _Climb(candidate, progress, Gathered(self.platform.name))
         try:
             finding = self._check(climb)
             knobs = finding.knobs.for_vendor(self.platform.vendor)
@@ -137,8 +140,8 @@ class Ladder:
         except Failed as failed:
             if failed.correctness is not None:
                 climb.correctness.append(failed.correctness)
-            return self._evaluation(climb, failed.verdict)
-        return self._evaluation(climb, verdict)
+            return self._evaluation(climb, failed.verdict, keep)
+        return self._evaluation(climb, verdict, keep)
 
     def _rung(self, climb: _Climb, rung: Rung, work: Callable[[], str]) -> None:
         """Runs one rung and reports it; `work` returns the line to print and raises `Failed`."""
@@ -149,6 +152,7 @@ class Ladder:
             message = work()
         except Failed as failed:
             status, message = "failed", f"{failed.verdict.value}: {failed}"
+            climb.gathered.failed(rung, failed.detail)
             raise
         finally:
             seconds = time.monotonic() - start
@@ -190,6 +194,7 @@ class Ladder:
                 if group.key in unfit and not (built and self._start_elsewhere(climb, group, built)):
                     refused.append(unfit[group.key])  # the plan stands: it is the next rung that says no
                     return "launches that do not compile"
+            climb.gathered.planned(b.plan for b in built)
             launches = sum(len(b.plan.launches) for b in built)
             return f"{launches} launch{'es' * (launches != 1)} for {len(built)} workload{'s' * (len(built) > 1)}"
 
@@ -281,6 +286,7 @@ class Ladder:
             return f"{climb.tuning.summary('do not build')} by model"
 
         self._rung(climb, Rung.TUNE, tune)
+        best = self._build_tuned(climb)
         changed = [name for name, choice in climb.choices.items() if choice != climb.start[name]]
         if changed:
             # A few cases are enough here: the values were compared in full at the default choice.
@@ -290,7 +296,6 @@ class Ladder:
                 f"{' and '.join(case.distribution for case in few)} only"
             )
             self._compare_small(climb, few, changed)
-        best = self._build_tuned(climb)
         climb.resources = best[0].resources
         if self.bench.problem.direction != "forward":
             climb.labels.append("modelled time is that of forward alone")
@@ -303,7 +308,9 @@ class Ladder:
     def _build_tuned(self, climb: _Climb) -> list[Built]:
         """Each workload at its own choice."""
         source, names = climb.candidate.source, [w.name for w in self.bench.problem.workloads]
-        return [self.builder.build(source, climb.choices[name], (name,))[0] for name in names]
+        built = [self.builder.build(source, climb.choices[name], (name,))[0] for name in names]
+        climb.gathered.planned(b.plan for b in built)
+        return built
 
     def _modelled(self, candidate: Candidate, built: Built, choice: Mapping[str, Choice]) -> Figure:
         works = self.costs.candidate(candidate, built.plan, choice)
@@ -359,27 +366,27 @@ class Ladder:
             return climb.tuning.summary("ruled out")
 
         self._rung(climb, Rung.TUNE, tune)
-        self._rung(climb, Rung.CORRECT, lambda: correct(self._cases()))
         built = self._build_tuned(climb)[0]
+        self._rung(climb, Rung.CORRECT, lambda: correct(self._cases()))
         climb.resources, climb.diagnosis = built.resources, self._limit(climb, built)
         verdicts: list[Verdict] = []
 
-        def timed() -> str:
+        def time_all() -> str:
             for workload in self.bench.problem.workloads:
-                timing, verdict = device.time(
-                    self.bench, workload.name, climb.candidate.source, climb.choices[workload.name]
-                )
-                climb.timings += (timing,)
-                verdicts.append(verdict)
+                choice = climb.choices[workload.name]
+                timed = device.time(self.bench, workload.name, climb.candidate.source, choice)
+                climb.timings += (replace(timed.timing, platform=self.platform.name),)
+                climb.gathered.timed(replace(timed.samples, platform=self.platform.name))
+                verdicts.append(timed.verdict)
             return "; ".join(
                 f"{t.workload} {t.candidate.value:.4g} ms, {t.against} {t.speedup.value:.3g}x" for t in climb.timings
             )
 
-        self._rung(climb, Rung.TIME, timed)
+        self._rung(climb, Rung.TIME, time_all)
         worst = (Verdict.INCONCLUSIVE, Verdict.OK_SLOWER, Verdict.OK_SAME, Verdict.OK_FASTER)
         return min(verdicts, key=worst.index)
 
-    def _evaluation(self, climb: _Climb, verdict: Verdict) -> Evaluation:
+    def _evaluation(self, climb: _Climb, verdict: Verdict, keep: Keep) -> Evaluation:
         versions = dict(self.bench.roles["builder"].known_versions())
         made = Evaluation(
             verdict=verdict,
@@ -392,6 +399,7 @@ class Ladder:
             labels=tuple(dict.fromkeys([*self.bench.labels, *climb.labels])),
             isolation=climb.isolation,
             versions=versions,
+            artefacts=climb.gathered.hand_over(keep),
         )
         if not verdict.ok:
             return made

@@ -16,9 +16,9 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder
 from kernelevolve.evaluate.correct import Bounds, Failed, Trial, candidate_asks, compare
 from kernelevolve.evaluate.roles import Conversation
-from kernelevolve.evaluate.timing import CANDIDATE, Blocks, Burst, time_arms
+from kernelevolve.evaluate.timing import CANDIDATE, Blocks, Burst, Timed, time_arms
 from kernelevolve.evaluate.tune import Group, Tuning
-from kernelevolve.evaluation import Correctness, Evidence, Timing, Verdict
+from kernelevolve.evaluation import Correctness, Evidence
 from kernelevolve.protocol import Case, Description
 
 _BOUNDS = Bounds(load_seconds=180.0, call_seconds=180.0)
@@ -124,8 +124,8 @@ class Device:
         timed = candidate_asks(worker, "burst", {"calls": _TUNE_CALLS}, seconds=_BOUNDS.call_seconds)
         return float(statistics.median(timed.body["milliseconds"]))
 
-    def time(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> tuple[Timing, Verdict]:
-        """Candidate and baselines interleaved."""
+    def time(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Timed:
+        """Candidate and baselines interleaved; the platform's name is the ladder's to fill in."""
         worker = self._candidate(bench, workload, source, choice)
         try:
             candidate_asks(worker, "warm", {"seed": _RING_SEED, "seconds": _WARM_SECONDS}, seconds=_BOUNDS.call_seconds)

@@ -1,8 +1,8 @@
 """The time rung: candidate and baselines interleaved, cold cache, an interval on the ratio.
 
-In: a candidate at a choice, one workload at full size, a device. Out: a `Timing` with raw samples, and the verdict that
-its interval allows. Left to others: the clock on the device (`tensors.clock`, in the worker and in the judge's
-baseline).
+In: a candidate at a choice, one workload at full size, a device. Out: a `Timing`, the raw samples that it was made of,
+and the verdict that its interval allows. Left to others: the clock on the device (`tensors.clock`, in the worker and in
+the judge's baseline).
 
 The arms are processes of their own, and this process hands out the turn, so only one of them submits work. A block is
 one burst of each arm in an order that alternates (A B C, C B A, ...); what drifts slowly cancels inside a block.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from kernelevolve.candidate import Choice
 from kernelevolve.evaluate.statistics import Interval, judge_ratio, log_interval, paired_ratio
-from kernelevolve.evaluation import Evidence, Figure, Timing, Verdict
+from kernelevolve.evaluation import Evidence, Figure, Samples, Timing, Verdict
 
 Burst = Callable[[int], Sequence[float]]  # number of calls -> milliseconds of each
 CANDIDATE = "candidate"
@@ -29,6 +29,15 @@ class Blocks:
 
     count: int = 12
     doublings: int = 2
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One workload's times, the raw samples behind them, and what they allow to say."""
+
+    timing: Timing
+    samples: Samples
+    verdict: Verdict
 
 
 def calls_per_burst(milliseconds: float) -> int:
@@ -48,7 +57,7 @@ def interleave(arms: Mapping[str, Burst], blocks: int, calls: int) -> dict[str, 
 
 def time_arms(
     arms: Mapping[str, Burst], *, workload: str, platform: str, choice: Mapping[str, Choice], plan: Blocks, device: str
-) -> tuple[Timing, Verdict]:
+) -> Timed:
     """Measures until the interval decides or the doublings are spent.
 
     Args:
@@ -81,9 +90,9 @@ def time_arms(
         against=against,
         speedup=_speedup(ratio, how),
         knobs=dict(choice),
-        samples={name: tuple(t for burst in taken for t in burst) for name, taken in samples.items()},
     )
-    return timing, verdict
+    raw = {name: tuple(tuple(burst) for burst in taken) for name, taken in samples.items()}
+    return Timed(timing, Samples(workload, platform, "ms", raw), verdict)
 
 
 def _figure(medians: Sequence[float], how: str) -> Figure:
