@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 from collections.abc import Callable, Mapping
 
@@ -9,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernelevolve.candidate import Choice
-from kernelevolve.evaluate.tune import Tuner, tuned
+from kernelevolve.evaluate.tune import Tuner, Tuning, tuned, tuning, workload_key
+from kernelevolve.problem import Workload
+from kernelevolve.protocol import Description, InputSpec, Variant
 
 KNOBS = {"BLOCK": (64, 128, 256), "num_warps": (4, 8), "stages": (1, 2, 3)}
 Cost = Callable[[Mapping[str, Choice]], float | None]
@@ -85,3 +88,74 @@ def test_the_tuned_file_holds_the_choice_as_a_literal() -> None:
     assert space["x"] == 2
     assert tuned("CHOICE: dict = {}\n", {"B": "ü"}) == "CHOICE: dict = {'B': 'ü'}\n"
     assert tuned("BLOCK = 3\n", {"B": 2}) == "BLOCK = 3\n"
+
+
+TABLED = "KNOBS = {'B': [1, 2, 3]}\nCHOICE = {}\nCHOICES = {}  # by workload\n"
+SPACE: Mapping[str, tuple[Choice, ...]] = {"B": (1, 2, 3)}
+WORKLOADS = (Workload("short"), Workload("long", weight=3.0), Workload("long again"))
+
+
+def described(*shapes: tuple[int, ...]) -> Description:
+    inputs = [InputSpec(f"x{i}", "values", shape, dtype="bfloat16") for i, shape in enumerate(shapes)]
+    return Description(Variant("w", "full", ""), (*inputs, InputSpec("eps", "plain", value=1e-5)), (), ())
+
+
+DESCRIBED = {"short": described((8, 4)), "long": described((4, 8)), "long again": described((4, 8))}
+TIMES = {"short": {1: 1.0, 2: 2.0, 3: 3.0}, "long": {1: 9.0, 2: 4.0, 3: 3.0}, "long again": {1: 1.0, 2: 1.0, 3: 1.1}}
+
+
+def driven(source: str, times: Mapping[str, Mapping[int, float]] = TIMES) -> Tuning:
+    """A tuning of the three workloads, told the time of each choice; a time that is missing does not build."""
+    made = tuning(source, SPACE, WORKLOADS, DESCRIBED, seed=0, trials=9)
+    for group in made.groups:
+        while (choice := group.tuner.ask()) is not None:
+            found = [times[w].get(int(choice["B"])) for w in group.workloads]
+            known = [t for t in found if t is not None]
+            if len(known) == len(found):
+                group.tell(choice, known)
+            else:
+                group.tuner.tell(choice, None)
+    return made
+
+
+START: Mapping[str, Mapping[str, Choice]] = {w.name: {"B": 1} for w in WORKLOADS}
+
+
+def test_a_file_with_a_table_gets_a_choice_for_each_workload_key() -> None:
+    made = driven(TABLED)
+    assert [g.workloads for g in made.groups] == [("short",), ("long", "long again")]
+    # Shapes 4x8: 3 (3.0 cubed x 1.1) beats 2 (4.0 cubed x 1.0) by the weights.
+    assert made.choices(START) == {"short": {"B": 1}, "long": {"B": 3}, "long again": {"B": 3}}
+    assert made.table(START) == {workload_key(DESCRIBED["short"]): {"B": 1}, workload_key(DESCRIBED["long"]): {"B": 3}}
+    # Logs of the times by weight: B=1 ln 9 * 3, B=2 ln 2 + ln 4 * 3, B=3 ln 3 + ln 3 * 3 + ln 1.1.
+    assert made.common(START) == {"B": 3}
+    assert made.summary("ruled out") == "3 + 3 of 3 choices, 0 ruled out, 1 + 1 tie, for short + long/long again"
+
+
+def test_a_file_without_a_table_gets_the_best_choice_by_weight_for_all() -> None:
+    made = driven("KNOBS = {'B': [1, 2, 3]}\nCHOICE = {}\n")
+    assert [g.workloads for g in made.groups] == [("short", "long", "long again")]
+    assert made.choices(START) == {name: {"B": 3} for name in START}
+    assert made.table(START) == {} and made.common(START) == {"B": 3}
+    heavy = driven("KNOBS = {}\n", {**TIMES, "long": {1: 1.0, 2: 1.01, 3: 1.1}})
+    assert heavy.common(START) == {"B": 1}
+
+
+def test_without_a_choice_for_all_the_heaviest_workloads_decide_for_unseen_ones() -> None:
+    made = driven(TABLED, {"short": {1: 1.0}, "long": {2: 1.0}, "long again": {2: 1.0}})
+    assert made.common(START) == {"B": 2}
+    assert driven(TABLED, {name: {} for name in TIMES}).choices(START) == START
+
+
+def test_the_tuned_file_holds_its_table_as_a_literal_that_shapes_and_dtypes_find() -> None:
+    made = driven(TABLED)
+    text = tuned(TABLED, made.common(START), made.table(START))
+    assert text.startswith(
+        "KNOBS = {'B': [1, 2, 3]}\nCHOICE = {'B': 3}\nCHOICES = {\n    (((8, 4), 'torch.bfloat16'),): "
+    )
+    assert text.endswith("}  # by workload\n")
+    table = ast.literal_eval(next(n.value for n in ast.parse(text).body if ast.unparse(n).startswith("CHOICES")))  # type: ignore[attr-defined]
+    assert table == made.table(START) and ((8, 4), "torch.bfloat16") in next(iter(table))
+    assert tuned(text, {"B": 1}, {(): {"B": 2}}) == text.split("CHOICE = ")[0] + (
+        "CHOICE = {'B': 1}\nCHOICES = {\n    (): {'B': 2},\n}  # by workload\n"
+    )

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 
 from kernelevolve.evaluation import Evaluation, Evidence, Figure, Timing, speedup
-from kernelevolve.problem import Problem
+from kernelevolve.problem import Problem, Workload
 
 BASELINES = ("eager", "compile")
 UNIT = "x"
@@ -31,14 +31,14 @@ def fitness(problem: Problem, evaluation: Evaluation) -> Figure:
     if not evaluation.correct:
         return Figure(0.0, UNIT, seen, f"not correct: {evaluation.verdict.value}")
     timings = {t.workload: t for t in evaluation.timings if t.platform == evaluation.platform}
-    ratios: list[tuple[float, Figure]] = []
+    ratios: list[tuple[Workload, Figure]] = []
     for workload in problem.workloads:
         ratio = _ratio(timings[workload.name]) if workload.name in timings else None
         if ratio is None:
             return Figure(
                 0.0, UNIT, Evidence.INTERPRETED, f"correct, but workload {workload.name!r} has no comparable time"
             )
-        ratios.append((workload.weight, ratio))
+        ratios.append((workload, ratio))
     return _mean(ratios)
 
 
@@ -58,11 +58,11 @@ def _ratio(timing: Timing) -> Figure | None:
     return speedup(rivals[against], timing.candidate)
 
 
-def _mean(ratios: Sequence[tuple[float, Figure]]) -> Figure:
-    total = sum(weight for weight, _ in ratios)
+def _mean(ratios: Sequence[tuple[Workload, Figure]]) -> Figure:
+    total = sum(workload.weight for workload, _ in ratios)
 
     def mean(values: Sequence[float]) -> float:
-        logs = sum(weight * math.log(v) for (weight, _), v in zip(ratios, values, strict=True))
+        logs = sum(workload.weight * math.log(v) for (workload, _), v in zip(ratios, values, strict=True))
         return math.exp(logs / total)
 
     evidence = min((r.evidence for _, r in ratios), key=lambda e: e.rank)
@@ -70,5 +70,7 @@ def _mean(ratios: Sequence[tuple[float, Figure]]) -> Figure:
     highs = [r.high for _, r in ratios if r.high]
     bounded = len(lows) == len(highs) == len(ratios)
     how = f"weighted geometric mean over {len(ratios)} workload{'s' if len(ratios) > 1 else ''} of {ratios[0][1].how}"
+    if len({workload.weight for workload, _ in ratios}) > 1:
+        how += f"; weights {', '.join(f'{workload.name} {workload.weight:g}' for workload, _ in ratios)}"
     low, high = (mean(lows), mean(highs)) if bounded else (None, None)
     return Figure(mean([r.value for _, r in ratios]), UNIT, evidence, how, low, high)
