@@ -17,7 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and leaves the process with its exit code; an expected error is one line, never a traceback."""
     # Imported here so that importing the package stays fast.
     from kernelevolve.cli import summary
-    from kernelevolve.cli.app import Door, app
+    from kernelevolve.cli.app import app
+    from kernelevolve.cli.door import Door
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     door = Door(json="--json" in given)
