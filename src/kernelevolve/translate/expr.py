@@ -221,12 +221,13 @@ def _split(numerator: Expr, denominator: Expr) -> tuple[Expr, Expr]:
 
 
 def _all_nonnegative(expr: Expr) -> bool:
-    """True when provably >= 0 because each size is at least 1: constants may be paid for by positive terms."""
-    constant = sum(c for monomial, c in expr.terms if not monomial)
-    others = [(m, c) for m, c in expr.terms if m]
-    if any(c < 0 for _, c in others):
+    """True when provably >= 0 because each size is at least 1: terms of sizes alone may pay for a negative constant.
+
+    An exact quotient of sizes is a size; any other quotient, and a remainder, may be 0.
+    """
+    if any(c < 0 for monomial, c in expr.terms if monomial):
         return False
-    return constant + sum(c for _, c in others) >= 0
+    return sum(c for monomial, c in expr.terms if all(isinstance(a, str | Exact) for a in monomial)) >= 0
 
 
 def greatest(expr: Expr, extents: Extents) -> Expr | None:
