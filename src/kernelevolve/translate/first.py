@@ -50,6 +50,10 @@ HELD_PER_THREAD = 128
 PART_TILE = 64
 #: The shortest part of a sum that pays for storing and adding it, in elements.
 LEAST_PART = 512
+#: The elements of one program's part of a single long row, and the most parts that a second kernel adds in one
+#: program. In 2048 parts a mean of 2^30 numbers took 1.02 ms on an H200, in 8192 or 16384 parts 0.96 to 0.97 ms
+#: (`benchmarks/results/split_reduction_h200.json`).
+PART_OF_ONE_ROW, MOST_PARTS = 131072, 16384
 #: From this many elements on, index arithmetic is 64 bits wide; 2**31 less the largest block, with room for growth.
 WIDE_FROM = 2**30
 
@@ -262,11 +266,19 @@ class Chooser:
 
     def _split(self, kernel: Kernel, inner: bool, rows: int, length: int) -> Kernel:
         programs = rows if inner else -(-rows // 64)
-        wanted = _power(max(2, min(8 * self.units // max(programs, 1), length // 4096, 2048)))
-        parts = tuple(dict.fromkeys((wanted, max(wanted // 2, 2), min(wanted * 2, 4096), max(wanted // 4, 2))))
+        wanted = max(2, min(8 * self.units // max(programs, 1), length // 4096, 2048))
+        if rows == 1:
+            # Programs that all fit at once end together only by luck: many short ones leave the shortest tail.
+            wanted = max(wanted, min(length // PART_OF_ONE_ROW, MOST_PARTS))
+        wanted = _power(wanted)
+        most = max(MOST_PARTS if rows == 1 else 4096, wanted)
+        parts = tuple(dict.fromkeys((wanted, max(wanted // 2, 2), min(wanted * 2, most), max(wanted // 4, 2))))
         knobs: tuple[Knob, ...] = (("PARTS", parts),)
         if inner:
-            knobs += (("BLOCK", (2048, 1024, 4096)), ("num_warps", (16, 8, 4)))
+            long = length // wanted >= PART_OF_ONE_ROW // 2
+            knobs += (("BLOCK", (4096, 2048, 1024)), ("num_warps", (8, 16, 4))) if long else (
+                ("BLOCK", (2048, 1024, 4096)), ("num_warps", (16, 8, 4)),
+            )  # fmt: skip
         else:
             knobs += (("COLUMNS", (64, 128, 32)), ("BLOCK", (32, 16, 64)), ("num_warps", (4, 8)))
         return replace(kernel, scheme="split", knobs=knobs)
