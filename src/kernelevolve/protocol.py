@@ -78,11 +78,12 @@ class StateSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """One leaf of the reference's output (flattened as a pytree)."""
+    """One leaf of the reference's output (flattened as a pytree); `shares` names the inputs whose memory it shares."""
 
     path: str
     shape: tuple[int, ...]
     dtype: str
+    shares: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,7 @@ def _planned(body: Mapping[str, Any]) -> None:
 def _called(body: Mapping[str, Any]) -> None:
     codec.from_data(tuple[str, ...], body["changed"])
     codec.from_data(tuple[str, ...], body["forbidden"])
+    codec.from_data(tuple[tuple[str, str], ...], body["aliases"])
     if not isinstance(body["metas"], list):
         raise ValueError("metas are no list")
 
@@ -207,6 +208,7 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
                 not_seen = tuple(called.body.get("interpreted", {}).get("not_seen", not_seen))
                 _refuse_ops(bench, called)
                 _refuse_changes(bench, called, computed["changed_inputs"])
+                _refuse_aliases(bench, description, called)
                 compared = _judge(bench, trial, case, worker, called)
                 checks += [codec.from_data(Check, c) for c in compared["checks"]]
                 errors[0] = max(errors[0], float(compared.get("own_error", 0.0)))
@@ -267,6 +269,30 @@ def _refuse_changes(bench: Bench, called: Message, allowed: Sequence[str]) -> No
     if odd:
         called.close()
         raise Failed(Verdict.MUTATED_INPUT, f"input or parameter {odd[0]!r} was changed by the call")
+
+
+def _refuse_aliases(bench: Bench, description: Description, called: Message) -> None:
+    """Which outputs share an input's memory: never more than the problem allows or the reference's own do, and as in
+    the reference where the problem names them."""
+    outputs = [o for o in description.outputs if o.path.startswith("out")]
+    declared = {(outputs[index].path, name) for index, name in bench.problem.aliases}
+    own = {(o.path, name) for o in outputs for name in o.shares}
+    found = {(str(path), str(name)) for path, name in called.body["aliases"]}
+    odd, absent = sorted(found - declared - own), sorted(declared & own - found)
+    if odd:
+        called.close()
+        raise Failed(
+            Verdict.WRONG_META,
+            f"{odd[0][0]} shares the memory of input {odd[0][1]!r}, which neither the reference's output does nor the "
+            "problem's aliases allow; return a tensor of its own",
+        )
+    if absent:
+        called.close()
+        raise Failed(
+            Verdict.WRONG_META,
+            f"{absent[0][0]} must share the memory of input {absent[0][1]!r}, as the problem's aliases say and the "
+            "reference does; write into that input or return a view of it",
+        )
 
 
 def _verdict(check: Check) -> Verdict:

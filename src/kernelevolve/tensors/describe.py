@@ -36,8 +36,28 @@ def describe(problem: Problem, variant: Variant, small: Description | None = Non
     seen = probe(variant.source, problem)
     inputs = tuple(_input(problem, i, name, leaf) for i, (name, leaf) in enumerate(seen.inputs))
     _check_kinds(problem, inputs)
-    outputs = tuple(OutputSpec(path, tuple(t.shape), dtype_name(t.dtype)) for path, t in seen.outputs)
+    outputs = tuple(_output(path, leaf, seen) for path, leaf in seen.outputs)
+    _check_aliases(problem, inputs, outputs)
     return Description(variant, inputs, _state(problem, variant, seen, small), outputs)
+
+
+def _output(path: str, leaf: Any, seen: Probe) -> OutputSpec:
+    # Fake tensors have no addresses; that they are views of one storage is known all the same.
+    storage = leaf.untyped_storage()._cdata
+    tensors = [(name, t) for name, t in seen.inputs if isinstance(t, torch.Tensor)]
+    shares = tuple(name for name, t in tensors if path.startswith("out") and t.untyped_storage()._cdata == storage)
+    return OutputSpec(path, tuple(leaf.shape), dtype_name(leaf.dtype), shares)
+
+
+def _check_aliases(problem: Problem, inputs: tuple[InputSpec, ...], outputs: tuple[OutputSpec, ...]) -> None:
+    count = sum(o.path.startswith("out") for o in outputs)
+    names = [s.name for s in inputs if s.dtype]
+    for index, name in problem.aliases:
+        if not 0 <= index < count or name not in names:
+            raise ProblemError(
+                f"{problem.path}: the sidecar's aliases name output {index} and input {name!r}; forward has {count} "
+                f"output{'s' * (count != 1)}, counted from 0, and these tensor inputs: {', '.join(names)}"
+            )
 
 
 def check_random(problem: Problem, description: Description) -> None:

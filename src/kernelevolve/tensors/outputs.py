@@ -69,6 +69,25 @@ def meta_of(path: str, leaf: Any) -> TensorMeta:
     )
 
 
+def shared_memory(outputs: Sequence[tuple[str, Any]], inputs: Sequence[tuple[str, Any]]) -> list[tuple[str, str]]:
+    """The (path, name) of each output whose storage overlaps an input's in memory."""
+    found = []
+    for path, output in outputs:
+        for name, given in inputs:
+            (start, end), (first, last) = _extent(output), _extent(given)
+            if max(start, first) < min(end, last):
+                found.append((path, name))
+    return found
+
+
+def _extent(leaf: Any) -> tuple[int, int]:
+    """First byte and end of a plain tensor's storage; empty for anything else."""
+    if type(leaf) not in (torch.Tensor, torch.nn.Parameter) or leaf.layout is not torch.strided:
+        return 0, 0
+    storage = torch.Tensor.untyped_storage(leaf)
+    return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+
+
 def to_bytes(leaf: Any) -> memoryview:
     """The leaf's values, contiguous, as bytes in host memory."""
     flat = torch.Tensor.detach(leaf).contiguous().cpu().reshape(-1)

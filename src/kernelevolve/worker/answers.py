@@ -134,7 +134,7 @@ def _call(state: State, message: Message, channel: Channel) -> None:
     """`call {case, ipc}`: the outputs for one case, as attachments or, with `ipc`, as CUDA IPC handles."""
     runner: Runner = state["runner"]
     leaves, changed = runner.call(codec.from_data(Case, message.body["case"]), message.body.get("state", ()))
-    body: dict[str, Any] = {"changed": changed, "forbidden": runner.forbidden}
+    body: dict[str, Any] = {"changed": changed, "forbidden": runner.forbidden, "aliases": runner.aliases}
     if message.body.get("ipc"):
         state["held"] = leaves  # the judge reads them in place until the next question
         body["metas"] = codec.to_data([outputs.meta_of(path, leaf) for path, leaf in leaves])
@@ -155,7 +155,7 @@ def _send_bytes(channel: Channel, body: dict[str, Any], leaves: list[tuple[str, 
 
 def _fetch(state: State, message: Message, channel: Channel) -> None:
     """`fetch {}`: the last call's outputs as attachments, where handles were refused."""
-    _send_bytes(channel, {"changed": [], "forbidden": []}, state["held"])
+    _send_bytes(channel, {"changed": [], "forbidden": [], "aliases": []}, state["held"])
 
 
 def _choose(state: State, message: Message, channel: Channel) -> None:

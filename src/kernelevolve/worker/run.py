@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from kernelevolve.evaluation import Verdict
 from kernelevolve.protocol import Case, Opened
-from kernelevolve.tensors import call, draw, load
+from kernelevolve.tensors import call, draw, load, outputs
 from kernelevolve.worker.census import Census
 from kernelevolve.worker.fault import Fault, blame
 from kernelevolve.worker.load import build_candidate, choose, load_candidate
@@ -83,6 +83,8 @@ class Runner:
     def call(self, case: Case, state: Sequence[str] = ()) -> tuple[list[tuple[str, Any]], list[str]]:
         """The candidate's named output leaves for `case`, and the names of inputs and parameters that it changed.
 
+        `forbidden` then lists the ops that it ran beside kernels, `aliases` the outputs that share an input's memory.
+
         Args:
             state: buffers and inputs that the reference changes, as `state:NAME` and `input:NAME`; they count as
                 outputs.
@@ -95,6 +97,7 @@ class Runner:
         with self.context() as self.recorder, self._census() as census:
             leaves = self.guarded(lambda: self._leaves(arguments, case, state))
         self.forbidden = census.forbidden if census is not None else []
+        self.aliases = outputs.shared_memory([(path, leaf) for path, leaf in leaves if path.startswith("out")], watched)
         changed = [name for name, tensor, was in before if digest(tensor) != was]
         return leaves, changed
 
