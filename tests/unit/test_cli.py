@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from kernelevolve.cli import main, places, public
-from kernelevolve.errors import UsageError
+from kernelevolve.errors import StoreFull, UsageError
 from kernelevolve.problem import Problem
+from kernelevolve.store.blobs import Blobs
 from kernelevolve.testing import FakeEvaluator, FakeTranslator, fake_equip, fake_folder
 
 
@@ -182,6 +183,50 @@ def test_show_prints_the_tree_and_one_node_in_full(door: Door) -> None:
     assert data["shown"]["evaluation"]["timings"][0]["candidate"]["evidence"] == "measured"
     code, _, err = door("show", "r", "n9")
     assert (code, "unknown node 'n9'; known: n0, n1, n2, n3" in err) == (2, True)
+
+
+def test_show_of_a_node_prints_what_it_launches_and_names_the_blobs(door: Door, tmp_path: Path) -> None:
+    door("optimize", "relu.py", "--candidates", 2, "--out", "r")
+    out = door("show", "r", "n0")[1]
+    page = out[out.index("launch plan h100 declared: 1 launch, 2 buffers") :]
+    rows = [" ".join(line.split()) for line in page.splitlines()]
+    assert "buffer role dtype shape stride" in rows
+    assert "x input float32 (64) (1)" in rows
+    assert any(row.startswith("1. kernel[(") and row.endswith("programs, num_warps=4") for row in rows)
+    assert rows[rows.index("argument type value attributes") + 1 :][:4] == [
+        "x *fp32 buffer x+0", "y *fp32 buffer y+0", "n i32 64 16", "BLOCK constexpr 64",
+    ]  # fmt: skip
+    references = door.result("show", "r", "n0")[1]["shown"]["evaluation"]["artefacts"]
+    digest = references["launch plan h100 declared"].removeprefix("sha256:")
+    (tmp_path / "r" / "blobs" / digest[:2] / digest).unlink()
+    code, out, err = door("show", "r", "n0")
+    assert code == 6
+    assert "verdict" in out, "what the log says is shown all the same"
+    assert f"error: 'launch plan h100 declared' of n0: blob sha256:{digest} is missing" in err
+    code, data = door.result("show", "r", "n0")
+    assert (code, data["shown"]["evaluation"]["artefacts"]) == (6, references)
+
+
+def test_show_of_a_node_that_failed_prints_the_whole_error(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    equip_with(monkeypatch, FakeEvaluator(faulty=1.0))
+    door("optimize", "relu.py", "--candidates", 1, "--out", "r")
+    out = door("show", "r", "n0")[1]
+    rows = [line.strip() for line in out[out.index("error h100 correct") :].splitlines()]
+    assert rows[:2] == ["error h100 correct", "what is wrong with"]
+    assert rows[2].startswith("# plan")
+
+
+def test_a_full_disk_says_the_same_for_a_blob_as_for_the_log(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Blobs, data: bytes) -> str:
+        raise StoreFull(f"no room for a blob of {len(data)} bytes in {self.root}; free some space, then resume the run")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Blobs, "put", full)
+        code, out, err = door("optimize", "relu.py", "--candidates", 3, "--out", "r")
+    assert code == 6
+    assert "go on with: kernelevolve resume r" in out
+    assert "error: no room for a blob of" in err and "free some space" in err
+    assert door.result("resume", "r")[1]["candidates"] == 3
 
 
 def test_show_of_one_node_among_siblings_asks_which_run(door: Door) -> None:

@@ -34,7 +34,7 @@ def page(artefacts: Artefacts, node: str) -> RenderableType:
     for name, text in artefacts.errors(node).items():
         lines = text.splitlines()
         hidden = f"the last {LONGEST} of {len(lines)} lines" if len(lines) > LONGEST else ""
-        parts += [_title(name, hidden), Padding(Text("\n".join(lines[-LONGEST:])), (0, 0, 0, 2))]
+        parts += [_title(name, hidden), _indented(Text("\n".join(lines[-LONGEST:])), 2)]
     return Group(*parts)
 
 
@@ -50,7 +50,7 @@ def _plan(plan: LaunchPlan) -> Iterator[RenderableType]:
     table = _table("buffer", "role", "dtype", "shape", "stride")
     for b in plan.buffers:
         table.add_row(*map(Text, (b.name, b.role, b.dtype, _numbers(b.shape), _numbers(b.stride))))
-    yield Padding(table, (0, 0, 0, 2))
+    yield _indented(table, 2)
     for fill in plan.fills:
         yield Text(f"    fill of {fill.buffer} with {fill.value:g}")
     for number, launch in enumerate(plan.launches, 1):
@@ -58,14 +58,21 @@ def _plan(plan: LaunchPlan) -> Iterator[RenderableType]:
         programs = launch.grid[0] * launch.grid[1] * launch.grid[2]
         head = f"    {number}. {launch.kernel}[{_numbers(launch.grid)}], {programs} program{'s' * (programs != 1)}"
         yield Text(f"{head}, {options}" if options else head)
-        yield Padding(_arguments(launch), (0, 0, 0, 5))
+        yield _indented(_arguments(launch), 5)
 
 
 def _arguments(launch: Launch) -> Table:
-    """One row per argument in the kernel's order: Triton's type for it, its value, and what the compiler may assume."""
+    """One row per argument: Triton's type for it, its value, and what the compiler may assume.
+
+    Pointers come first, then numbers, then constants; JSON objects have no order that could be kept.
+    """
     table = _table("argument", "type", "value", "attributes")
-    names = dict.fromkeys([*launch.signature, *launch.arguments, *launch.constants])
-    for name in names:
+
+    def order(name: str) -> tuple[int, str]:
+        kind = launch.signature.get(name, "")
+        return (0 if kind.startswith("*") else 2 if kind == "constexpr" else 1), name
+
+    for name in sorted({*launch.signature, *launch.arguments, *launch.constants}, key=order):
         value = launch.arguments.get(name, launch.constants.get(name, ""))
         cells = (name, launch.signature.get(name, ""), str(value), str(launch.attributes.get(name, "")))
         table.add_row(*map(Text, cells))
@@ -77,6 +84,10 @@ def _samples(samples: Samples) -> Iterator[RenderableType]:
         times = [t for burst in bursts for t in burst]
         span = f", {min(times):.4g} to {max(times):.4g} {samples.unit}" if times else ""
         yield Text(f"    {arm}: {len(times)} calls in {len(bursts)} blocks{span}")
+
+
+def _indented(what: RenderableType, spaces: int) -> Padding:
+    return Padding(what, (0, 0, 0, spaces), expand=False)
 
 
 def _table(*columns: str) -> Table:

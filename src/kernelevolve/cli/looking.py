@@ -12,7 +12,17 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from kernelevolve import Graph, MachineError, UnknownName, UsageError, read_run, to_data
+from kernelevolve import (
+    Graph,
+    MachineError,
+    StoreError,
+    UnknownName,
+    UsageError,
+    read_artefacts,
+    read_run,
+    to_data,
+)
+from kernelevolve.cli import artefacts as kept
 from kernelevolve.cli import doctor as examination
 from kernelevolve.cli import places, public, summary, view, words
 from kernelevolve.cli.door import Json, RunFolder, SuitePath, door_of, known_platforms, print_lines
@@ -24,7 +34,11 @@ def show(
     node: Annotated[str | None, typer.Argument(help="a node's id, such as n3")] = None,
     as_json: Json = False,
 ) -> None:
-    """Shows a run's tree and summary, or everything about one node: rungs, figures with evidence, the difference."""
+    """Shows a run's tree and summary, or everything about one node.
+
+    A node's page has its rungs, every figure with its evidence, the difference to its parent, what it launches, and the
+    whole text of an error.
+    """
     door = door_of(context, as_json)
     runs = places.runs_in(run)
     graphs = {place: read_run(place) for place in runs}
@@ -40,8 +54,13 @@ def show(
             print_lines(door, summary.lines(graph, place, saved_kernel(graph, place)))
     data = result_of(graphs)
     if node is not None:
-        (graph,) = graphs.values()
+        ((place, graph),) = graphs.items()
         data["shown"] = {"node": node, "parents": list(graph.nodes[node].parents), **to_data(graph.nodes[node])}
+        try:
+            door.console.print(kept.page(read_artefacts(place, graph), node))
+        except StoreError:
+            door.finish(data)  # the log says all that it knows, whatever became of the files beside it
+            raise
     door.finish(data)
 
 
