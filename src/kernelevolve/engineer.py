@@ -105,11 +105,16 @@ class Engineer:
         program = self._program(workload)
         sizes = program.at_full_size()
         both = {"eager": baseline.eager(program, sizes), "compile": baseline.compiled(program, sizes)}
-        return {name: [_work(w) for w in both[name.removesuffix("-max-autotune")]] for name in self.problem.baselines}
+        with_tf32 = self.problem.precision == "tf32"
+        return {
+            name: [_work(w, with_tf32) for w in both[name.removesuffix("-max-autotune")]]
+            for name in self.problem.baselines
+        }
 
 
-def _work(work: OpWork) -> Work:
-    flops = {work.arithmetic: work.flops}
+def _work(work: OpWork, with_tf32: bool) -> Work:
+    # Where a problem allows tf32, PyTorch's own products are allowed it too.
+    flops = {"tf32" if with_tf32 and work.library and work.arithmetic == "fp32" else work.arithmetic: work.flops}
     if work.library:
         return Work(work.name, work.bytes_read, work.bytes_written, flops, maker="library")
     return Work(work.name, work.bytes_read, work.bytes_written, flops)

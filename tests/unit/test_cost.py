@@ -139,6 +139,15 @@ def test_a_grid_of_one_program_uses_one_unit() -> None:
     assert tail == pytest.approx(2 * 132 / 133 * full)
 
 
+@given(st.integers(1, 5000), st.integers(1, 8))
+def test_a_persistent_grid_ends_with_its_last_tile_as_one_program_per_tile_does(tiles: int, per_unit: int) -> None:
+    programs = min(tiles, per_unit * H100.figures.units)
+    each = Work("w", 0, 0, {"fp32": 1e12}, programs=tiles)
+    walked = Work("w", 0, 0, {"fp32": 1e12}, programs=programs, tiles=tiles)
+    both = [modelled_launch(H100.figures, H100.efficiency, 32, work).compute for work in (each, walked)]
+    assert both[0] == pytest.approx(both[1])
+
+
 def test_small_data_written_just_before_comes_from_the_cache() -> None:
     fresh, reused = Work("w", 4e6, 4e6), Work("w", 4e6, 4e6, bytes_reused=4e6)
     assert seconds(H100, reused) < seconds(H100, fresh)

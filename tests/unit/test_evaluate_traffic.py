@@ -98,6 +98,25 @@ def test_a_descriptor_is_read_like_a_pointer() -> None:
     assert sites.loads == {"x": 1} and sites.stores == {"y"}
 
 
+PERSISTENT = """
+@triton.jit
+def walk(x, y, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    for tile in range(tl.program_id(0), n, {step}):
+        total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        for k in range(0, n, BLOCK_K):
+            total = tl.dot(tl.load(x + tl.arange(0, BLOCK_K)), tl.load(x), total)
+        tl.store(y + tl.arange(0, BLOCK_M), total)
+"""
+
+
+@pytest.mark.parametrize(("step", "tiles"), [("tl.num_programs(0)", 32), ("1", None)])
+def test_the_tiles_of_a_persistent_grid_are_counted(step: str, tiles: int | None) -> None:
+    buffers = {"x": buffer("input0", "input"), "y": buffer("output0", "output")}
+    constants = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}
+    (work,) = works(PERSISTENT.format(step=step), plan("walk", buffers, constants), {}, [1e9])
+    assert work.tiles == tiles and work.programs == 1024
+
+
 def test_the_footprint_is_inputs_parameters_and_outputs() -> None:
     description = Description(
         Variant("declared", "full", ""),

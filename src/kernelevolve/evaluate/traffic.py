@@ -36,11 +36,14 @@ class Sites:
         stores: arguments that are stored to or updated atomically.
         dots: the `input_precision` of each `tl.dot` in the loop that has most of them: a literal, or a constexpr
             argument's name. Several in one loop mean that a product is made of that many passes.
+        walked: of a kernel in which each program walks several tiles (a loop with `tl.num_programs`), the constants
+            that make up the size of one; empty for others.
     """
 
     loads: Mapping[str, int]
     stores: frozenset[str]
     dots: tuple[str, ...]
+    walked: tuple[str, ...] = ()
 
 
 def read_sites(source: str) -> dict[str, Sites]:
@@ -67,7 +70,22 @@ def _sites(function: ast.FunctionDef) -> Sites:
                 loads[argument] = loads.get(argument, 0) + 1
         elif name in ("store", "scatter", "store_tensor_descriptor") or name.startswith("atomic_"):
             stores |= touched
-    return Sites(loads, frozenset(stores), _dots(function))
+    dots = _dots(function)
+    return Sites(loads, frozenset(stores), dots, _walked(function, "zeros" if dots else "arange"))
+
+
+def _walked(function: ast.FunctionDef, maker: str) -> tuple[str, ...]:
+    """The constants in the shape of a tile, by the call that makes one: a product's sums, or a block's positions."""
+    loops = [n for n in ast.walk(function) if isinstance(n, ast.For)]
+    if not any(_calls(node, "num_programs") for node in loops):
+        return ()
+    extents = [a for call in _calls(function, maker) for a in call.args[: 1 if maker == "zeros" else 2]]
+    return tuple(dict.fromkeys(n.id for extent in extents for n in ast.walk(extent) if isinstance(n, ast.Name)))
+
+
+def _calls(node: ast.AST, name: str) -> list[ast.Call]:
+    calls = (n for n in ast.walk(node) if isinstance(n, ast.Call))
+    return [c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == name]
 
 
 def _dots(function: ast.FunctionDef) -> tuple[str, ...]:
@@ -159,7 +177,19 @@ def _work(
         reused += passes * _size(buffer) if buffer.name in touched else 0.0
         wrote += _size(buffer) if argument in sites.stores else 0.0
     arithmetic = _flops(launch, sites, buffers, choice, flops) if flops else {}
-    return Work(launch.kernel, read, wrote, arithmetic, math.prod(launch.grid) or None, "generated", reused)
+    tiles = _tiles(launch, sites, buffers)
+    programs = math.prod(launch.grid) or None
+    return Work(launch.kernel, read, wrote, arithmetic, programs, "generated", reused, tiles=tiles)
+
+
+def _tiles(launch: Launch, sites: Sites, buffers: Mapping[str, Buffer]) -> int | None:
+    """How many tiles the programs of a persistent grid share; None where it is not, or where they have no size."""
+    sizes = [launch.constants.get(name) for name in sites.walked]
+    stored = [b for a in sites.stores if (b := _buffer(launch.arguments.get(a))) in buffers]
+    if not sizes or not stored or not all(isinstance(size, int) and size > 0 for size in sizes):
+        return None
+    largest = max(math.prod(buffers[b].shape) for b in stored)
+    return max(1, -(-largest // math.prod(int(str(size)) for size in sizes)))
 
 
 def _flops(

@@ -80,6 +80,7 @@ class Work:
         maker: `library` for a vendor library's kernel, `generated` for one that Triton compiled.
         bytes_reused: the part of `bytes_read` that the launches just before have written or read.
         compiled: False for a fill or copy that none of the candidate's kernels does; it has no Resources.
+        tiles: equal pieces of work that the programs take in turns; None = one for each program.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Work:
     maker: Literal["library", "generated"] = "generated"
     bytes_reused: float = 0.0
     compiled: bool = True
+    tiles: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.bytes_read, self.bytes_written, self.bytes_reused, *self.flops.values(), 0) < 0:
@@ -98,6 +100,8 @@ class Work:
             raise ValueError(f"work {self.name!r} reuses {self.bytes_reused} of {self.bytes_read} bytes read")
         if self.programs is not None and self.programs < 1:
             raise ValueError(f"work {self.name!r} has a grid of {self.programs} programs; leave out empty launches")
+        if self.tiles is not None and self.tiles < 1:
+            raise ValueError(f"work {self.name!r} has {self.tiles} tiles; leave out empty launches")
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def modelled_launch(
         flops / (_peak(figures, arithmetic) * efficiency.of_peak(arithmetic, work.maker))
         for arithmetic, flops in work.flops.items()
     )
-    return LaunchTime(memory, compute * _compute_loss(figures, work.programs), figures.launch_seconds)
+    return LaunchTime(memory, compute * _compute_loss(figures, work), figures.launch_seconds)
 
 
 def modelled_time(
@@ -258,8 +262,9 @@ def _memory_loss(figures: HardwareFigures, programs: int | None, resources: Reso
     return loss
 
 
-def _compute_loss(figures: HardwareFigures, programs: int | None) -> float:
-    """Wave quantisation: the unit with the most programs ends last."""
-    if programs is None:
+def _compute_loss(figures: HardwareFigures, work: Work) -> float:
+    """Wave quantisation: the unit with the most tiles ends last, be they programs of their own or turns of one."""
+    if work.programs is None:
         return 1.0
-    return math.ceil(programs / figures.units) * figures.units / programs
+    tiles = max(work.tiles or 0, work.programs)
+    return math.ceil(tiles / min(work.programs, figures.units)) * figures.units / tiles
