@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 from kernelevolve.events import Asked, Dropped, Evaluated, Written
-from kernelevolve.runs import read_run, tail
-from kernelevolve.testing import same_story
+from kernelevolve.runs import read_artefacts, read_run, tail
+from kernelevolve.testing import fake_plan, same_story
 
 CANDIDATES = 200
 
@@ -35,6 +35,7 @@ def test_fifty_kills_and_still_the_graph_of_the_uninterrupted_run(tmp_path):
     assert len(one.nodes) == CANDIDATES
     assert [n.evaluation for n in one.nodes.values()] == [n.evaluation for n in two.nodes.values()]
     assert one.best.id == two.best.id
+    assert_everything_is_kept(tmp_path / "killed")
 
 
 def test_eight_writers_and_four_seats_lose_and_double_nothing(tmp_path):
@@ -56,3 +57,13 @@ def test_eight_writers_and_four_seats_lose_and_double_nothing(tmp_path):
     assert len(graph.nodes) == CANDIDATES
     assert not graph.pending
     assert graph.finished == f"{CANDIDATES} candidates"
+    assert_everything_is_kept(tmp_path)
+
+
+def assert_everything_is_kept(folder):
+    """Every blob that the log names is there and whole, and nothing half written is left."""
+    artefacts = read_artefacts(folder)
+    for id, node in read_run(folder).nodes.items():
+        assert list(artefacts.launch_plans(id).values()) == [fake_plan(node.candidate)]
+        assert set(artefacts.names(id)) == {*artefacts.launch_plans(id), *artefacts.errors(id)}
+    assert list((folder / "blobs").rglob("*.part")) == []

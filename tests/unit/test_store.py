@@ -224,6 +224,42 @@ except RunBusy:
 after = tail(place / "second")
 assert after[: len(before)] == before
 assert same_story(after, tail(place.parent / "elsewhere")) == "", same_story(after, tail(place.parent / "elsewhere"))
+
+import random
+from kernelevolve.runs import read_artefacts
+from kernelevolve.testing import FakeEvaluator
+class Large(FakeEvaluator):
+    # It keeps so much of each candidate that it is a blob for which there is no room.
+    async def evaluate(self, candidate, *, progress, keep):
+        found = await super().evaluate(candidate, progress=progress, keep=keep)
+        reference = keep(random.Random(candidate.digest).randbytes(400_000))
+        return replace(found, artefacts={**found.artefacts, "error h100 plan": reference})
+few = replace(settings, candidates=12)
+def large(folder, resumed=False):
+    with (open_run(folder, fake_equip(Large())) if resumed
+          else create_run(folder, fake_problem(), "h100", fake_equip(Large()), settings=few)) as run:
+        asyncio.run(run.drive())
+large(place.parent / "large")
+shutil.rmtree(place / "second")
+ballast.write_bytes(b"x" * 5_500_000)
+try:
+    large(place / "third")
+except StoreFull as error:
+    assert "no room for a blob of 400000 bytes" in str(error) and "then resume the run" in str(error), error
+    assert error.exit_code == 6
+    before = tail(place / "third")
+else:
+    raise AssertionError("twelve large blobs fitted on the disk")
+graph = read_run(place / "third")
+assert 1 < len(graph.nodes) < 10 and len(graph.pending) == 1, (len(graph.nodes), len(graph.pending))
+assert not list((place / "third").rglob("*.part"))
+ballast.unlink()
+large(place / "third", resumed=True)
+after = tail(place / "third")
+assert after[: len(before)] == before
+assert same_story(after, tail(place.parent / "large")) == "", same_story(after, tail(place.parent / "large"))
+kept = read_artefacts(place / "third")
+assert all(kept.read(node, name) for node in read_run(place / "third").nodes for name in kept.names(node))
 print("fine", len(written), len(before))
 """
 
