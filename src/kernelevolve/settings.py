@@ -1,6 +1,6 @@
-"""The one dial: `effort = quick | standard | deep` and every default that it stands for.
+"""The one dial, `effort = quick | standard | deep`, and the three lanes in which a candidate is judged.
 
-In: an effort. Out: frozen Settings. Left to others: a knob of one class is that class's constructor argument; what a
+In: an effort, or the name of a lane. Out: frozen Settings and Lanes. Left to others: a knob of one class is that class's constructor argument; what a
 user overrides is replaced in the value (`dataclasses.replace`) and travels with the run's first event.
 """
 
@@ -13,6 +13,38 @@ from typing import Literal
 from kernelevolve.errors import UsageError
 
 Effort = Literal["quick", "standard", "deep"]
+LaneName = Literal["screen", "accept", "publish"]
+
+
+@dataclass(frozen=True)
+class Lane:
+    """How closely one candidate is looked at: `screen` ranks inside a search, `accept` stands for a result of a run,
+    `publish` for any figure that leaves it.
+
+    Attributes:
+        distributions, seeds: of inputs, see `protocol.Case`; every distribution with every seed.
+        hidden: sizes that no file names, drawn by the evaluation's secret.
+        structure: names of the guards that look at how a candidate behaves, not at one result (`evaluate.structure`).
+        defences: names of the other guards that are on: what is left out is reported as not run.
+        blocks, doublings: interleaved blocks of timing at first, and how often they are doubled while the interval
+            says nothing.
+        modes: of timing: `cold`, `hot`, `burst`; never mixed.
+        processes: fresh worker processes that are timed.
+        verified: share of the timed calls that are compared element by element with the oracle; all others are
+            compared with the honest reference.
+    """
+
+    name: LaneName
+    distributions: tuple[str, ...]
+    seeds: int
+    hidden: int
+    structure: tuple[str, ...]
+    defences: tuple[str, ...]
+    blocks: int
+    doublings: int
+    modes: tuple[str, ...]
+    processes: int
+    verified: float
 
 
 @dataclass(frozen=True)
@@ -106,3 +138,34 @@ def settings_for(effort: str) -> Settings:
     if effort not in EFFORTS:
         raise UsageError(f"unknown effort {effort!r}; known: {', '.join(EFFORTS)}")
     return EFFORTS[effort]
+
+
+DEFENCES = ("census", "checksums", "fresh-inputs", "timed-outputs", "clock", "floor", "frames")
+_SCREENED = ("first-call", "overwrite", "hold", "poison", "guard-bands", "state")
+_ACCEPTED = (
+    *_SCREENED, "single-input", "weights", "determinism", "layouts", "scaling", "cotangents", "opcheck", "size-ladder",
+)  # fmt: skip
+_VALUES = ("D1", "D2", "D3", "D4", "D5", "D5p", "D6", "D7", "D8", "D8b", "D9", "D10", "D11", "D12")
+LANES: Mapping[str, Lane] = {
+    "screen": Lane(
+        "screen", ("declared", "D1", "D3", "D4", "D6"), 1, 2, _SCREENED, DEFENCES, 6, 1, ("cold",), 1, 0.25
+    ),
+    "accept": Lane(
+        "accept", ("declared", *_VALUES), 5, 6, _ACCEPTED, DEFENCES, 30, 2, ("cold", "hot"), 1, 0.25
+    ),
+    "publish": Lane(
+        "publish", ("declared", *_VALUES), 5, 6, (*_ACCEPTED, "sanitizer"), DEFENCES, 30, 2, ("cold", "hot", "burst"),
+        3, 0.25,
+    ),
+}  # fmt: skip
+
+
+def lane_for(name: str) -> Lane:
+    """The lane of a name.
+
+    Raises:
+        UsageError: no such lane; the message lists them.
+    """
+    if name not in LANES:
+        raise UsageError(f"unknown lane {name!r}; known: {', '.join(LANES)}")
+    return LANES[name]
