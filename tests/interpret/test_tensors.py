@@ -203,14 +203,19 @@ def test_faults_of_a_problem_file_name_the_line(body: str, words: str) -> None:
 
 def test_a_random_reference_is_refused_with_the_fix() -> None:
     source = LAYERS.replace("p=0.0", "p=0.5")
-    with pytest.raises(ProblemError, match=r'dropout in training mode; write mode = "eval"'):
+    with pytest.raises(ProblemError, match=r'aten\.bernoulli_.*line 11: .*write mode = "eval"'):
         check_random(problem_of(source), described(source))
     check_random(problem_of(source, 'mode = "eval"'), described(source, 'mode = "eval"'))
     noisy = LAYERS.replace("x.sum()", "torch.rand_like(x).sum()")
     with pytest.raises(ProblemError, match="draw the numbers in get_inputs"):
         check_random(problem_of(noisy), described(noisy))
-    with pytest.raises(ProblemError, match=r'random = "statistical" is not available'):
+    line = 1 + next(i for i, text in enumerate(noisy.splitlines()) if "torch.rand_like(" in text)
+    named = rf'aten\.rand_like\.default \(line {line}: .*random = "statistical" does not help yet'
+    with pytest.raises(ProblemError, match=named):
         check_random(problem_of(noisy, 'random = "statistical"'), described(noisy))
+    quiet = 'mode = "eval"\nrandom = "statistical"'
+    with pytest.raises(ProblemError, match="draws no random numbers; leave the field out"):
+        check_random(problem_of(source, quiet), described(source, quiet))
 
 
 def test_a_loaded_module_can_be_inspected_and_sizes_live_side_by_side() -> None:

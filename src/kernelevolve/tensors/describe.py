@@ -7,9 +7,11 @@ large to be built here. Out: a Description. Left to others: drawing (`draw`), wh
 from __future__ import annotations
 
 import math
+import traceback
 from typing import Any, Literal
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernelevolve.errors import ProblemError
 from kernelevolve.problem import InputKind, Problem
@@ -64,17 +66,13 @@ def check_random(problem: Problem, description: Description) -> None:
     """Runs the reference twice at this size on the CPU and refuses one that draws random numbers.
 
     Raises:
-        ProblemError: it moves the generator's state or gives two results for the same inputs and state.
+        ProblemError: it moves the generator's state or gives two results for the same inputs and state; the message
+            names the op that draws and its line.
     """
-    if problem.random == "statistical":
-        raise ProblemError(
-            f'{problem.path}: random = "statistical" is not available: outputs are compared value by value; '
-            'write mode = "eval", or draw the numbers in get_inputs and pass them to forward'
-        )
     module = load_module(description.variant.source, problem.path)
     model = build_model(module, seed=0, precision=problem.precision, mode=problem.mode)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    case, results = Case(1), []
+    case, results, drawn = Case(1), [], _Drawn(module.__file__ or "")
     for _ in range(2):
         arguments = draw_inputs(description, case, "cpu", module, requires_grad=problem.direction != "forward")
         with torch.no_grad():
@@ -82,16 +80,21 @@ def check_random(problem: Problem, description: Description) -> None:
                 value.copy_(before[name])
         with seeded(7), blamed(module.__file__ or "", problem.path, "forward"):
             state = torch.get_rng_state()
-            results.append(run(model, arguments, problem.direction, draw_cotangents(case, "cpu")))
+            with drawn:
+                results.append(run(model, arguments, problem.direction, draw_cotangents(case, "cpu")))
             moved = not torch.equal(state, torch.get_rng_state())
         if moved:
             dropout = any(m.training and _drops(m) for m in model.modules())
-            fix = (
-                'dropout in training mode; write mode = "eval" in the sidecar'
-                if dropout
-                else "not by dropout; draw the numbers in get_inputs and pass them to forward"
+            fix = 'write mode = "eval" in the sidecar, which turns dropout off, or ' if dropout else ""
+            asked = 'random = "statistical" does not help yet: ' if problem.random == "statistical" else ""
+            raise ProblemError(
+                f"{problem.path}: forward is random: {drawn.first or 'it draws random numbers'}; {asked}outputs are "
+                f"compared value by value; {fix}draw the numbers in get_inputs and pass them to forward"
             )
-            raise ProblemError(f"{problem.path}: forward is random ({fix})")
+    if problem.random == "statistical":
+        raise ProblemError(
+            f'{problem.path}: random = "statistical", but forward draws no random numbers; leave the field out'
+        )
     for (path, first), (_, second) in zip(*results, strict=True):
         same = torch.nan_to_num(first.double()), torch.nan_to_num(second.double())
         largest = same[0].abs().max().item() if first.numel() else 0.0
@@ -99,6 +102,22 @@ def check_random(problem: Problem, description: Description) -> None:
             raise ProblemError(
                 f"{problem.path}: {path} differs between two runs on the same inputs; a reference must be deterministic"
             )
+
+
+class _Drawn(TorchDispatchMode):  # type: ignore[misc]
+    """Notes the first op that draws from a generator, and the line of `file` that called it."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file, self.first = file, ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = None if self.first else torch.get_rng_state()
+        out = func(*args, **(kwargs or {}))
+        if before is not None and not torch.equal(before, torch.get_rng_state()):
+            lines = [f"line {f.lineno}: {f.line}" for f in traceback.extract_stack() if f.filename == self.file]
+            self.first = f"{func} ({lines[-1]})" if lines else str(func)
+        return out
 
 
 def _drops(module: Any) -> bool:
