@@ -170,10 +170,10 @@ class Channel:
             raise WireError(f"not a frame: {head!r}")
         text = self._take(length, deadline)
         try:
-            data = json.loads(text)
+            data = _unicode(json.loads(text))
             kind, body, sizes = data["kind"], data["body"], data["attachments"]
             named = [(str(name), int(size)) for name, size in sizes]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise WireError(f"not a frame: {text[:80]!r} ({error})") from error
         if len(named) != count or len(self._fds) < count or not isinstance(body, dict):
             raise WireError(f"frame {kind!r} announces {count} attachments, {len(self._fds)} arrived")
@@ -217,3 +217,12 @@ class Channel:
             self._pending += data
         taken, self._pending = self._pending[:size], self._pending[size:]
         return taken
+
+
+def _unicode(data: Any) -> Any:
+    """`data` with a question mark for each half of a surrogate pair: JSON can name one, and no file can hold it."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.loads(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
+    return data

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelevolve import plugins
+from kernelevolve import codec, plugins
 from kernelevolve.candidate import Candidate
 from kernelevolve.engineer import Engineer
 from kernelevolve.equipment import Workshop
@@ -23,7 +23,7 @@ from kernelevolve.errors import SeatLost
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import Bounds
 from kernelevolve.evaluate.ladder import Ladder
-from kernelevolve.evaluation import Evaluation, Evidence, Rung, Verdict
+from kernelevolve.evaluation import Evaluation, Evidence, LaunchPlan, Rung, Verdict
 from kernelevolve.problem import parse_problem
 from kernelevolve.settings import settings_for
 
@@ -272,6 +272,47 @@ def test_a_fault_gets_its_verdict(climb: Climb, name: str) -> None:
     assert (found.verdict, found.rungs[-1].rung) == (verdict, rung), last(found)
     assert message in last(found)
     assert not found.correct and not found.timings and not found.tuned_source
+
+
+def test_what_was_judged_is_kept_as_data(climb: Climb) -> None:
+    found = climb(HONEST)
+    (timing,) = found.timings
+    assert set(found.artefacts) == {"launch plan h100 declared"}
+    plan = codec.loads(LaunchPlan, KEPT[found.artefacts["launch plan h100 declared"]].decode())
+    (launch,) = plan.launches
+    block = int(timing.knobs["BLOCK"])
+    assert (plan.workload, plan.platform, launch.kernel) == ("declared", "h100", "bias_gelu")
+    assert (launch.constants["BLOCK"], launch.grid) == (block, (64 * 4096 // block, 1, 1))
+    assert {b.name: (b.role, b.shape) for b in plan.buffers} == {
+        "input0": ("input", (64, 4096)), "bias": ("parameter", (4096,)), "output0": ("output", (64, 4096)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "artefact", "words"),
+    [
+        ("does not compile", "error h100 build", ["CompilationError", "tl.arange(0, 1000)", "power of 2"]),
+        ("constructor raises", "error h100 plan", ['File "candidate.py", line 22', "ZeroDivisionError"]),
+        ("calls torch", "", []),
+    ],
+)
+def test_the_whole_text_of_an_error_is_kept(climb: Climb, name: str, artefact: str, words: list[str]) -> None:
+    found = climb(FAULTS[name][0])
+    errors = {n: KEPT[r].decode() for n, r in found.artefacts.items() if n.startswith("error")}
+    assert list(errors) == ([artefact] if artefact else []), "one line says it all where nothing was cut"
+    for text in errors.values():
+        assert text.startswith("Traceback (most recent call last)")
+        assert len(text) > len(last(found)) and all(word in text for word in words), text
+        assert "/candidate.py" not in text, "the folder of a candidate is another one each time"
+    again = climb(FAULTS[name][0])
+    assert again.artefacts == found.artefacts
+
+
+def test_text_that_is_no_unicode_is_a_fault_like_any_other(climb: Climb) -> None:
+    found = climb(at_import("raise ValueError(chr(0xD800) + ' is half a pair')"))
+    assert found.verdict is Verdict.LOAD_ERROR
+    assert b"? is half a pair" in KEPT[found.artefacts["error h100 plan"]]
+    assert codec.loads(Evaluation, codec.dumps(found).encode().decode()) == found
 
 
 FORGED = """

@@ -27,6 +27,12 @@ def test_frames_carry_json_and_memory_files() -> None:
     first.close()
 
 
+def test_text_that_no_file_can_hold_comes_without_what_is_wrong_with_it() -> None:
+    a, b = Channel.pair()
+    a.send("fault", {"message": "half \ud800 of a pair", "\udfff": ["whole \U0001f600", 1.5, None]})
+    assert b.receive(1).body == {"message": "half ? of a pair", "?": ["whole \U0001f600", 1.5, None]}
+
+
 def test_silence_and_a_closed_line_are_told_apart() -> None:
     a, b = Channel.pair()
     with pytest.raises(WireTimeout):
@@ -38,7 +44,12 @@ def test_silence_and_a_closed_line_are_told_apart() -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"GET / HTTP/1.1\r\n\r\n", struct.pack("<4sIH", b"KEw1", 2**31, 0), struct.pack("<4sIH", b"KEw1", 3, 0) + b"{a}"],
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        struct.pack("<4sIH", b"KEw1", 2**31, 0),
+        struct.pack("<4sIH", b"KEw1", 3, 0) + b"{a}",
+        struct.pack("<4sIH", b"KEw1", 50_000, 0) + b"[" * 50_000,
+    ],
 )
 def test_what_is_no_frame_is_refused(raw: bytes) -> None:
     left, right = socket.socketpair()
