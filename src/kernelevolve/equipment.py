@@ -65,9 +65,9 @@ class Workshop:
             raise UsageError(f"this workshop is for problem {self.problem.name!r}, not {created.problem.name!r}")
         platform: Platform = plugins.load("platforms", created.platform)
         settings = codec.from_data(Settings, codec.to_data(created.settings))
+        device = self._device(platform, settings)
         bench = self.bench(builds)
         engineer = Engineer(self.problem, platform, self.program)
-        device = self._device(platform, settings)
         ladder = Ladder(
             bench, platform, settings, engineer, seed=created.seed, device=device, interpret=self._interpret
         )
@@ -123,9 +123,10 @@ class Workshop:
         if self._wanted != "auto":
             if self._wanted not in names:
                 known = ", ".join(f"{p} ({n})" for p, n in self._here.items()) or "none"
+                lacks = f"is no {platform.name}" if self._wanted in self._here else "is not here"
                 raise MissingDevice(
-                    f"device {self._wanted!r} is not here or is no {platform.name}; devices here: {known}; "
-                    "leave --device out to build and model without one"
+                    f"device {self._wanted!r} {lacks}; devices here: {known}; leave --device out to use the first "
+                    f"{platform.name}, or to build and model where there is none"
                 )
             names = {self._wanted: names[self._wanted]}
         if not names:

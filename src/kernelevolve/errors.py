@@ -20,7 +20,8 @@ KernelEvolveError                       exit code 1
     ├── SeatLost                            a judge, builder or worker process died or stopped answering
     └── MissingDevice                       an accelerator was asked for and is not here
 
-130 is the exit code of a run that Ctrl-C ended cleanly.
+70 is the exit code of any other exception, which is a bug here or in a plugin; 130 that of a run that Ctrl-C ended
+cleanly.
 """
 
 from __future__ import annotations

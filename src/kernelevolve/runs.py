@@ -7,9 +7,10 @@ Left to others: the loop (`run`), where the log lies (`store`).
 from __future__ import annotations
 
 import asyncio
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -56,7 +57,7 @@ def create_run(
         blobs: an fsspec address for artefacts; default: `blobs` in the run's folder, which moves with it.
 
     Raises:
-        StoreError: the folder holds a run already, or cannot be written.
+        StoreError: the folder holds a run already, or sibling runs, or cannot be written.
         UnknownName: a policy, writer or store that nobody registered.
     """
     settings = settings or settings_for("standard")
@@ -71,14 +72,17 @@ def create_run(
         version=version("kernelevolve"),
         blobs=blobs,
     )
-    log: Store = plugins.load("stores", store)(folder, create=True)
-    lease = log.take(this_process())
-    with _undone_on_error(lease.release):
-        equipment = equip(created, builds or folder / "builds")
-        with _undone_on_error(equipment.close):
-            parts = _parts(created, equipment)
-            graph = Graph(parts.reducers)
-            fold(graph, log.append(created, lease))
+    _refuse_siblings(folder, store)
+    with _new_folder(folder) as kept:
+        log: Store = plugins.load("stores", store)(folder, create=True)
+        lease = log.take(this_process())
+        with _undone_on_error(lease.release):
+            equipment = equip(created, builds or folder / "builds")
+            with _undone_on_error(equipment.close):
+                parts = _parts(created, equipment)
+                graph = Graph(parts.reducers)
+                fold(graph, log.append(created, lease))
+                kept()
     return Run(log, lease, parts, graph, blobs_of(created, folder))
 
 
@@ -106,6 +110,8 @@ def open_run(
     lease = log.take(this_process(), by_force=by_force)
     with _undone_on_error(lease.release):
         entries = log.read_from(0)
+        if not entries:
+            raise _cut_short(folder)
         before = fold_all(entries)
         now = before.settings if settings is None else codec.to_data(settings)
         equipment = equip(replace(before.created, settings=now), builds or folder / "builds")
@@ -134,10 +140,16 @@ def read_run(folder: Path, *, onto: Graph | None = None, store: str = "sqlite") 
 
     Args:
         onto: a graph that this function gave for the same folder; what is new is folded onto it, and it comes back.
+
+    Raises:
+        StoreTooNew: it was written by a newer KernelEvolve.
+        StoreError: there is no run, or its creation was cut short, or its log is damaged.
     """
     graph = Graph() if onto is None else onto
     for entry in tail(folder, graph.next_sequence, store=store):
         fold(graph, entry)
+    if not graph.next_sequence:
+        raise _cut_short(folder)
     return graph
 
 
@@ -175,10 +187,13 @@ def optimize(
 
     Raises:
         UsageError: no platform, or one twice.
+        StoreError: one platform and sibling runs in `folder`, or several and a single run there.
         KernelEvolveError: what `Run.drive` raises.
     """
     if not platforms or len(set(platforms)) != len(platforms):
         raise UsageError(f"give one or more different platforms, got {', '.join(platforms) or 'none'}")
+    if len(platforms) > 1 and holds_run(folder):
+        raise StoreError(f"{folder} holds a run already; sibling runs need a folder of their own")
     graphs = []
     for platform in platforms:
         place = folder if len(platforms) == 1 else folder / platform
@@ -194,6 +209,34 @@ def optimize(
             asyncio.run(run.drive())
             graphs.append(run.graph)
     return tuple(graphs)
+
+
+def _cut_short(folder: Path) -> StoreError:
+    return StoreError(
+        f"the creation of the run in {folder} was cut short and its log is empty; start it again: "
+        f"kernelevolve optimize PROBLEM --out {folder}"
+    )
+
+
+def _refuse_siblings(folder: Path, store: str) -> None:
+    """A folder holds one run, or sibling runs, never both: what reads it could not tell them apart."""
+    inside = sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
+    if siblings := [child.name for child in inside if holds_run(child, store=store)]:
+        raise StoreError(
+            f"{folder} holds sibling runs already ({', '.join(siblings)}); go on with them: "
+            f"kernelevolve resume {folder}, or give another folder"
+        )
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Callable[[], object]]:
+    """A folder that goes again unless the function that it gives is called; one that was there before stays."""
+    with ExitStack() as stack:
+        # Who makes the folder owns it: two processes that start at the same time cannot both.
+        with suppress(FileExistsError, PermissionError):
+            folder.mkdir(parents=True)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield stack.pop_all
 
 
 @contextmanager

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 
 from kernelevolve import KernelEvolveError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and leaves the process with its exit code; an expected error is one line, never a traceback."""
+    """Runs one command and leaves the process with its exit code; an expected error is one line, never a traceback.
+
+    An unexpected one is told with its traceback, which is kept, and has an exit code of its own.
+    """
     # Imported here so that importing the package stays fast.
     from kernelevolve.cli import summary
     from kernelevolve.cli.app import app
-    from kernelevolve.cli.door import Door
+    from kernelevolve.cli.door import UNEXPECTED, Door, unexpected
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     door = Door(json="--json" in given)
@@ -30,10 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(json.dumps({"verdict": None, "correct": False, "error": "see stderr", "kind": "UsageError"}))
         raise
     except KernelEvolveError as error:
-        if door.debug:
+        if door.debug and not door.json:
             raise
+        if door.debug:
+            traceback.print_exception(error)
         print(f"error: {error}", file=sys.stderr)
         # A run without a correct candidate has its own result object already.
         if door.json and not door.finished:
             print(json.dumps(summary.failure(error)))
         sys.exit(error.exit_code)
+    except Exception as error:
+        # The last door: a script must get its object even where our own code or a plugin is wrong.
+        if door.debug and not door.json:
+            raise
+        data = unexpected(door, error)
+        if door.json and not door.finished:
+            print(json.dumps(data))
+        sys.exit(UNEXPECTED)

@@ -7,6 +7,8 @@ In: what the user typed. Out: runs, their pages and one result object. Left to o
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +20,11 @@ from kernelevolve import (
     NoCorrectCandidate,
     Problem,
     ProblemError,
+    Settings,
+    StoreError,
     UncoveredOp,
     create_run,
+    holds_run,
     load_problem,
     open_run,
     read_run,
@@ -104,15 +109,11 @@ def optimize(
     platforms = known_platforms(platform)
     wanted = load_problem(problem, suite_path)
     folder = out or places.new_folder(wanted)
-    builds = _builds(folder, platforms)
     _header(door, wanted, platforms, effort, seed, folder)
+    door.folder = folder
     with interruptible(door), public.workshop(wanted, device) as equip:
-        runs = []
-        for name in platforms:
-            runs.append(places.place(folder, name, platforms))
-            # All siblings exist from the start, so that `resume` finds those that an interrupt left unstarted.
-            create_run(runs[-1], wanted, name, equip, settings=settings, seed=seed, builds=builds).close()
-        _carry_on(door, equip, tuple(runs), folder, None)
+        runs = _new_runs(folder, wanted, platforms, equip, settings, seed)
+        _carry_on(door, equip, runs, folder, None)
 
 
 @app.command()
@@ -131,6 +132,7 @@ def resume(
     """Goes on with a run that was interrupted, or with a finished one under wider limits."""
     door = door_of(context, as_json)
     runs = places.runs_in(run)
+    door.folder = run
     problem = read_run(runs[0]).created.problem
     with interruptible(door), public.workshop(problem, device) as equip:
         _carry_on(door, equip, runs, run, (effort, candidates, time), by_force=by_force)
@@ -158,6 +160,7 @@ def evaluate(
     (name,) = known_platforms([platform])
     wanted, source = load_problem(problem, suite_path), places.read_kernel(kernel)
     folder = out or places.new_folder(wanted)
+    door.folder = folder
     with (
         interruptible(door),
         public.workshop(wanted, device) as equip,
@@ -172,11 +175,24 @@ def evaluate(
         raise NoCorrectCandidate(f"{kernel}: {node.evaluation.verdict}; see: kernelevolve show {folder} {node.id}")
 
 
-def _builds(folder: Path, platforms: tuple[str, ...]) -> Path:
-    builds = folder / "builds"
-    if len(platforms) > 1:
-        builds.mkdir(parents=True, exist_ok=True)
-    return builds
+def _new_runs(
+    folder: Path, problem: Problem, platforms: tuple[str, ...], equip: Any, settings: Settings, seed: int
+) -> tuple[Path, ...]:
+    """The folders of new runs, one for each platform; where one cannot begin, none does and no folder is left."""
+    if len(platforms) > 1 and holds_run(folder):
+        raise StoreError(
+            f"{folder} holds a run already; go on with it: kernelevolve resume {folder}, or give another folder: --out"
+        )
+    runs = tuple(places.place(folder, name, platforms) for name in platforms)
+    with contextlib.ExitStack() as undone_on_error:
+        for new in dict.fromkeys((folder, *runs, *([folder / "builds"] if len(runs) > 1 else []))):
+            if places.made(new):
+                undone_on_error.callback(shutil.rmtree, new, ignore_errors=True)
+        # All siblings exist from the start, so that `resume` finds those that an interrupt left unstarted.
+        for run, name in zip(runs, platforms, strict=True):
+            create_run(run, problem, name, equip, settings=settings, seed=seed, builds=folder / "builds").close()
+        undone_on_error.pop_all()
+    return runs
 
 
 def _header(door: Door, problem: Problem, platforms: tuple[str, ...], effort: str, seed: int, folder: Path) -> None:

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sys
+import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +19,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from kernelevolve import UnknownName, UsageError
+from kernelevolve import UnknownName, UsageError, holds_run
 from kernelevolve.cli import public
 
 INTERRUPTED = 130
+# EX_SOFTWARE of sysexits.h.
+UNEXPECTED = 70
 
 _FILE_WIDTH = 160
 
@@ -31,11 +37,13 @@ class Door:
         debug: show tracebacks.
         json: stdout belongs to the result object.
         finished: the result object has been printed.
+        folder: of the run at hand, where a traceback is kept.
     """
 
     debug: bool = False
     json: bool = False
     finished: bool = False
+    folder: Path | None = None
 
     @property
     def console(self) -> Console:
@@ -65,6 +73,25 @@ def door_of(context: typer.Context, as_json: bool) -> Door:
     door = context.ensure_object(Door)
     door.json = as_json
     return door
+
+
+def unexpected(door: Door, error: Exception) -> dict[str, Any]:
+    """Tells people of an error that nobody foresaw, keeps its traceback, and gives scripts their result object."""
+    text = "".join(traceback.format_exception(error))
+    kept = "stderr"
+    if door.folder is not None and door.folder.is_dir():
+        file = door.folder / f"traceback-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+        # Where not even this can be written, such as on a full disk, stderr has it.
+        with contextlib.suppress(OSError):
+            file.write_text(text, encoding="utf-8")
+            kept = str(file)
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    lines = [text.rstrip(), f"error: unexpected {said}"]
+    lines.append(f"This is a bug in kernelevolve or in a plugin: report it with the traceback above (kept in {kept}).")
+    if door.folder is not None and (holds_run(door.folder) or any(map(holds_run, door.folder.glob("*/")))):
+        lines.append(f"everything so far is kept, go on with: kernelevolve resume {door.folder}")
+    print("\n".join(lines), file=sys.stderr)
+    return {"verdict": None, "correct": False, "error": said, "kind": type(error).__name__, "traceback": kept}
 
 
 @contextlib.contextmanager

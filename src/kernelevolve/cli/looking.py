@@ -18,6 +18,7 @@ from kernelevolve import (
     StoreError,
     UnknownName,
     UsageError,
+    holds_run,
     read_artefacts,
     read_run,
     to_data,
@@ -71,7 +72,7 @@ def list_runs(
 ) -> None:
     """Lists the runs in a folder, the best of each, and how each ended."""
     door = door_of(context, as_json)
-    graphs = {place: read_run(place) for place in places.all_runs(folder)}
+    graphs = {place: read_run(place) for place in places.all_runs(folder) if holds_run(place)}
     table = Table(box=None, padding=(0, 2))
     for column in ("run", "problem", "platform", "candidates", "best", "state"):
         table.add_column(column)

@@ -31,6 +31,17 @@ def new_folder(problem: Problem, within: Path = Path("runs")) -> Path:
     return folder
 
 
+def made(folder: Path) -> bool:
+    """Makes the folder; False where somebody had made it before."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error.strerror}; give another folder: --out") from error
+    return True
+
+
 def place(folder: Path, platform: str, platforms: tuple[str, ...]) -> Path:
     """Where the run of one of several platforms lies."""
     return folder if len(platforms) == 1 else folder / platform

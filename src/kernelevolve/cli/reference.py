@@ -13,6 +13,7 @@ import typer
 
 from kernelevolve import KernelEvolveError
 from kernelevolve.cli.app import app
+from kernelevolve.cli.door import INTERRUPTED, UNEXPECTED
 
 _HEAD = """# Command line
 
@@ -22,6 +23,10 @@ People read stderr or the terminal; scripts pass `--json` and read the last line
 `verdict` (null where no candidate was evaluated) and `correct`. Every figure in it is an object with `value`, `unit`,
 `evidence` and `how`.
 """
+_UNEXPECTED = (
+    "a bug in kernelevolve or in a plugin; the traceback is on stderr, and in the run's folder where there is one "
+    "(`traceback` of the result object)"
+)
 _INTERRUPTED = "a run that Ctrl-C ended cleanly; `kernelevolve resume` goes on with it"
 
 
@@ -69,7 +74,7 @@ def _exit_codes() -> str:
             first = inspect.cleandoc(kind.__doc__ or "").splitlines()[0]
             text = "any other error" if kind is KernelEvolveError else first[0].lower() + first[1:].rstrip(".")
             rows.append((kind.exit_code, f"{kind.__name__}: {text}"))
-    rows.append((130, _INTERRUPTED))
+    rows += [(UNEXPECTED, _UNEXPECTED), (INTERRUPTED, _INTERRUPTED)]
     return "\n".join(["| code | meaning |", "| --- | --- |", *(f"| {c} | {t} |" for c, t in sorted(rows))]) + "\n"
 
 

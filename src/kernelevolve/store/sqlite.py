@@ -150,9 +150,12 @@ class SqliteStore:
         if holder == asker:
             advice = "close the other Run of this process first"
         elif alive:
-            advice = "wait for it or stop it; reading needs no ownership"
+            advice = f"wait for it or stop it; reading needs no ownership: kernelevolve show {self.path.parent}"
         else:
-            advice = "whether it lives cannot be seen from here; if it is gone, open the run by force"
+            advice = (
+                "whether it lives cannot be seen from here; if it is gone, open the run by force: "
+                f"kernelevolve resume {self.path.parent} --by-force"
+            )
         raise RunBusy(f"{self.path.parent} is owned by {holder}; {advice}")
 
     def _create(self) -> None:
