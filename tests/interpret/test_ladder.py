@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,9 @@ from kernelevolve.errors import SeatLost
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import Bounds
 from kernelevolve.evaluate.ladder import Ladder
-from kernelevolve.evaluation import Evaluation, Evidence, LaunchPlan, Rung, Verdict
+from kernelevolve.evaluate.measure import Device
+from kernelevolve.evaluate.timing import CANDIDATE, Blocks, Timed, time_arms
+from kernelevolve.evaluation import Correctness, Evaluation, Evidence, LaunchPlan, Rung, Samples, Verdict
 from kernelevolve.problem import parse_problem
 from kernelevolve.settings import settings_for
 
@@ -306,6 +309,42 @@ def test_the_whole_text_of_an_error_is_kept(climb: Climb, name: str, artefact: s
         assert "/candidate.py" not in text, "the folder of a candidate is another one each time"
     again = climb(FAULTS[name][0])
     assert again.artefacts == found.artefacts
+
+
+class Clock(Device):
+    """A device whose answers are made up: every call takes what its arm says."""
+
+    def __init__(self) -> None:
+        super().__init__("cuda:0", "a made-up device", blocks=Blocks(6, 0), full_cases=1)
+
+    def correct(self, bench: Bench, source: str, choices: Any, cases: Any) -> tuple[list[Correctness], str]:
+        return [Correctness(Evidence.MEASURED, True, ())], "none"
+
+    def tune(self, *_: Any) -> None:
+        """Nothing is tried: the default is what is judged."""
+
+    def time(self, bench: Bench, workload: str, source: str, choice: Any) -> Timed:
+        arms = {name: lambda calls, t=t: [t] * calls for name, t in ((CANDIDATE, 1.0), ("eager", 2.0))}
+        return time_arms(arms, workload=workload, platform="", choice=choice, plan=self.blocks, device=self.name)
+
+
+def test_what_was_timed_is_kept_call_by_call(workshop: Workshop, bench: Bench) -> None:
+    platform = plugins.load("platforms", "h100")
+    costs = Engineer(workshop.problem, platform, workshop.program)
+    ladder = Ladder(bench, platform, settings_for("quick"), costs, seed=0, device=Clock(), interpret=False)
+    try:
+        found = ladder.climb(Candidate("n0", "b0", "guest", HONEST), lambda rung: None, KEPT)
+    finally:
+        ladder.builder.close()
+    assert found.verdict is Verdict.OK_FASTER, last(found)
+    (timing,) = found.timings
+    assert (timing.platform, timing.samples, timing.speedup.value) == ("h100", {}, pytest.approx(2.0))
+    assert set(found.artefacts) == {"launch plan h100 declared", "samples h100 declared"}
+    samples = codec.loads(Samples, KEPT[found.artefacts["samples h100 declared"]].decode())
+    assert (samples.workload, samples.platform, samples.unit) == ("declared", "h100", "ms")
+    assert samples.arms == {CANDIDATE: ((1.0,) * 4,) * 6, "eager": ((2.0,) * 4,) * 6}
+    plan = codec.loads(LaunchPlan, KEPT[found.artefacts["launch plan h100 declared"]].decode())
+    assert plan.launches[0].constants["BLOCK"] == timing.knobs["BLOCK"] == 512
 
 
 def test_text_that_is_no_unicode_is_a_fault_like_any_other(climb: Climb) -> None:

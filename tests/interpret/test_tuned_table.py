@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kernelevolve import plugins
+from kernelevolve import codec, plugins
 from kernelevolve.candidate import Candidate
 from kernelevolve.engineer import Engineer
 from kernelevolve.equipment import Workshop
 from kernelevolve.evaluate.ladder import Ladder
-from kernelevolve.evaluation import Verdict
+from kernelevolve.evaluation import LaunchPlan, Verdict
 from kernelevolve.problem import parse_problem
 from kernelevolve.search.fitness import fitness
 from kernelevolve.settings import settings_for
@@ -63,12 +63,18 @@ def test_each_workload_gets_its_choice_and_the_tuned_file_runs_alone(tmp_path: P
     platform = plugins.load("platforms", "h100")
     engineer = Engineer(problem, platform, workshop.program)
     ladder = Ladder(workshop.bench(tmp_path / "builds"), platform, settings_for("quick"), engineer, seed=0)
+    kept: dict[str, bytes] = {}
+
+    def keep(data: bytes) -> str:
+        kept[str(len(kept))] = data
+        return str(len(kept) - 1)
+
     try:
         source = engineer._first(0).source
         knobs = source[source.index("KNOBS = ") : source.index("\nCHOICE")]
         # 32 rows of 65536 are more than Triton's largest block; two values are enough and compile quickly.
         source = source.replace(knobs, 'KNOBS = {"ROWS": [32, 1], "num_warps": [4]}')
-        found = ladder.climb(Candidate("n0", "b0", "built-in", source), lambda rung: None, lambda artefact: "")
+        found = ladder.climb(Candidate("n0", "b0", "built-in", source), lambda rung: None, keep)
         assert found.verdict is Verdict.OK_UNTIMED, found.rungs[-1].message
         short, long = found.timings
         assert (short.workload, dict(short.knobs)) == ("short", {"ROWS": 32, "num_warps": 4})
@@ -76,6 +82,11 @@ def test_each_workload_gets_its_choice_and_the_tuned_file_runs_alone(tmp_path: P
         # What was judged under each choice is what the tuned file launches by itself.
         plans = [built.plan for built in ladder.builder.build(found.tuned_source, {})]
         assert [(p.workload, p.launches[0].constants["ROWS"]) for p in plans] == [("short", 32), ("long", 1)]
+        for plan in plans:
+            said = codec.loads(LaunchPlan, kept[found.artefacts[f"launch plan h100 {plan.workload}"]].decode())
+            assert (said.workload, said.launches[0].constants["ROWS"]) == (
+                plan.workload, plan.launches[0].constants["ROWS"],
+            )  # fmt: skip
         mean = (short.speedup.value * long.speedup.value**3) ** 0.25
         scored = fitness(problem, found)
         assert abs(scored.value - mean) < 1e-9 * mean
