@@ -26,8 +26,8 @@ from kernelevolve.platforms.accelerator import Accelerator
 from kernelevolve.platforms.amd import MI300X, MI350X
 from kernelevolve.platforms.nvidia import H200
 from kernelevolve.propose.diagnose import LIMITS
-from kernelevolve.translate.capture import capture_source
-from kernelevolve.translate.first import first_plan, precisions
+from kernelevolve.translate.capture import Rules, capture_source
+from kernelevolve.translate.first import ON_CHIP, first_plan, precisions
 from kernelevolve.translate.ir import Program
 from kernelevolve.translate.moves import Move, moves
 from kernelevolve.translate.plan import Plan
@@ -247,6 +247,20 @@ def test_taking_operands_apart_costs_what_the_planner_says_on_amd(part: Accelera
     more = counts["bf16x6"][1] - counts["ieee"][1]
     plain, apart = 64 * counts["ieee"][0], max(32 * counts["bf16x6"][0], 4 * more)
     assert kernel.knob("PRECISION")[0] == ("ieee" if plain < apart else "bf16x6"), counts
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_first_tiles_of_narrow_products_fit_on_chip(dtype: str) -> None:
+    case = CASES["product"]
+    source = case.source((1, 4096, 4096, 4096))
+    with contextlib.redirect_stderr(io.StringIO()):
+        program = capture_source(source, rules=Rules(precision=dtype, mode="as-built"))
+    for platform in (H200, MI300X):
+        (kernel,) = first_plan(program, platform.name).kernels
+        tile = tuple(kernel.knob(name)[0] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K"))
+        held, in_registers = ON_CHIP[platform.vendor]
+        staged = (max(kernel.knob("num_stages")[0] - in_registers, 1)) * (tile[0] + tile[1]) * tile[2] * 2
+        assert staged <= held <= platform.figures.shared_bytes_per_block
 
 
 def test_what_is_meant_for_the_diagnosis_comes_first_and_what_was_tried_does_not_come_again() -> None:

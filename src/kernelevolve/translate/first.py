@@ -12,6 +12,7 @@ from typing import Any
 
 from kernelevolve.translate.algebra import Graph, Node
 from kernelevolve.translate.emit import planes
+from kernelevolve.translate.emit.contraction import operand_dtype
 from kernelevolve.translate.emit.layout import Domain, crossing, domain_of, groups, trace
 from kernelevolve.translate.emit.reducers import RESULTS
 from kernelevolve.translate.errors import TranslateError
@@ -40,6 +41,8 @@ WITH_TF32 = {
 GENERATIONS = {
     "mi300": "cdna3", "mi325": "cdna3", "gfx942": "cdna3", "mi350": "cdna4", "mi355": "cdna4", "gfx950": "cdna4",
 }  # fmt: skip
+#: Bytes that a program can stage on chip, and how many of its stages are in registers instead.
+ON_CHIP = {"nvidia": (232448, 0), "amd": (65536, 1)}
 #: The longest row that one program holds at once, in elements.
 ONE_PASS_LIMIT = 16384
 #: The widest access of one thread, in bytes.
@@ -352,7 +355,7 @@ class Chooser:
             ("BLOCK_M", _near(m, (32, 64, 128, 256))), ("BLOCK_N", _near(n, (32, 64, 128, 256))),
             ("BLOCK_K", _near(k, (16, 32, 64))), ("GROUP", (8, 4, 16, 1)),
             ("num_warps", (8, 4) if shallow or m * n >= 128 * 128 else (4, 8)),
-            ("num_stages", (2, 1, 3) if shallow else (3, 2, 4)),
+            ("num_stages", self.depths(kernel, (m, n, k)) or (1,)),
         )  # fmt: skip
         overrides: tuple[tuple[str, tuple[Knob, ...]], ...] = ()
         if full:
@@ -360,6 +363,17 @@ class Chooser:
             other = "amd" if self.vendor == "nvidia" else "nvidia"
             overrides = ((other, (("PRECISION", precisions(other, self.allow_tf32)),)),)
         return replace(kernel, scheme="tiles", knobs=knobs, overrides=overrides)
+
+    def depths(self, kernel: Kernel, tile: tuple[int, int, int]) -> tuple[int, ...]:
+        """The pipeline depths with which a tile's blocks of operands fit on chip, the likeliest first."""
+        full = planes.covers(self.graph, kernel.anchors[0])
+        shallow = full and self.product_sizes(kernel)[3] < LEAST_DEPTH
+        m, n, k = tile
+        held, spare = ON_CHIP[self.vendor]
+        operand = operand_dtype(self.graph, self.graph.nodes[kernel.anchors[0]].args[0])
+        size = 4 if kernel.scheme == "planes" else ITEMSIZE[operand]
+        usual = (2, 1, 3) if shallow else (3, 2, 4)
+        return tuple(s for s in usual if max(s - spare, 1) * (m + n) * k * size <= held)
 
 
 def _power(value: int) -> int:

@@ -18,19 +18,16 @@ from math import prod
 from typing import Any
 
 from kernelevolve.translate.algebra import Graph
-from kernelevolve.translate.emit.contraction import operand_dtype
 from kernelevolve.translate.emit.layout import Domain, domain_of
 from kernelevolve.translate.errors import TranslateError
 from kernelevolve.translate.expr import product
 from kernelevolve.translate.first import Chooser, plan_with, precisions
-from kernelevolve.translate.ir import ITEMSIZE, Program
+from kernelevolve.translate.ir import Program
 from kernelevolve.translate.lower import lower
 from kernelevolve.translate.plan import Kernel, Knob, Plan
 
 #: Threads that share an instruction.
 LANES = {"nvidia": 32, "amd": 64}
-#: Bytes that a program can stage on chip, and how many of its stages are in registers instead.
-ON_CHIP = {"nvidia": (232448, 0), "amd": (65536, 1)}
 #: The longest row, and column, that one program is given at once.
 LONGEST_ROW, LONGEST_COLUMN = 65536, 1024
 #: The shortest row that several programs share.
@@ -346,7 +343,7 @@ def _tiles(graph: Graph, plan: Plan) -> Iterator[Move]:
         _, *extents = chooser.product_sizes(kernel)
         for tile, warps, helps, reason in _TILES:
             fits = all(size <= max(16, 2 * extent) for size, extent in zip(tile, extents, strict=True))
-            stages = _stages(graph, chooser, kernel, tile)
+            stages = chooser.depths(kernel, tile)
             # Two sums of 128 x 256 do not fit into the registers of eight warps.
             if not fits or not stages or (kernel.scheme == "planes" and tile[0] * tile[1] > 128 * 128):
                 continue
@@ -356,15 +353,6 @@ def _tiles(graph: Graph, plan: Plan) -> Iterator[Move]:
             if any(changed.knob(n)[0] != kernel.knob(n)[0] for n in ("BLOCK_M", "BLOCK_N", "BLOCK_K")):
                 name = f"tiles of {' x '.join(map(str, tile))} in {kernel.name}"
                 yield Move(name, reason, plan.with_kernel(changed), helps)
-
-
-def _stages(graph: Graph, chooser: Chooser, kernel: Kernel, tile: tuple[int, int, int]) -> tuple[int, ...]:
-    """The pipeline depths whose blocks of operands fit on chip."""
-    m, n, k = tile
-    size = 4 if kernel.scheme == "planes" else ITEMSIZE[operand_dtype(graph, graph.nodes[kernel.anchors[0]].args[0])]
-    held, spare = ON_CHIP[chooser.vendor]
-    usual = chooser.product(kernel, kernel.scheme).knob("num_stages")
-    return tuple(s for s in usual if max(s - spare, 1) * (m + n) * k * size <= held)
 
 
 _TILES: tuple[tuple[tuple[int, int, int], tuple[int, ...], tuple[str, ...], str], ...] = (
