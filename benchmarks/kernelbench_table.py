@@ -141,6 +141,7 @@ def finish(name: str, job: Any) -> dict[str, Any]:
             "candidates": len(nodes),
             "note": best.candidate.note,
             "evaluation": to_data(best.evaluation),
+            "samples": [to_data(taken) for taken in run.artefacts.samples(best.id).values()],
             "source": best.candidate.source,
         }
     except KernelEvolveError as error:

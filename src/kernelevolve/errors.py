@@ -11,7 +11,7 @@ KernelEvolveError                       exit code 1
 ├── WriterError                         1   a writer could not answer a brief; told as Dropped
 │   └── NoMovesLeft                         nothing is left to try from the given parents
 ├── NoCorrectCandidate                  5   a run ended without one correct candidate
-├── StoreError                          6   the run's log cannot be read or written
+├── StoreError                          6   the run's log, or a blob beside it, cannot be read or written
 │   ├── RunBusy                             another process owns the run
 │   ├── StaleLease                          this process lost the run to another one
 │   ├── StoreTooNew                         written by a newer KernelEvolve
@@ -96,7 +96,7 @@ class NoCorrectCandidate(KernelEvolveError):
 
 
 class StoreError(KernelEvolveError):
-    """The run's log cannot be read or written."""
+    """The run's log, or a blob beside it, cannot be read or written."""
 
     exit_code = 6
 
