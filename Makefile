@@ -22,7 +22,7 @@ export TRITON_DEFAULT_FP_FUSION ?= 1
 .PHONY: demo test oldest check docs clean
 
 demo: $(STAMP)
-	$(BIN)/kernelevolve optimize recsys:rms_norm_residual --platform h100 --platform mi300x --effort quick --candidates 3
+	$(BIN)/kernelevolve optimize recsys:sampled_softmax --platform h100 --platform mi300x --effort quick --candidates 4
 
 test: check oldest
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

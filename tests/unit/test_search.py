@@ -165,6 +165,13 @@ def test_fitness_has_the_weakest_evidence():
     assert fitness(problem(1, 1), evaluation).evidence is Evidence.MODELLED
 
 
+@pytest.mark.parametrize(("evidence", "same"), [(Evidence.MODELLED, True), (Evidence.MEASURED, False)])
+def test_a_model_does_not_tell_a_thousandth_apart(evidence, same):
+    both = [timed("w0", ms(value, evidence), eager=ms(0.8904, evidence)) for value in (0.6285, 0.6275)]
+    one, other = (fitness(problem(1), found(timing)).value for timing in both)
+    assert (one == other) is same and 1.41 < min(one, other) <= max(one, other) < 1.43
+
+
 def test_fitness_keeps_the_clocks_own_interval():
     timing = timed("w0", ms(1.0), eager=ms(2.0))
     paired = replace(timing, speedup=Figure(2.0, "x", Evidence.MEASURED, "paired", 1.9, 2.1))

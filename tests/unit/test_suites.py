@@ -80,10 +80,11 @@ def test_every_shipped_problem_has_a_sidecar_and_an_explanation() -> None:
         "jagged_to_dense",
         "pairwise_dot_interaction",
         "rms_norm_residual",
+        "sampled_softmax",
     )
     for name in suite.names():
         problem = suite.load(name)
-        assert len(problem.workloads) == 2
+        assert problem.workloads
         assert problem.notes
         assert problem.source.startswith('"""')
         assert problem.key == suite.load(name).key

@@ -5,7 +5,7 @@ In: a problem and an evaluation. Out: a Figure in x; 0 unless correct. Left to o
 Fitness = exp(sum_w weight_w * ln(t(baseline)_w / t(candidate)_w) / sum_w weight_w), the weighted geometric mean, the
 only mean of ratios whose order does not depend on which side is the denominator (Fleming and Wallace, CACM 29(3),
 1986). The baseline of a workload is the faster of eager and torch.compile, and its time has the same evidence as the
-candidate's.
+candidate's. A modelled one is rounded to what a model can tell.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from kernelevolve.problem import Problem, Workload
 
 BASELINES = ("eager", "compile")
 UNIT = "x"
+#: Significant digits of a modelled fitness.
+MODELLED_DIGITS = 3
 
 
 def fitness(problem: Problem, evaluation: Evaluation) -> Figure:
@@ -73,4 +75,8 @@ def _mean(ratios: Sequence[tuple[Workload, Figure]]) -> Figure:
     if len({workload.weight for workload, _ in ratios}) > 1:
         how += f"; weights {', '.join(f'{workload.name} {workload.weight:g}' for workload, _ in ratios)}"
     low, high = (mean(lows), mean(highs)) if bounded else (None, None)
-    return Figure(mean([r.value for _, r in ratios]), UNIT, evidence, how, low, high)
+    value = mean([r.value for _, r in ratios])
+    if evidence is Evidence.MODELLED:
+        # A model does not tell a thousandth apart: equals stay equal, and the earliest of them stays the best.
+        value = float(f"{value:.{MODELLED_DIGITS}g}")
+    return Figure(value, UNIT, evidence, how, low, high)
