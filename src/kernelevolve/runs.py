@@ -232,8 +232,9 @@ def _refuse_siblings(folder: Path, store: str) -> None:
 def _new_folder(folder: Path) -> Iterator[Callable[[], object]]:
     """A folder that goes again unless the function that it gives is called; one that was there before stays."""
     with ExitStack() as stack:
-        # Who makes the folder owns it: two processes that start at the same time cannot both.
-        with suppress(FileExistsError, PermissionError):
+        # Who makes the folder owns it: two processes that start at the same time cannot both. Why it cannot be made,
+        # the store says.
+        with suppress(OSError):
             folder.mkdir(parents=True)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
         yield stack.pop_all

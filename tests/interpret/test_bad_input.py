@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from kernelevolve.equipment import find_devices
+
 HEAD = "import torch\nimport torch.nn as nn\n\n\nclass Model(nn.Module):\n    def forward(self, x):\n"
 TAIL = "\n\ndef get_inputs():\n    return [torch.rand(64, 256)]\n\n\ndef get_init_inputs():\n    return []\n"
 FUSED = HEAD + "        return torch.relu(x * 2.0 + 1.0).sum(dim=1)\n" + TAIL
@@ -76,7 +78,7 @@ def test_a_bad_file_is_named_with_what_to_do(tmp_path: Path, name: str) -> None:
     [
         (["--platform", "gtx480"], 2, ["gtx480", "h100", "mi300x"]),
         (["--effort", "utmost"], 2, ["utmost", "quick, standard, deep"]),
-        (["--device", "cuda:63"], 7, ["cuda:63", "leave --device out"]),
+        (["--device", "cuda:63"], 7, ["device 'cuda:63' is not here", "leave --device out"]),
     ],
     ids=["platform", "effort", "device"],
 )
@@ -93,6 +95,70 @@ def test_a_bad_option_is_named_and_an_earlier_run_is_left_alone(
     for word in words:
         assert word in message
     assert earlier.read_bytes() == b"an earlier run"
+
+
+@pytest.mark.skipif(bool(find_devices()), reason="this machine has an accelerator")
+def test_a_device_asked_for_where_there_is_none_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "fused.py"
+    file.write_text(FUSED)
+    code, result, message = run("optimize", file, "--out", tmp_path / "run", "--device", "cuda:0")
+    assert (code, result["kind"]) == (7, "MissingDevice"), message
+    assert "device 'cuda:0' is not here; devices here: none; leave --device out" in message
+    assert not (tmp_path / "run").exists()
+
+
+# The command line with bounds that a test can wait for, in a process of its own.
+BOUNDED = """
+import sys
+from dataclasses import replace
+from kernelevolve.evaluate import correct
+correct.BOUNDS = replace(correct.BOUNDS, build_seconds=float(sys.argv[1]), memory_bytes=2 << 30)
+from kernelevolve.cli import main
+main(sys.argv[2:])
+"""
+GREEDY = {
+    "never ends": ("while True: pass", 5.0, "TIMEOUT", "no answer to 'plan' within 5 s"),
+    "eats memory": ("self.eaten = [bytearray(1 << 28) for _ in range(64)]", 100.0, "OOM", "MemoryError"),
+}
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_a_candidate_that_takes_too_much_is_ended_and_named(tmp_path: Path, name: str) -> None:
+    body, seconds, verdict, words = GREEDY[name]
+    reference, kernel = tmp_path / "fused.py", tmp_path / "mine.py"
+    reference.write_text(FUSED)
+    kernel.write_text(KERNEL.replace("BODY", body))
+    more = ("--effort", "quick", "--device", "none", "--out", str(tmp_path / "run"), "--json")
+    done = subprocess.run(
+        [sys.executable, "-c", BOUNDED, str(seconds), "evaluate", reference, kernel, *more],
+        capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, result["verdict"], result["correct"]) == (5, verdict, False), done.stderr
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert f"kernelevolve show {tmp_path / 'run'} n0" in done.stderr
+    assert run("show", tmp_path / "run")[1]["verdict"] == verdict
+
+
+KERNEL = """
+import torch
+import torch.nn as nn
+import triton
+import triton.language as tl
+
+@triton.jit
+def double(x, y, n: tl.constexpr):
+    i = tl.arange(0, n)
+    tl.store(y + i, tl.load(x + i) * 2.0)
+
+
+class ModelNew(nn.Module):
+    def forward(self, x):
+        BODY
+        y = torch.empty(64, device=x.device)
+        double[(1,)](x, y, 64)
+        return y
+"""
 
 
 def test_a_run_goes_right_to_the_end_and_on(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ import pytest
 
 from kernelevolve import equipment
 from kernelevolve.cli import main, public
-from kernelevolve.errors import MissingDevice
+from kernelevolve.errors import MissingDevice, StoreError
 from kernelevolve.problem import Problem
-from kernelevolve.runs import read_run
+from kernelevolve.runs import optimize, read_run
+from kernelevolve.settings import settings_for
 from kernelevolve.store.owner import this_process
-from kernelevolve.testing import FakeEvaluator, fake_equip, fake_folder
+from kernelevolve.testing import FakeEvaluator, fake_equip, fake_folder, fake_problem
 
 TWO = ("--platform", "h100", "--platform", "mi300x")
 # A command on fakes in a process of its own: argv has the evaluator's arguments as JSON, then the command's.
@@ -107,6 +109,28 @@ def test_one_run_and_sibling_runs_never_share_a_folder(
     assert "h100, mi300x" in err or not before
     assert contents(place / "r") == earlier
     assert door("resume", "r", "--candidates", 3)[0] == 0
+
+
+def test_the_library_keeps_one_run_and_siblings_apart_too(place: Path) -> None:
+    equip = fake_equip(FakeEvaluator())
+    few = replace(settings_for("quick"), candidates=1)
+    optimize(fake_problem(), ("h100", "mi300x"), place / "two", equip, settings=few)
+    with pytest.raises(StoreError, match=r"sibling runs already \(h100, mi300x\)"):
+        optimize(fake_problem(), ("h100",), place / "two", equip, settings=few)
+    optimize(fake_problem(), ("h100",), place / "one", equip, settings=few)
+    with pytest.raises(StoreError, match="holds a run already"):
+        optimize(fake_problem(), ("h100", "mi300x"), place / "one", equip, settings=few)
+
+
+@pytest.mark.parametrize("command", ["optimize", "evaluate"])
+@pytest.mark.parametrize("out", ["file", "file/r"])
+def test_a_folder_that_cannot_be_made_is_named(door: Any, place: Path, command: str, out: str) -> None:
+    (place / "file").write_text("a file")
+    (place / "mine.py").write_text("class ModelNew: ...\n")
+    kernel = ["mine.py"] if command == "evaluate" else []
+    code, data, err = door(command, "relu.py", *kernel, "--out", out)
+    assert (code, data["kind"]) == (6, "StoreError"), err
+    assert out in data["error"] and "Traceback" not in err
 
 
 @pytest.mark.parametrize("platforms", [(), TWO], ids=["one", "two"])

@@ -32,13 +32,11 @@ def new_folder(problem: Problem, within: Path = Path("runs")) -> Path:
 
 
 def made(folder: Path) -> bool:
-    """Makes the folder; False where somebody had made it before."""
+    """Makes the folder; False where it was there before, or cannot be made, which the run's store then says."""
     try:
         folder.mkdir(parents=True)
-    except FileExistsError:
+    except OSError:
         return False
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be made: {error.strerror}; give another folder: --out") from error
     return True
 
 
