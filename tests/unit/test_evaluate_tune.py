@@ -5,12 +5,18 @@ from __future__ import annotations
 import ast
 import itertools
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernelevolve.candidate import Choice
+from kernelevolve.evaluate.correct import Failed
+from kernelevolve.evaluate.measure import Device
+from kernelevolve.evaluate.timing import Blocks
 from kernelevolve.evaluate.tune import Tuner, Tuning, tuned, tuning, workload_key
+from kernelevolve.evaluation import Verdict
 from kernelevolve.problem import Workload
 from kernelevolve.protocol import Description, InputSpec, Variant
 
@@ -159,3 +165,41 @@ def test_the_tuned_file_holds_its_table_as_a_literal_that_shapes_and_dtypes_find
     assert tuned(text, {"B": 1}, {(): {"B": 2}}) == text.split("CHOICE = ")[0] + (
         "CHOICE = {'B': 1}\nCHOICES = {\n    (): {'B': 2},\n}  # by workload\n"
     )
+
+
+class TimedDevice(Device):
+    """A device whose times are given: the worker of a workload is its name."""
+
+    def __init__(self) -> None:
+        super().__init__("cuda:0", "given", blocks=Blocks(), full_cases=1)
+        self.timed: list[tuple[str, int]] = []
+
+    def _make_room(self, description: Any) -> None:
+        pass
+
+    def _candidate(self, bench: Any, workload: str, source: str, choice: Mapping[str, Choice]) -> Any:
+        return SimpleNamespace(
+            name=workload, end=lambda: None, channel=SimpleNamespace(sock=SimpleNamespace(fileno=lambda: 3))
+        )
+
+    def _quick_time(self, worker: Any, choice: Mapping[str, Choice]) -> float:
+        self.timed.append((worker.name, int(choice["B"])))
+        if (worker.name, choice["B"]) == ("long", 3):
+            raise Failed(Verdict.CRASH, "illegal address")
+        return TIMES[worker.name][int(choice["B"])]
+
+
+def test_a_device_times_each_workloads_own_choices_and_spends_nothing_on_what_does_not_build() -> None:
+    made = tuning(TABLED, SPACE, WORKLOADS, DESCRIBED, seed=0, trials=9)
+    builder = SimpleNamespace(
+        build_some=lambda source, choices, workloads: [
+            Failed(Verdict.COMPILE_ERROR, "too much") if (c["B"], workloads) == (1, ("long", "long again")) else []
+            for c in choices
+        ]
+    )
+    device = TimedDevice()
+    device.tune(SimpleNamespace(full=lambda name: None), builder, TABLED, made, {"B": 1})  # type: ignore[arg-type]
+    assert sorted(device.timed) == [("long", 2), ("long", 3), ("long again", 2), *(("short", b) for b in (1, 2, 3))]
+    assert made.choices(START) == {"short": {"B": 1}, "long": {"B": 2}, "long again": {"B": 2}}
+    assert made.common(START) == {"B": 2}
+    assert made.summary("ruled out") == "3 + 3 of 3 choices, 2 ruled out, 1 + 1 tie, for short + long/long again"
