@@ -29,6 +29,7 @@ from kernelevolve import (
     open_run,
     read_run,
 )
+from kernelevolve.cli import artefacts as kept
 from kernelevolve.cli import live, looking, places, public, summary, view
 from kernelevolve.cli.door import (
     INTERRUPTED,
@@ -170,6 +171,7 @@ def evaluate(
         run.finish("one kernel evaluated")
         graph = run.graph
     door.console.print(view.node_page(graph, node))
+    door.console.print(kept.page(run.artefacts, node.id))
     door.finish(summary.result(graph, folder, places.save_kernel(graph, folder)))
     if not node.evaluation.correct:
         raise NoCorrectCandidate(f"{kernel}: {node.evaluation.verdict}; see: kernelevolve show {folder} {node.id}")

@@ -6,6 +6,7 @@ page (`view`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
@@ -74,9 +75,15 @@ def _arguments(launch: Launch) -> Table:
 
     for name in sorted({*launch.signature, *launch.arguments, *launch.constants}, key=order):
         value = launch.arguments.get(name, launch.constants.get(name, ""))
-        cells = (name, launch.signature.get(name, ""), str(value), str(launch.attributes.get(name, "")))
+        cells = (name, launch.signature.get(name, ""), str(value), _facts(launch.attributes.get(name, "")))
         table.add_row(*map(Text, cells))
     return table
+
+
+def _facts(attributes: object) -> str:
+    """Triton's `[['tt.divisibility', 16]]` as `divisibility 16`; what reads otherwise stays as it is."""
+    pairs = re.findall(r"\['(?:tt\.)?(\w+)', ([^\]]+)\]", str(attributes))
+    return ", ".join(f"{name} {value}" for name, value in pairs) if pairs else str(attributes).replace("[]", "")
 
 
 def _samples(samples: Samples) -> Iterator[RenderableType]:
