@@ -100,7 +100,7 @@ def _facts(graph: Graph, node: Node) -> list[tuple[str, str]]:
     facts = [
         ("node", node.id + (" (best)" if graph.best is not None and graph.best.id == node.id else "")),
         ("verdict", f"{evaluation.verdict} on {evaluation.platform}"),
-        ("fitness", words.figure(node.fitness)),
+        ("fitness", f"{words.figure(node.fitness)}, {node.fitness.how}"),
         ("correctness", words.correctness(evaluation)),
         ("writer", candidate.writer),
         ("change", words.change(graph, node)),
