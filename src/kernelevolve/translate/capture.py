@@ -159,7 +159,7 @@ class _Reader:
                     self._add_size(wanted, f"{path}.shape[{axis}]", vector)
 
     def _add_size(self, name: str, source: str, vector: tuple[int, ...]) -> str:
-        taken = {size.name for size in self.sizes} | COORDINATES | {"self", "device", "knob"} | self.paths
+        taken = {size.name for size in self.sizes} | COORDINATES | {"self", "device", "knob", "chosen"} | self.paths
         while name in taken or re.fullmatch(r"[ijd]\d+", name) or not name.isidentifier():
             name = f"{_identifier(name)}_size"
         self.sizes.append(Size(name, source, vector))
