@@ -1,7 +1,8 @@
 """The one dial, `effort = quick | standard | deep`, and the three lanes in which a candidate is judged.
 
-In: an effort, or the name of a lane. Out: frozen Settings and Lanes. Left to others: a knob of one class is that class's constructor argument; what a
-user overrides is replaced in the value (`dataclasses.replace`) and travels with the run's first event.
+In: an effort, or the name of a lane. Out: frozen Settings and Lanes. Left to others: a knob of one class is that
+class's constructor argument; what a user overrides is replaced in the value (`dataclasses.replace`) and travels with
+the run's first event.
 """
 
 from __future__ import annotations
