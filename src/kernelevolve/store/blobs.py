@@ -5,7 +5,8 @@ others: what is in them (`store.artefacts`), and which event mentions them.
 
 The place is a folder or any address that fsspec knows (`s3://...` with its own package installed). A blob appears whole
 or not at all: it is written under another name, flushed to the disk, and renamed. It is there before the event that
-names it, so a run that is killed in between has a blob too many and never one too few.
+names it, so a run that is killed in between has a blob too many and never one too few. A power cut may take the newest
+names with it; then `get` says which, and nothing else in the run needs them.
 """
 
 from __future__ import annotations
