@@ -83,9 +83,17 @@ def test_a_file_that_is_no_problem_is_refused(source: str, words: str) -> None:
         parse(source=source)
 
 
+def test_constants_are_replaced_where_several_are_assigned_at_once() -> None:
+    source = "import torch\nclass Model: pass\nROWS, WIDTH = 64, 4096  # sizes\ndef get_inputs(): pass\n"
+    problem = parse("[[workload]]\nset = { WIDTH = 8 }\n[[workload]]\nset = { ROWS = 1, WIDTH = 2 }", source)
+    made = [workload_source(problem, w).splitlines()[2] for w in problem.workloads]
+    assert made == ["ROWS, WIDTH = 64, 8  # sizes", "ROWS, WIDTH = 1, 2  # sizes"]
+
+
 def test_a_constant_that_cannot_be_replaced_is_refused() -> None:
-    problem = dataclasses.replace(parse(), workloads=(Workload("w", {"batch": 1}),))
-    with pytest.raises(ProblemError, match="sets 'batch'"):
+    source = "class Model: pass\nROWS, WIDTH = (64, 4096)[::-1]\ndef get_inputs(): pass\n"
+    problem = parse("[[workload]]\nset = { ROWS = 1 }", source)
+    with pytest.raises(ProblemError, match="sets 'ROWS'"):
         workload_source(problem, problem.workloads[0])
 
 
