@@ -17,7 +17,7 @@ import kernelevolve
 ROOT = Path(kernelevolve.__file__).parent
 
 WORDS = {
-    "errors", "codec", "problem", "hardware", "candidate", "evaluation", "events", "graph",
+    "errors", "codec", "problem", "hardware", "candidate", "evaluation", "events", "graph", "packed", "receipt",
 }  # fmt: skip
 FLOORS: tuple[set[str], ...] = (
     WORDS,

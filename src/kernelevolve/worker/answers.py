@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from kernelevolve import codec
+from kernelevolve.evaluation import LaunchPlan
 from kernelevolve.hardware import HardwareFigures, Target
 from kernelevolve.protocol import Case, Opened
 from kernelevolve.tensors import clock, load, outputs
-from kernelevolve.wire import Channel, Message
-from kernelevolve.worker import ipc, plan
+from kernelevolve.wire import Attachment, Channel, Message, memory_bytes
+from kernelevolve.worker import ipc, pack, plan
 from kernelevolve.worker.build import build
 from kernelevolve.worker.interpret import interpreting
 from kernelevolve.worker.load import build_candidate, choose, load_candidate, silence_autotune
@@ -59,7 +60,10 @@ def _meta_inputs(opened: Opened, problem: Any) -> list[Any]:
 
 
 def _plan(state: State, message: Message, channel: Channel) -> None:
-    """`plan {platform, target, figures, answers, choice, build}`: the LaunchPlan, its census, and its Resources."""
+    """`plan {platform, target, figures, answers, choice, build, pack?}`: the LaunchPlan, its census, its Resources.
+
+    With `pack` also the PackedPlan, or in `unpacked` why there is none; its binaries are attached by digest.
+    """
     body = message.body
     opened: Opened = state["opened"]
     target, figures = codec.from_data(Target, body["target"]), codec.from_data(HardwareFigures, body["figures"])
@@ -75,14 +79,39 @@ def _plan(state: State, message: Message, channel: Channel) -> None:
         device_index=index,
     )
     resources = [build(c, target, figures) for c in _distinct(recording)] if body["build"] else []
-    channel.send(
-        "planned",
-        {
-            "plan": codec.to_data(recorded),
-            "forbidden": recording.forbidden,
-            "resources": codec.to_data(resources),
-        },
-    )
+    answer = {
+        "plan": codec.to_data(recorded),
+        "forbidden": recording.forbidden,
+        "resources": codec.to_data(resources),
+    }
+    if not body.get("pack"):
+        channel.send("planned", answer)
+        return
+    packed, files = _pack(state, recording, recorded, target)
+    channel.send("planned", {**answer, **packed}, files)
+    for file in files.values():
+        file.close()
+
+
+def _pack(
+    state: State, recording: plan.Recording, recorded: LaunchPlan, target: Target
+) -> tuple[dict[str, Any], dict[str, Attachment]]:
+    opened: Opened = state["opened"]
+    try:
+        if opened.direction != "forward":
+            raise pack.Unpackable(f"direction {opened.direction}: what autograd runs is not recorded")
+        packed, binaries = pack.pack(
+            recording,
+            state["model"],
+            state["inputs"],
+            workload=recorded.workload,
+            platform=recorded.platform,
+            target=target,
+        )
+    except pack.Unpackable as reason:
+        return {"packed": None, "unpacked": str(reason)}, {}
+    files = {digest: memory_bytes(binary) for digest, binary in binaries.items()}
+    return {"packed": codec.to_data(packed), "unpacked": ""}, files
 
 
 def _distinct(recording: plan.Recording) -> Iterator[plan.Compilable]:

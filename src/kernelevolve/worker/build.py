@@ -14,6 +14,7 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -34,12 +35,7 @@ def build(compilable: Compilable, target: Target, figures: HardwareFigures) -> R
         Fault: `COMPILE_ERROR` with Triton's message, or more shared memory than the platform has.
     """
     name = compilable.function.__name__
-    source = ASTSource(compilable.function, compilable.signature, compilable.constants, compilable.attributes)
-    gpu = GPUTarget(target.backend, target.arch, target.warp_size)
-    try:
-        kernel = triton.compile(source, target=gpu, options=compilable.options.__dict__)
-    except (Exception, SystemExit) as error:
-        raise blame(error, Verdict.COMPILE_ERROR) from error
+    kernel = compiled(compilable, target)
     shared = int(kernel.metadata.shared)
     if shared > figures.shared_bytes_per_block:
         limit = figures.shared_bytes_per_block
@@ -55,6 +51,20 @@ def build(compilable: Compilable, target: Target, figures: HardwareFigures) -> R
     digest = hashlib.sha256(code.encode()).hexdigest()
     occupancy = _occupancy(registers, shared, warps, target, figures)
     return Resources(name, target.name, digest, registers, spills, shared, warps, occupancy, instructions)
+
+
+def compiled(compilable: Compilable, target: Target) -> Any:
+    """Triton's compiled kernel for one launch; a second time it comes from Triton's own cache.
+
+    Raises:
+        Fault: `COMPILE_ERROR` with Triton's message.
+    """
+    source = ASTSource(compilable.function, compilable.signature, compilable.constants, compilable.attributes)
+    gpu = GPUTarget(target.backend, target.arch, target.warp_size)
+    try:
+        return triton.compile(source, target=gpu, options=compilable.options.__dict__)
+    except (Exception, SystemExit) as error:
+        raise blame(error, Verdict.COMPILE_ERROR) from error
 
 
 _RESOURCE = re.compile(r"REG:(\d+)\s+STACK:(\d+)\s+SHARED:(\d+)\s+LOCAL:(\d+)")

@@ -6,7 +6,7 @@ and no fill. Left to others: whether such an op is allowed (the host, by the pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,11 +18,12 @@ class Census(TorchDispatchMode):  # type: ignore[misc]
 
     Args:
         keep: hold on to what was allocated, so that no two tensors share an address, and note what was filled.
+        note: called after each op with its name, arguments and result.
     """
 
-    def __init__(self, *, keep: bool = False) -> None:
+    def __init__(self, *, keep: bool = False, note: Callable[[str, Any, Any, Any], None] | None = None) -> None:
         super().__init__()
-        self.keep = keep
+        self.keep, self.note = keep, note
         self.ops: dict[str, int] = {}
         self.fills: list[tuple[torch.Tensor, float]] = []
         self._allocated: list[torch.Tensor] = []
@@ -31,6 +32,8 @@ class Census(TorchDispatchMode):  # type: ignore[misc]
         result = op(*args, **(kwargs or {}))
         name = str(op)
         self.ops[name] = self.ops.get(name, 0) + 1
+        if self.note is not None:
+            self.note(name, args, kwargs or {}, result)
         short = name.split(".")[1]
         if self.keep and isinstance(result, torch.Tensor) and (short in ALLOCATIONS or short in FILLS):
             self._allocated.append(result)
@@ -69,7 +72,7 @@ def forbidden_ops(ops: Mapping[str, int]) -> list[str]:
     found = []
     for name, count in ops.items():
         short = name.split(".")[1]
-        if short in ALLOCATIONS or short in FILLS or short in _QUIET or _is_view(name):
+        if short in ALLOCATIONS or short in FILLS or short in _QUIET or is_view(name):
             continue
         found.append(f"{name} x{count}")
     return found
@@ -78,7 +81,8 @@ def forbidden_ops(ops: Mapping[str, int]) -> list[str]:
 _QUIET = frozenset(("copy_", "detach", "alias", "lift_fresh", "_local_scalar_dense", "sym_size", "sym_stride"))
 
 
-def _is_view(name: str) -> bool:
+def is_view(name: str) -> bool:
+    """Whether an op, as the census names it, gives another view of a tensor and writes nothing."""
     namespace, op, overload = name.split(".")[:3]
     packet = getattr(getattr(torch.ops, namespace), op)
     schema = getattr(packet, overload)._schema

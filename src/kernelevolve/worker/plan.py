@@ -11,6 +11,7 @@ driver, and its compile step is where they are taken.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
@@ -41,15 +42,46 @@ class Compilable:
     options: Any
 
 
+@dataclass(frozen=True)
+class LaunchStep:
+    """A launch with the values that its arguments had."""
+
+    compilable: Compilable
+    bound: Mapping[str, Any]
+    grid: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class OpStep:
+    """An ATen op as the census names it."""
+
+    name: str
+    args: Any
+    kwargs: Mapping[str, Any]
+    result: Any
+
+
 @dataclass
 class Recording:
-    """What one call of `forward` did."""
+    """What one call of `forward` did.
+
+    Attributes:
+        steps: launches and ATen ops in the order in which they happened.
+        result: what `forward` gave.
+        addresses: how often `forward` asked for a tensor's address.
+    """
 
     compilables: list[Compilable] = field(default_factory=list)
     launches: list[tuple[Compilable, tuple[Any, ...], dict[str, Any], tuple[int, int, int]]] = field(
         default_factory=list
     )
-    census: Census = field(default_factory=lambda: Census(keep=True))
+    steps: list[LaunchStep | OpStep] = field(default_factory=list)
+    result: Any = None
+    addresses: int = 0
+    census: Census = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.census = Census(keep=True, note=lambda *seen: self.steps.append(OpStep(*seen)))
 
     @property
     def ops(self) -> dict[str, int]:
@@ -128,6 +160,9 @@ def _recording_launches(recording: Recording, driver: StandInDriver) -> Iterator
         _check_grid(self.__name__, (x, y, z))
         recording.compilables.append(compilable)
         recording.launches.append((compilable, tuple(bound.values()), bound, (x, y, z)))
+        # A pre-hook may give one descriptor another block shape before the next launch.
+        held = {k: copy.copy(v) if hasattr(v, "block_shape") else v for k, v in bound.items()}
+        recording.steps.append(LaunchStep(compilable, held, (x, y, z)))
         return None
 
     # `reset_active` would look for a real driver, which a machine without a device does not have.
@@ -176,8 +211,9 @@ def record_plan(
     driver = StandInDriver(target, answers, device_index)
     args, kwargs = inputs
     try:
-        with torch.no_grad(), posing(answers), _recording_launches(recording, driver), recording.census:
+        with torch.no_grad(), posing(answers) as pose, _recording_launches(recording, driver), recording.census:
             result = model(*args, **kwargs)
+            recording.result, recording.addresses = result, pose.addresses
     except (Exception, SystemExit) as error:
         raise blame(error, Verdict.CRASH) from error
     return _plan(model, args, kwargs, result, recording, workload, platform), recording
