@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kernelevolve.evaluation import Evaluation as Evaluation
     from kernelevolve.evaluation import Evidence as Evidence
     from kernelevolve.evaluation import Figure as Figure
+    from kernelevolve.evaluation import Guard as Guard
     from kernelevolve.evaluation import Launch as Launch
     from kernelevolve.evaluation import LaunchPlan as LaunchPlan
     from kernelevolve.evaluation import Resources as Resources
@@ -92,6 +93,7 @@ _PLACES = {
     "Feed": "feed",
     "Figure": "evaluation",
     "Graph": "graph",
+    "Guard": "evaluation",
     "HardwareFigures": "hardware",
     "KernelEvolveError": "errors",
     "Knobs": "candidate",

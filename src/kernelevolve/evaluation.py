@@ -306,7 +306,22 @@ class Samples:
     arms: Mapping[str, tuple[tuple[float, ...], ...]]
 
 
-PLAN, SAMPLES, ERROR = "launch plan", "samples", "error"
+@dataclass(frozen=True)
+class Guard:
+    """What one guard against a wrong or dishonest result found; `settings.Lane` names them all.
+
+    Attributes:
+        name: `overwrite`, `clock`, `floor`, ...
+        held: `held` where it looked and found nothing against the candidate.
+        detail: what it saw with its figures, or why it was not run, in one line.
+    """
+
+    name: str
+    held: Literal["held", "failed", "not run"]
+    detail: str = ""
+
+
+PLAN, SAMPLES, ERROR, FAILURE = "launch plan", "samples", "error", "failure"
 
 
 def plan_name(platform: str, workload: str) -> str:
@@ -340,7 +355,8 @@ class Evaluation:
         versions: of torch, triton, python, driver and so on.
         tuned_source: the candidate's file with the tuned choice as a literal; empty unless correct.
         artefacts: what is too large for the log, by name: `sha256:` and the digest of a blob beside it. `plan_name`,
-            `samples_name` and `error_name` say which names there are; empty in logs of schema 1.
+            `samples_name`, `error_name` and `FAILURE` say which names there are; empty in logs of schema 1.
+        guards: every guard by name and whether it held; empty in logs from before there were any.
     """
 
     verdict: Verdict
@@ -355,6 +371,7 @@ class Evaluation:
     versions: Mapping[str, str] = field(default_factory=dict)
     tuned_source: str = ""
     artefacts: Mapping[str, str] = field(default_factory=dict)
+    guards: tuple[Guard, ...] = ()
 
     @property
     def correct(self) -> bool:

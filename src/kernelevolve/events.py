@@ -20,7 +20,8 @@ from kernelevolve.errors import StoreError, StoreTooNew
 from kernelevolve.evaluation import Evaluation, Figure
 from kernelevolve.problem import Problem
 
-SCHEMA = 2  # 2: evaluations refer to artefacts; logs of schema 1 are read as having none
+# 2: evaluations refer to artefacts, 3: they have guards; older logs are read as having none.
+SCHEMA = 3
 
 
 @dataclass(frozen=True)

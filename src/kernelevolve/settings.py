@@ -67,6 +67,7 @@ class Settings:
         build_trials: knob choices that it tries where there is none and only build and model rank them.
         distributions: of inputs in the correctness rungs, see `protocol.Case`.
         seeds: input seeds per distribution.
+        lane: in which every candidate is judged.
     """
 
     effort: Effort
@@ -84,6 +85,7 @@ class Settings:
     target: float | None = None
     tokens: int | None = None
     money_usd: float | None = None
+    lane: LaneName = "screen"
 
     def __post_init__(self) -> None:
         counts = ("candidates", "drafts", "plateau", "seconds", "tuner_trials", "seeds")

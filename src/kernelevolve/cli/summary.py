@@ -63,6 +63,7 @@ def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
             "labels": list(evaluation.labels),
             "isolation": evaluation.isolation,
             "versions": dict(evaluation.versions),
+            "guards": to_data(evaluation.guards),
         }
     return data
 

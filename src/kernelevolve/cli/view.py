@@ -87,6 +87,7 @@ def node_page(graph: Graph, node: Node) -> RenderableType:
     parts: list[RenderableType] = [head, _rungs(evaluation)]
     parts += [_correctness(c) for c in evaluation.correctness]
     parts += _not_seen(evaluation)
+    parts += _guards(evaluation)
     if evaluation.timings:
         parts.append(_timings(evaluation.timings))
     if evaluation.resources:
@@ -165,6 +166,24 @@ def _not_seen(evaluation: Evaluation) -> list[Text]:
         return []
     items = dict.fromkeys(item for c in evaluation.correctness for item in c.not_seen)
     return [Text("not seen by these comparisons", style="bold"), *(Text(f"  {item}", style="dim") for item in items)]
+
+
+def _guards(evaluation: Evaluation) -> list[RenderableType]:
+    """One row per guard that was run; those that were not, by reason."""
+    if not evaluation.guards:
+        return []
+    table = Table(title="guards", title_justify="left", box=None, padding=(0, 2))
+    for column in ("guard", "held", "what it saw"):
+        table.add_column(column)
+    idle: dict[str, list[str]] = {}
+    for guard in evaluation.guards:
+        if guard.held == "not run":
+            idle.setdefault(guard.detail, []).append(guard.name)
+        else:
+            style = "green" if guard.held == "held" else "red"
+            table.add_row(Text(guard.name), Text(guard.held, style=style), Text(guard.detail, overflow="fold"))
+    lines = [f"  not run ({reason or 'no reason given'}): {', '.join(names)}" for reason, names in idle.items()]
+    return [table, *(Text(line, style="dim") for line in lines)]
 
 
 def _timings(timings: Iterable[Timing]) -> Table:

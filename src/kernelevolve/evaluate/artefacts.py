@@ -1,4 +1,5 @@
-"""What a climb found that is too large for the log: LaunchPlans, raw samples, the whole text of errors.
+"""What a climb found that is too large for the log: LaunchPlans, raw samples, the whole text of errors,
+and what replays a check that failed.
 
 In: values, as the rungs see them. Out: bytes handed over, and the references that the Evaluation has in their place.
 Left to others: storing them (whoever gives `Keep`), reading them back (`store.artefacts`).
@@ -10,7 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from kernelevolve import codec
-from kernelevolve.evaluation import LaunchPlan, Rung, Samples, error_name, plan_name, samples_name
+from kernelevolve.evaluation import FAILURE, LaunchPlan, Rung, Samples, error_name, plan_name, samples_name
+from kernelevolve.receipt import Failure
 
 Keep = Callable[[bytes], str]
 """Stores bytes for good and gives the reference by which they are read back."""
@@ -26,6 +28,7 @@ class Gathered:
     plans: dict[str, LaunchPlan] = field(default_factory=dict)
     samples: dict[str, Samples] = field(default_factory=dict)
     errors: dict[Rung, str] = field(default_factory=dict)
+    failure: Failure | None = None
 
     def planned(self, plans: Iterable[LaunchPlan]) -> None:
         """These are what the candidate does at the choice that is judged from now on."""
@@ -42,6 +45,10 @@ class Gathered:
         if text:
             self.errors[rung] = text
 
+    def refused(self, failure: Failure) -> None:
+        """This is what ended the climb, and what replays it."""
+        self.failure = failure
+
     def hand_over(self, keep: Keep) -> dict[str, str]:
         """The reference of each artefact by its name, now that it is kept.
 
@@ -51,5 +58,7 @@ class Gathered:
         contents = {plan_name(self.platform, w): codec.dumps(plan) for w, plan in self.plans.items()}
         contents |= {samples_name(self.platform, w): codec.dumps(taken) for w, taken in self.samples.items()}
         contents |= {error_name(self.platform, rung): text for rung, text in self.errors.items()}
+        if self.failure is not None:
+            contents[FAILURE] = codec.dumps(self.failure)
         # Half a surrogate pair is no UTF-8, and a candidate's text may hold one.
         return {name: keep(text.encode("utf-8", "backslashreplace")) for name, text in contents.items()}

@@ -57,13 +57,30 @@ BOUNDS = Bounds()
 
 
 class Failed(Exception):
-    """A rung said no: the verdict, one line, what was compared until then, and the whole text where the line is cut."""
+    """A rung said no: the verdict, one line, what was compared until then, and the whole text where the line is cut.
+
+    Attributes:
+        artefact: what replays it, as fields of `receipt.Failure`: `guard`, `workload`, `variant`, `seed`,
+            `distribution`, `statistic`, `value`, `limit`, `choice`, ...; who is asked fills in what it knows.
+    """
 
     def __init__(
-        self, verdict: Verdict, message: str, correctness: Correctness | None = None, *, detail: str = ""
+        self,
+        verdict: Verdict,
+        message: str,
+        correctness: Correctness | None = None,
+        *,
+        detail: str = "",
+        artefact: Mapping[str, Any] | None = None,
     ) -> None:
         self.verdict, self.correctness, self.detail = verdict, correctness, detail
+        self.artefact: Mapping[str, Any] = artefact or {}
         super().__init__(message)
+
+    def knowing(self, **facts: Any) -> Failed:
+        """The same, with facts for a replay that the raiser did not know; what it said itself stays."""
+        self.artefact = {**facts, **self.artefact}
+        return self
 
 
 class Unseen(Failed):
@@ -189,10 +206,12 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
     with bench.roles["worker"].open(limits, scratch) as worker:
         opened = bench.opened(description, trial.device, candidate=trial.source, choice=trial.choice)
         body = {"opened": codec.to_data(opened), "answers": dict(trial.answers)}
+        tried: Case | None = None
         try:
             candidate_asks(worker, "load", body, seconds=trial.bounds.load_seconds)
             for case in cases:
                 bench.go_on()
+                tried = case
                 computed = _expect(bench, trial, case)
                 if computed["limited"]:
                     limited[str(computed["limited"])] = None
@@ -215,11 +234,12 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
                 errors[1] = max(errors[1], float(compared.get("reference_error", 0.0)))
                 wrong = [c for c in checks if not c.passed]
                 if wrong:
-                    raise Failed(_verdict(wrong[0]), _sentence(wrong[0]), None)
-        except Unseen:
-            raise
+                    raise Failed(_verdict(wrong[0]), _sentence(wrong[0]), artefact=_statistic(wrong[0]))
         except Failed as failed:
-            raise Failed(failed.verdict, str(failed), found(False), detail=failed.detail) from failed
+            failed.knowing(**_replayed(trial, tried))
+            if not isinstance(failed, Unseen):
+                failed.correctness = found(False)
+            raise
         if not checks:
             reasons = dict.fromkeys(u.partition(": ")[2] for u in unusable)
             raise ProblemError(
@@ -227,6 +247,17 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
                 "give inputs on which the reference is finite and not constant"
             )
         return found(True), worker.isolation
+
+
+def _replayed(trial: Trial, case: Case | None) -> dict[str, Any]:
+    """What replays a trial up to this case, as fields of `receipt.Failure`."""
+    variant = trial.description.variant
+    facts = {"workload": variant.workload, "size": variant.size, "device": trial.device, "choice": dict(trial.choice)}
+    return facts if case is None else {**facts, **codec.to_data(case)}
+
+
+def _statistic(check: Check) -> dict[str, Any]:
+    return {"statistic": check.name, "value": check.value, "limit": check.limit}
 
 
 def _expect(bench: Bench, trial: Trial, case: Case) -> Mapping[str, Any]:

@@ -8,26 +8,24 @@ climb with a verdict; the machine's fault is raised and the candidate is not sco
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 from kernelevolve.candidate import Candidate, Choice
 from kernelevolve.evaluate.artefacts import Gathered, Keep
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder, Built
 from kernelevolve.evaluate.check import Finding, check_source
+from kernelevolve.evaluate.climb import Climb, Progress
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, Unseen, addresses, compare
 from kernelevolve.evaluate.measure import Device
-from kernelevolve.evaluate.tune import Group, Tuning, tuned, tuning
+from kernelevolve.evaluate.tune import Group, Tuning, tuning
 from kernelevolve.evaluation import (
-    Correctness,
     Evaluation,
     Evidence,
     Figure,
     LaunchPlan,
-    Resources,
     Rung,
     RungReport,
     Timing,
@@ -37,9 +35,8 @@ from kernelevolve.evaluation import (
 from kernelevolve.platforms import Platform
 from kernelevolve.platforms.cost import Work, modelled_launch
 from kernelevolve.protocol import Case, Description
-from kernelevolve.settings import Settings
+from kernelevolve.settings import Lane, Settings, lane_for
 
-Progress = Callable[[str], None]
 _PATIENCE = 0.2  # seconds between two calls of a thread that should stop: it may just have opened a conversation
 RAGGED_CASES = 2
 TUNED_CASES = 2
@@ -57,27 +54,6 @@ class Costs(Protocol):
         ...
 
 
-@dataclass
-class _Climb:
-    """What one climb has seen so far."""
-
-    candidate: Candidate
-    progress: Progress
-    gathered: Gathered
-    reports: list[RungReport] = field(default_factory=list)
-    correctness: list[Correctness] = field(default_factory=list)
-    resources: tuple[Resources, ...] = ()
-    timings: tuple[Timing, ...] = ()
-    labels: list[str] = field(default_factory=list)
-    isolation: str = "none"
-    diagnosis: str = ""
-    default: Mapping[str, Choice] = field(default_factory=dict)
-    # By workload: what is compared in full, which is the default wherever that builds, and what is judged.
-    start: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
-    choices: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
-    tuning: Tuning = field(default_factory=lambda: Tuning(()))
-
-
 class Ladder:
     """Evaluates candidates of one problem for one platform."""
 
@@ -92,16 +68,18 @@ class Ladder:
         device: Device | None = None,
         interpret: bool = True,
         bounds: Bounds = BOUNDS,
+        lane: Lane | None = None,
     ) -> None:
         """For one platform.
 
         Args:
+            lane: how closely to look; default: the one that the settings name.
             interpret: false leaves that rung out, where a device will compare the values at full size anyway.
             bounds: what a candidate may use.
         """
         self.bench, self.platform, self.settings, self.costs = bench, platform, settings, costs
         self.seed, self.device, self.interpret = seed, device, interpret or device is None
-        self.bounds = bounds
+        self.bounds, self.lane = bounds, lane or lane_for(settings.lane)
         self.builder = Builder(bench, platform, bounds)
 
     async def evaluate(self, candidate: Candidate, *, progress: Progress, keep: Keep) -> Evaluation:
@@ -126,7 +104,7 @@ class Ladder:
 
     def climb(self, candidate: Candidate, progress: Progress, keep: Keep) -> Evaluation:
         """All rungs in order, in this thread."""
-        climb = _Climb(candidate, progress, Gathered(self.platform.name))
+        climb = Climb(candidate, progress, Gathered(self.platform.name), self.lane)
         try:
             finding = self._check(climb)
             knobs = finding.knobs.for_vendor(self.platform.vendor)
@@ -138,28 +116,11 @@ class Ladder:
                 self._interpret(climb)
             verdict = self._measure(climb, self.device) if self.device else self._model(climb)
         except Failed as failed:
-            if failed.correctness is not None:
-                climb.correctness.append(failed.correctness)
-            return self._evaluation(climb, failed.verdict, keep)
-        return self._evaluation(climb, verdict, keep)
+            climb.refused(failed)
+            verdict = failed.verdict
+        return climb.evaluation(verdict, self.bench.roles["builder"].known_versions(), self.bench.labels, keep)
 
-    def _rung(self, climb: _Climb, rung: Rung, work: Callable[[], str]) -> None:
-        """Runs one rung and reports it; `work` returns the line to print and raises `Failed`."""
-        climb.progress(rung.value)
-        start = time.monotonic()
-        status: Any = "passed"
-        try:
-            message = work()
-        except Failed as failed:
-            status, message = "failed", f"{failed.verdict.value}: {failed}"
-            climb.gathered.failed(rung, failed.detail)
-            raise
-        finally:
-            seconds = time.monotonic() - start
-            if "message" in locals():
-                climb.reports.append(RungReport(rung, status, seconds, message, self.platform.name))
-
-    def _check(self, climb: _Climb) -> Finding:
+    def _check(self, climb: Climb) -> Finding:
         finding = check_source(climb.candidate.source)
 
         def work() -> str:
@@ -168,7 +129,7 @@ class Ladder:
             climb.labels += finding.hints
             return finding.message
 
-        self._rung(climb, Rung.CHECK, work)
+        climb.rung(Rung.CHECK, work)
         return finding
 
     def _tuning(self, source: str, knobs: Mapping[str, tuple[Choice, ...]]) -> Tuning:
@@ -176,7 +137,7 @@ class Ladder:
         described = {d.variant.workload: d for d in self._full()}
         return tuning(source, knobs, self.bench.problem.workloads, described, seed=self.seed, trials=trials)
 
-    def _build(self, climb: _Climb) -> None:
+    def _build(self, climb: Climb) -> None:
         built: list[Built] = []
 
         refused: list[Failed] = []
@@ -198,7 +159,7 @@ class Ladder:
             launches = sum(len(b.plan.launches) for b in built)
             return f"{launches} launch{'es' * (launches != 1)} for {len(built)} workload{'s' * (len(built) > 1)}"
 
-        self._rung(climb, Rung.PLAN, plan)
+        climb.rung(Rung.PLAN, plan)
 
         def build() -> str:
             if refused:
@@ -206,9 +167,9 @@ class Ladder:
             climb.resources = built[0].resources
             return self.builder.describe(climb.resources)
 
-        self._rung(climb, Rung.BUILD, build)
+        climb.rung(Rung.BUILD, build)
 
-    def _start_elsewhere(self, climb: _Climb, group: Group, built: list[Built]) -> bool:
+    def _start_elsewhere(self, climb: Climb, group: Group, built: list[Built]) -> bool:
         """Whether another choice builds for these workloads; it takes the place of the default, which suits others."""
         source, ranked = climb.candidate.source, group.tuner.afresh()
         while choices := ranked.ask_some():
@@ -228,10 +189,10 @@ class Ladder:
             for s in range(self.settings.seeds)
         ]
 
-    def _interpret(self, climb: _Climb) -> None:
+    def _interpret(self, climb: Climb) -> None:
         self._compare_small(climb, self._cases(), [w.name for w in self.bench.problem.workloads])
 
-    def _compare_small(self, climb: _Climb, cases: Sequence[Case], workloads: Sequence[str]) -> None:
+    def _compare_small(self, climb: Climb, cases: Sequence[Case], workloads: Sequence[str]) -> None:
         def work() -> str:
             checks = 0
             small = [d for d in self.bench.small() if d.variant.workload in workloads]
@@ -259,7 +220,7 @@ class Ladder:
             return f"{checks} checks on {sizes}; {places[0]}; not seen here: {', '.join(found.not_seen)}"
 
         try:
-            self._rung(climb, Rung.INTERPRET, work)
+            climb.rung(Rung.INTERPRET, work)
         except Unseen:
             if self.device is None:
                 raise
@@ -269,7 +230,7 @@ class Ladder:
     def _full(self) -> list[Description]:
         return [self.bench.full(w.name) for w in self.bench.problem.workloads]
 
-    def _model(self, climb: _Climb) -> Verdict:
+    def _model(self, climb: Climb) -> Verdict:
         """Without a device: tunes by build and model, and models the full-size time."""
         source = climb.candidate.source
 
@@ -285,7 +246,7 @@ class Ladder:
             climb.choices = climb.tuning.choices(climb.start)
             return f"{climb.tuning.summary('do not build')} by model"
 
-        self._rung(climb, Rung.TUNE, tune)
+        climb.rung(Rung.TUNE, tune)
         best = self._build_tuned(climb)
         changed = [name for name, choice in climb.choices.items() if choice != climb.start[name]]
         if changed:
@@ -305,7 +266,7 @@ class Ladder:
         climb.reports.append(RungReport(Rung.TIME, "skipped", 0.0, message, self.platform.name))
         return Verdict.OK_UNTIMED
 
-    def _build_tuned(self, climb: _Climb) -> list[Built]:
+    def _build_tuned(self, climb: Climb) -> list[Built]:
         """Each workload at its own choice."""
         source, names = climb.candidate.source, [w.name for w in self.bench.problem.workloads]
         built = [self.builder.build(source, climb.choices[name], (name,))[0] for name in names]
@@ -316,7 +277,7 @@ class Ladder:
         works = self.costs.candidate(candidate, built.plan, choice)
         return self.platform.modelled(works, built.for_launches())
 
-    def _limit(self, climb: _Climb, built: Built) -> str:
+    def _limit(self, climb: Climb, built: Built) -> str:
         """What the model says limits the slowest launch, as `limit: evidence`; empty where compiled facts say more."""
         if any(r.spill_bytes for r in built.resources):
             return ""
@@ -336,7 +297,7 @@ class Ladder:
             f"(modelled, {(work.bytes_read + work.bytes_written) / 1e9:.3g} GB)"
         )
 
-    def _timing(self, climb: _Climb, built: Built) -> Timing:
+    def _timing(self, climb: Climb, built: Built) -> Timing:
         workload = built.plan.workload
         baselines = {name: self.platform.modelled(w) for name, w in self.costs.baselines(workload).items()}
         against = min(baselines, key=lambda name: baselines[name].value)
@@ -345,7 +306,7 @@ class Ladder:
         ratio = speedup(baselines[against], ours)
         return Timing(workload, self.platform.name, ours, baselines, against, ratio, choice)
 
-    def _measure(self, climb: _Climb, device: Device) -> Verdict:
+    def _measure(self, climb: Climb, device: Device) -> Verdict:
         """On a device: full-size values, tuning by time, interleaved timing."""
 
         def correct(cases: Sequence[Case]) -> str:
@@ -358,16 +319,16 @@ class Ladder:
             )
 
         # One case is enough to see that tuning is worth it; the rest is for the choice that is judged.
-        self._rung(climb, Rung.CORRECT, lambda: correct(self._cases()[:1]))
+        climb.rung(Rung.CORRECT, lambda: correct(self._cases()[:1]))
 
         def tune() -> str:
             device.tune(self.bench, self.builder, climb.candidate.source, climb.tuning, climb.default)
             climb.choices = climb.tuning.choices(climb.start)
             return climb.tuning.summary("ruled out")
 
-        self._rung(climb, Rung.TUNE, tune)
+        climb.rung(Rung.TUNE, tune)
         built = self._build_tuned(climb)[0]
-        self._rung(climb, Rung.CORRECT, lambda: correct(self._cases()))
+        climb.rung(Rung.CORRECT, lambda: correct(self._cases()))
         climb.resources, climb.diagnosis = built.resources, self._limit(climb, built)
         verdicts: list[Verdict] = []
 
@@ -382,26 +343,6 @@ class Ladder:
                 f"{t.workload} {t.candidate.value:.4g} ms, {t.against} {t.speedup.value:.3g}x" for t in climb.timings
             )
 
-        self._rung(climb, Rung.TIME, time_all)
+        climb.rung(Rung.TIME, time_all)
         worst = (Verdict.INCONCLUSIVE, Verdict.OK_SLOWER, Verdict.OK_SAME, Verdict.OK_FASTER)
         return min(verdicts, key=worst.index)
-
-    def _evaluation(self, climb: _Climb, verdict: Verdict, keep: Keep) -> Evaluation:
-        versions = dict(self.bench.roles["builder"].known_versions())
-        made = Evaluation(
-            verdict=verdict,
-            platform=self.platform.name,
-            rungs=tuple(climb.reports),
-            correctness=tuple(climb.correctness),
-            resources={self.platform.name: climb.resources} if climb.resources else {},
-            timings=climb.timings,
-            diagnosis=climb.diagnosis,
-            labels=tuple(dict.fromkeys([*self.bench.labels, *climb.labels])),
-            isolation=climb.isolation,
-            versions=versions,
-            artefacts=climb.gathered.hand_over(keep),
-        )
-        if not verdict.ok:
-            return made
-        choice, table = climb.tuning.common(climb.start), climb.tuning.table(climb.start)
-        return replace(made, tuned_source=tuned(climb.candidate.source, choice, table))

@@ -10,8 +10,9 @@ from typing import TypeVar
 
 from kernelevolve import codec
 from kernelevolve.errors import StoreError, UnknownName
-from kernelevolve.evaluation import ERROR, PLAN, SAMPLES, LaunchPlan, Samples
+from kernelevolve.evaluation import ERROR, FAILURE, PLAN, SAMPLES, LaunchPlan, Samples
 from kernelevolve.graph import Graph
+from kernelevolve.receipt import Failure
 from kernelevolve.store.blobs import Blobs
 
 T = TypeVar("T")
@@ -54,6 +55,10 @@ class Artefacts:
     def errors(self, node: str) -> dict[str, str]:
         """The full text of each rung's error that its report cuts to one line, by the artefact's name."""
         return {name: self.read(node, name).decode("utf-8", "replace") for name in self._named(node, ERROR)}
+
+    def failure(self, node: str) -> Failure | None:
+        """The check that ended the node's climb, with what replays it; None where nothing failed, or in an old log."""
+        return self._value(Failure, node, FAILURE) if FAILURE in self.names(node) else None
 
     def _named(self, node: str, kind: str) -> list[str]:
         return [name for name in self.names(node) if name.startswith(f"{kind} ")]
