@@ -7,6 +7,7 @@ Who answers what (each conversation is with one forked child, see `nursery`):
 judge    describe -> Description[]        the problem's workloads at full size, scaled for the CPU, and ragged
          oracle (Opened) -> case (Case) -> compare (outputs) -> Check[]        fp64 oracle, error budget, verdict
          baseline (Opened) -> warm, burst        the reference, eager and compiled, on the device
+         oracle (Opened) -> admit (distribution) -> Tried        what a kernel that does not do the work would get
 builder  capture -> the tensor program of the reference        plan -> LaunchPlan[]        build -> Resources[]
 worker   load (Opened) -> call (Case) -> outputs        warm, burst        on CPU under the interpreter or on a device
 """
@@ -105,11 +106,13 @@ class Case:
         seed: of everything drawn for this call; inputs and state use different streams of it.
         distribution: `declared` (as `get_inputs` draws), or `D1`, `D2`, `D3`, `D5`, `D6` of rigor 5.3.
         redraw_state: whether parameters and statistics are redrawn by their StateSpec.
+        state: seed of parameters and statistics where it is another one: timed calls share one state.
     """
 
     seed: int
     distribution: str = "declared"
     redraw_state: bool = True
+    state: int | None = None
 
 
 @dataclass(frozen=True)
@@ -133,3 +136,64 @@ class Opened:
     module_seed: int = 0
     candidate: str = ""
     choice: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The effective rule for one output on one distribution.
+
+    Attributes:
+        output: its path, `out` or `out[1]`.
+        dtype, precision: what the limit was chosen by.
+        rule: `rms` for floating outputs, `exact` for integers, `positions` for indices into other values.
+        limit: the most that rms(C - O) may be.
+        relative: the same relative to the output's own rms.
+        decided: the term of the rule that decides.
+    """
+
+    output: str
+    dtype: str
+    precision: str
+    rule: Literal["rms", "exact", "positions"]
+    limit: float = 0.0
+    relative: float = 0.0
+    decided: str = ""
+
+
+@dataclass(frozen=True)
+class NullModel:
+    """An answer that was put before the acceptance rule as a candidate's would be.
+
+    Attributes:
+        name: `zeros`, `input copy x`, `tf32`, ...
+        kind: `null` gives something without doing the work; `precision` does it in a lower precision than declared;
+            `control` is honest and has to pass.
+        outcome: `skipped` where it does not apply, or is exactly right here.
+        detail: the first check that it fails; why it was skipped.
+    """
+
+    name: str
+    kind: Literal["null", "precision", "control"]
+    outcome: Literal["rejected", "accepted", "skipped"]
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What admission found about one size under one distribution.
+
+    Attributes:
+        distribution: see `Case`.
+        unusable: why passing here would mean nothing; empty where it means something.
+        models: null models and honest controls, in the order they were tried.
+        tolerances: one entry per output.
+        labels: facts that describe, such as `NaN in 12 % of out`.
+        seconds: wall time.
+    """
+
+    distribution: str
+    unusable: str
+    models: tuple[NullModel, ...]
+    tolerances: tuple[Tolerance, ...]
+    labels: tuple[str, ...]
+    seconds: float

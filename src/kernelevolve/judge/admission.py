@@ -1,25 +1,32 @@
-"""What is wrong with a problem itself, found on small inputs: labels for its Description.
+"""What is wrong with a problem itself: labels for its Description, and what null models and honest kernels would get.
 
-In: a problem's scaled Description. Out: labels such as `output identically zero` or `dead parameter fc.bias`. Left to
-others: refusing the problem (`evaluate`). Labels describe: where they stand, `torch.zeros`, or a kernel that leaves a
-parameter out, is a correct answer.
+In: a problem's scaled Description; or a Reference and a distribution. Out: labels such as `output identically zero` or
+`dead parameter fc.bias`; `Tried`. Left to others: null models (`nulls`) and honest controls (`controls`) themselves,
+refusing the problem or dropping a distribution (`evaluate.admission`). Labels describe: where they stand, a kernel
+that leaves a parameter out is a correct answer.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
-from kernelevolve.judge import oracle
+from kernelevolve.judge import accept, controls, nulls, oracle
+from kernelevolve.judge.leaf import Leaf, relative, rms_terms
+from kernelevolve.judge.nulls import Made
+from kernelevolve.judge.reference import Reference
 from kernelevolve.problem import Problem
-from kernelevolve.protocol import Case, Description, Opened
+from kernelevolve.protocol import Case, Description, NullModel, Opened, Tolerance, Tried
 from kernelevolve.tensors import call, draw, load
+from kernelevolve.tensors.outputs import dtype_name
 
 PATIENCE = 10.0  # seconds for looking at parameters and inputs one by one
 UNMOVED = 1e-9  # of the output's rms, in fp64: anything that moves the output less is dead
+SEEDS = (11, 12, 13)  # a null model has to pass on all of them: a one-hot input may lie in the half that was kept
 
 
 def labels(problem: Problem, description: Description) -> tuple[str, ...]:
@@ -75,6 +82,103 @@ class _Look:
 
     def moves(self, base: list[tuple[str, Any]], arguments: list[Any], replace: str = "") -> bool:
         return any(_differs(v, w) for (_, v), (_, w) in zip(base, self.outputs(arguments, replace), strict=True))
+
+
+def try_distribution(reference: Reference, distribution: str, seconds: float = PATIENCE) -> Tried:
+    """Puts null models and honest controls before the acceptance rule on inputs of one distribution.
+
+    Args:
+        seconds: after which no further null model is begun; what is left is named in the labels.
+
+    Raises:
+        ProblemError: the reference raises on these inputs.
+    """
+    start = time.monotonic()
+    case = Case(SEEDS[0], distribution)
+    computed = reference.compute(case)
+    leaves = nulls.judged(reference.leaves(case))
+    tolerances = tuple(_tolerance(leaf, reference.opened.precision) for leaf in leaves)
+    labels = [label for leaf in leaves if (label := _non_finite(leaf, distribution))]
+    models: list[NullModel] = []
+    if computed.usable:
+        labels += _try_all(reference, case, models, start + seconds)
+    reason = "" if computed.usable else computed.reason
+    return Tried(distribution, reason, tuple(models), tolerances, tuple(labels), time.monotonic() - start)
+
+
+def _try_all(reference: Reference, case: Case, models: list[NullModel], deadline: float) -> list[str]:
+    """Fills `models`; the labels that follow from them."""
+    labels = []
+    honest: dict[str, Any] = {}
+    for made in controls.controls(reference, case):
+        if made.name == controls.AGAIN:
+            honest = dict(made.values)
+        models.append(_judged(reference, case, made, {}))
+    source = _all_nulls(reference, case, honest)
+    for made in source:
+        found = _judged(reference, case, made, honest)
+        if found.outcome == "accepted" and not made.whole and not made.name.startswith("last "):
+            labels.append(f"{', '.join(made.values)}: {made.name} would do ({case.distribution})")
+            found = NullModel(made.name, made.kind, "skipped", "other outputs have to be computed")
+        elif found.outcome == "accepted" and not _again(reference, case.distribution, made):
+            found = NullModel(made.name, made.kind, "rejected", "accepted on one seed, rejected on another")
+        models.append(found)
+        if time.monotonic() > deadline:
+            labels.append(f"{case.distribution}: out of time, null models after {made.name!r} were not tried")
+            break
+    return labels
+
+
+def _all_nulls(reference: Reference, case: Case, honest: dict[str, Any]) -> Iterator[Made]:
+    yield from nulls.shortcuts(reference, case)
+    yield from nulls.reruns(reference, case, honest)
+
+
+def _again(reference: Reference, distribution: str, wanted: Made) -> bool:
+    """Whether the null model of this name is accepted, or right, with the other seeds too."""
+    for seed in SEEDS[1:]:
+        case = Case(seed, distribution)
+        if not reference.compute(case).usable:
+            continue
+        honest = dict(reference.rerun(case))
+        for made in _all_nulls(reference, case, honest):
+            if made.name == wanted.name:
+                if _judged(reference, case, made, honest).outcome == "rejected":
+                    return False
+                break
+    return True
+
+
+def _judged(reference: Reference, case: Case, made: Made, honest: dict[str, Any]) -> NullModel:
+    """What the acceptance rule says to one answer; outputs that it leaves open are given as the reference has them."""
+    where = accept.Where(reference.opened.description.variant.label, case.distribution, case.seed)
+    for leaf in nulls.judged(reference.leaves(case)):
+        values = made.values.get(leaf.path)
+        if values is None:
+            continue
+        found = accept.check_leaf(where, leaf, values, reference.opened.precision)
+        wrong = next((c for c in found.checks if not c.passed), None)
+        if wrong is not None:
+            detail = f"{wrong.name} {wrong.value:.3g} exceeds {wrong.limit:.3g}, {wrong.detail}"
+            return NullModel(made.name, made.kind, "rejected", detail)
+    return NullModel(made.name, made.kind, "accepted")
+
+
+def _tolerance(leaf: Leaf, precision: str) -> Tolerance:
+    name = dtype_name(leaf.dtype)
+    if not leaf.floating:
+        return Tolerance(leaf.path, name, precision, "exact" if leaf.pick is None else "positions")
+    terms = rms_terms(leaf, precision)
+    decided = max(terms, key=lambda term: terms[term])
+    size = leaf.pool.oracle_rms if leaf.few else leaf.rms
+    return Tolerance(leaf.path, name, precision, "rms", terms[decided], relative(terms[decided], size), decided)
+
+
+def _non_finite(leaf: Leaf, distribution: str) -> str:
+    if not leaf.floating or not leaf.oracle.numel():
+        return ""
+    share = 1.0 - leaf.oracle.to(leaf.dtype).isfinite().double().mean().item()
+    return f"{share:.3g} of {leaf.path} is NaN or infinite by the reference ({distribution})" if share > 0 else ""
 
 
 def open_on_cpu(problem: Problem, description: Description) -> Opened:

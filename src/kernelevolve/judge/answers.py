@@ -7,6 +7,7 @@ describe {problem, workloads?, budget?}    -> described {descriptions}          
 oracle   {opened}                          -> ready {}
 case     {case}                            -> computed {usable, reason, outputs, changed_inputs, limited, ...}
 compare  {case, metas, handles?, candidate?}  -> compared {checks, own_error, reference_error}     + bytes
+admit    {distribution, seconds}           -> tried {...}   see `protocol.Tried`; ask `oracle` first
 baseline {opened, arm, seed, distribution} -> ready {}      arm: eager, compile, compile-max-autotune
 warm     {seconds}                         -> warmed {calls, seconds, first, slots, flush}
 burst    {calls}                           -> timed {milliseconds}
@@ -122,6 +123,13 @@ def _compare(state: State, message: Message) -> Answered:
     return "compared", codec.to_data(compared)
 
 
+def _admit(state: State, message: Message) -> Answered:
+    reference: Reference = _held(state, "reference", "oracle")
+    body = message.body
+    tried = admission.try_distribution(reference, str(body["distribution"]), float(body["seconds"]))
+    return "tried", codec.to_data(tried)
+
+
 def _baseline(state: State, message: Message) -> Answered:
     body = message.body
     state["baseline"] = Baseline(
@@ -153,6 +161,7 @@ ANSWERS: dict[str, Callable[[State, Message], Answered]] = {
     "oracle": _oracle,
     "case": _case,
     "compare": _compare,
+    "admit": _admit,
     "baseline": _baseline,
     "warm": _warm,
     "burst": _burst,

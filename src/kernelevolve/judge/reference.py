@@ -10,6 +10,7 @@ the honest reference in the declared precision stands in for it, and `limited` s
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -155,6 +156,45 @@ class Reference:
             checks += found.checks
             own, reference = max(own, found.own), max(reference, found.reference)
         return Comparison(tuple(checks), own, reference)
+
+    def leaves(self, case: Case) -> list[Leaf]:
+        """What is known of each output of a case, in order."""
+        self.compute(case)
+        return self._known[case][0]
+
+    def arguments(self, case: Case) -> list[Any]:
+        """Forward's arguments, drawn afresh."""
+        needs = self.opened.direction != "forward"
+        return draw.draw_inputs(self.opened.description, case, self.opened.device, self.module, requires_grad=needs)
+
+    def inputs(self, case: Case) -> Leaves:
+        """The leaves of the arguments by name."""
+        arguments = self.arguments(case)
+        return call.named_leaves(arguments, call.forward_names(self.model, len(arguments)))
+
+    def rerun(
+        self, case: Case, arguments: Sequence[Any] | None = None, *, double: bool = False, mode: Any = None
+    ) -> Leaves:
+        """Runs the reference again in the state of `case`: outputs, gradients, then all inputs as `input:NAME`.
+
+        Args:
+            arguments: in place of those of the case; in fp64 where `double` says so.
+            double: in fp64 as the oracle, else in the declared precision.
+            mode: a dispatch mode to run under.
+        """
+        self._restore(case)
+        arguments = self.arguments(case) if arguments is None else arguments
+        if double and not any(t.dtype is oracle.DOUBLE for t in pytree.tree_leaves(arguments) if _floating(t)):
+            arguments = oracle.double_inputs(arguments)
+        cotangents = draw.draw_cotangents(case, self.opened.device)
+        with mode or contextlib.nullcontext():
+            if double:
+                found = self._double_run(arguments, cotangents)[0]
+            else:
+                found = self._run(self.model, arguments, cotangents)
+        names = call.forward_names(self.model, len(arguments))
+        held = call.named_leaves(arguments, names)
+        return found + [(f"input:{n}", t.detach()) for n, t in held if isinstance(t, torch.Tensor)]
 
     def _forget(self) -> None:
         """Drops the oldest oracles, before the next one is made, until few bytes are kept."""
@@ -303,6 +343,10 @@ class Reference:
             for n, t in model.named_buffers()
             if everything or not torch.equal(t, self._start[n])
         ]
+
+
+def _floating(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
 
 
 def _plain(module: Any) -> Leaves:
