@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Bench:
         labels: what describing found, e.g. `output identically zero`.
         roles: judge, builder and worker processes.
         cache: of build results.
+        admitted: which of some distributions are used, see `admission`; all, unless a gate was set.
+        anyway: cases on which passing means nothing are compared all the same, as the user asked.
         shares_memory: whether the judge may read outputs in the worker's device memory; false once that was refused.
     """
 
@@ -51,6 +53,8 @@ class Bench:
         self._oracles: dict[tuple[str, str], Conversation] = {}
         self.lock = threading.RLock()
         self.shares_memory = True
+        self.admitted: Callable[[Sequence[str]], tuple[str, ...]] = tuple
+        self.anyway = False
         self._stopped = threading.Event()
         self._scratch = tempfile.TemporaryDirectory(prefix="kernelevolve-")
         self._scratches: dict[str, Path] = {}

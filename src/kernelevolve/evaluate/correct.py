@@ -215,7 +215,7 @@ def compare(bench: Bench, trial: Trial, cases: Sequence[Case], evidence: Evidenc
                 computed = _expect(bench, trial, case)
                 if computed["limited"]:
                     limited[str(computed["limited"])] = None
-                if not computed["usable"]:
+                if not computed["usable"] and not bench.anyway:
                     unusable.append(f"{case.distribution}: {computed['reason']}")
                     continue
                 question = {

@@ -183,9 +183,11 @@ class Ladder:
         return False
 
     def _cases(self) -> list[Case]:
+        used = self.bench.admitted(self.settings.distributions)
         return [
             Case(self.seed * 1000 + 10 * i + s, distribution)
             for i, distribution in enumerate(self.settings.distributions)
+            if distribution in used
             for s in range(self.settings.seeds)
         ]
 
