@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from kernelevolve.runs import read_run as read_run
     from kernelevolve.runs import tail as tail
     from kernelevolve.settings import Settings as Settings
+    from kernelevolve.settings import lane_for as lane_for
     from kernelevolve.settings import settings_for as settings_for
     from kernelevolve.store.artefacts import Artefacts as Artefacts
     from kernelevolve.suites import load_problem as load_problem
@@ -131,6 +132,7 @@ _PLACES = {
     "WriterError": "errors",
     "create_run": "runs",
     "holds_run": "runs",
+    "lane_for": "settings",
     "load_problem": "suites",
     "open_run": "runs",
     "open_suite": "suites",

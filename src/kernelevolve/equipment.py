@@ -16,12 +16,13 @@ from pathlib import Path
 from kernelevolve import codec, plugins
 from kernelevolve.engineer import Engineer
 from kernelevolve.errors import MissingDevice, ProblemError, SeatLost, UncoveredOp, UsageError
+from kernelevolve.evaluate.admission import TOPIC, Admission, Gate
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Refusal, Roles
 from kernelevolve.evaluate.timing import Blocks
-from kernelevolve.events import Created
+from kernelevolve.events import Created, Noted
 from kernelevolve.nursery import Limits
 from kernelevolve.platforms import Platform
 from kernelevolve.problem import Problem, workload_source
@@ -43,11 +44,12 @@ class Workshop:
         device: `auto` for the first accelerator here that is the run's platform, `none` to do without, or torch's name
             of one, such as `cuda:1`.
         interpret: false leaves the interpret rung out where a device compares the values.
+        seal: false runs foreign code without any isolation; every Evaluation says so.
     """
 
-    def __init__(self, problem: Problem, *, device: str = "auto", interpret: bool = True) -> None:
+    def __init__(self, problem: Problem, *, device: str = "auto", interpret: bool = True, seal: bool = True) -> None:
         self.problem, self._wanted, self._interpret = problem, device, interpret
-        self.roles = Roles()
+        self.roles = Roles(seal=seal)
         self._bench: Bench | None = None
         self._programs: dict[str, Program | UncoveredOp] = {}
         self._here: Mapping[str, str] | None = None
@@ -67,11 +69,27 @@ class Workshop:
         settings = codec.from_data(Settings, codec.to_data(created.settings))
         device = self._device(platform, settings)
         bench = self.bench(builds)
+        admission = self._admit(bench, created, settings, device)
         engineer = Engineer(self.problem, platform, self.program)
         ladder = Ladder(
             bench, platform, settings, engineer, seed=created.seed, device=device, interpret=self._interpret
         )
-        return Equipment(ladder, platform.figures, engineer, close=ladder.builder.close)
+        notes = (Noted(TOPIC, admission.sentence, codec.to_data(admission)),)
+        return Equipment(ladder, platform.figures, engineer, notes=notes, close=ladder.builder.close)
+
+    def _admit(self, bench: Bench, created: Created, settings: Settings, device: Device | None) -> Admission:
+        """Whether the problem is admitted for this run; from now on the bench uses the admitted distributions only.
+
+        Outside a search the full sizes are looked at too, where there is a device.
+        """
+        gate = Gate(bench, created.admit_anyway)
+        bench.admitted, bench.anyway = gate.admitted, created.admit_anyway
+        gate.admitted(settings.distributions)
+        if device is None or settings.lane == "screen":
+            return gate.admission(settings.distributions)
+        full = Gate(bench, created.admit_anyway, device.torch_name)
+        bench.admitted = lambda asked: full.admitted(gate.admitted(asked))
+        return full.admission(gate.admitted(settings.distributions))
 
     def bench(self, builds: Path) -> Bench:
         """The problem's bench, prepared when first needed."""

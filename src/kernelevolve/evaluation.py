@@ -64,12 +64,13 @@ def speedup(baseline: Figure, candidate: Figure) -> Figure:
 
 
 class Verdict(StrEnum):
-    """The harness's one-word finding."""
+    """The harness's one-word finding; `UNJUDGED` where the climb was to stop before any value was compared."""
 
     OK_FASTER = "OK_FASTER"
     OK_SAME = "OK_SAME"
     OK_SLOWER = "OK_SLOWER"
     OK_UNTIMED = "OK_UNTIMED"
+    UNJUDGED = "UNJUDGED"
     INCONCLUSIVE = "INCONCLUSIVE"
     COMPILE_ERROR = "COMPILE_ERROR"
     LOAD_ERROR = "LOAD_ERROR"
@@ -102,7 +103,7 @@ class Verdict(StrEnum):
         """A valid result, the candidate's fault without guilt, a breach, or not about the candidate."""
         if self.ok:
             return "valid"
-        if self in (Verdict.TASK_INVALID, Verdict.BASELINE_TAINT, Verdict.INFRA):
+        if self in (Verdict.TASK_INVALID, Verdict.BASELINE_TAINT, Verdict.INFRA, Verdict.UNJUDGED):
             return "not-the-candidate"
         breaches = (
             Verdict.REPLAY,
@@ -279,6 +280,8 @@ class Timing:
         speedup: t(against) / t(candidate).
         knobs: the choice that was timed.
         samples: empty; in logs of schema 1 raw samples in milliseconds by arm, which are an artefact (`Samples`) now.
+        mode: `cold` (isolated calls, empty cache), `hot` (isolated, inputs just read) or `burst` (back to back); only
+            `cold` counts in the fitness, and no figure mixes them.
     """
 
     workload: str
@@ -289,6 +292,7 @@ class Timing:
     speedup: Figure
     knobs: Mapping[str, Choice] = field(default_factory=dict)
     samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    mode: str = "cold"
 
 
 @dataclass(frozen=True)
@@ -297,13 +301,17 @@ class Samples:
 
     Attributes:
         unit: of each sample, `ms`.
-        arms: `candidate` and each baseline: per block, in order, its burst's calls.
+        arms: `candidate` and each baseline: the calls of each burst, in order, `per_block` bursts after each other.
+        mode: see `Timing`.
+        per_block: bursts of an arm in one block: its statistic is the mean of the logarithms of their medians.
     """
 
     workload: str
     platform: str
     unit: str
     arms: Mapping[str, tuple[tuple[float, ...], ...]]
+    mode: str = "cold"
+    per_block: int = 1
 
 
 @dataclass(frozen=True)
@@ -329,9 +337,9 @@ def plan_name(platform: str, workload: str) -> str:
     return f"{PLAN} {platform} {workload}"
 
 
-def samples_name(platform: str, workload: str) -> str:
-    """The artefact that holds a workload's Samples as JSON, e.g. `samples h100 declared`."""
-    return f"{SAMPLES} {platform} {workload}"
+def samples_name(platform: str, workload: str, mode: str = "cold") -> str:
+    """The artefact that holds a workload's Samples as JSON, e.g. `samples h100 declared`, `samples h100 declared hot`."""
+    return f"{SAMPLES} {platform} {workload}" + (f" {mode}" if mode != "cold" else "")
 
 
 def error_name(platform: str, rung: Rung) -> str:

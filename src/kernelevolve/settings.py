@@ -68,6 +68,7 @@ class Settings:
         distributions: of inputs in the correctness rungs, see `protocol.Case`.
         seeds: input seeds per distribution.
         lane: in which every candidate is judged.
+        last_rung: the rung after which a climb stops; empty to climb them all.
     """
 
     effort: Effort
@@ -86,6 +87,7 @@ class Settings:
     tokens: int | None = None
     money_usd: float | None = None
     lane: LaneName = "screen"
+    last_rung: str = ""
 
     def __post_init__(self) -> None:
         counts = ("candidates", "drafts", "plateau", "seconds", "tuner_trials", "seeds")

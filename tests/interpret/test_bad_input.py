@@ -130,7 +130,7 @@ def test_a_candidate_that_takes_too_much_is_ended_and_named(tmp_path: Path, name
     kernel.write_text(KERNEL.replace("BODY", body))
     more = ("--effort", "quick", "--device", "none", "--out", str(tmp_path / "run"), "--json")
     done = subprocess.run(
-        [sys.executable, "-c", BOUNDED, str(seconds), "evaluate", reference, kernel, *more],
+        [sys.executable, "-c", BOUNDED, str(seconds), "evaluate", kernel, "--problem", reference, *more],
         capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     result = json.loads(done.stdout.splitlines()[-1])

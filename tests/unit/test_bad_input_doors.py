@@ -62,7 +62,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def equip_with(monkeypatch: pytest.MonkeyPatch, equip: Any) -> None:
-    monkeypatch.setattr(public, "workshop", lambda problem, device: contextlib.nullcontext(equip))
+    monkeypatch.setattr(public, "workshop", lambda problem, device, **more: contextlib.nullcontext(equip))
 
 
 class Said(tuple[int, dict[str, Any], str]):
@@ -127,8 +127,8 @@ def test_the_library_keeps_one_run_and_siblings_apart_too(place: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(door: Any, place: Path, command: str, out: str) -> None:
     (place / "file").write_text("a file")
     (place / "mine.py").write_text("class ModelNew: ...\n")
-    kernel = ["mine.py"] if command == "evaluate" else []
-    code, data, err = door(command, "relu.py", *kernel, "--out", out)
+    what = ["mine.py", "--problem", "relu.py"] if command == "evaluate" else ["relu.py"]
+    code, data, err = door(command, *what, "--out", out)
     assert (code, data["kind"]) == (6, "StoreError"), err
     assert out in data["error"] and "Traceback" not in err
 

@@ -53,7 +53,7 @@ def equip_with(
     monkeypatch: pytest.MonkeyPatch, evaluator: FakeEvaluator, translator: FakeTranslator | None = None
 ) -> None:
     equip = fake_equip(evaluator, translator)
-    monkeypatch.setattr(public, "workshop", lambda problem, device: contextlib.nullcontext(equip))
+    monkeypatch.setattr(public, "workshop", lambda problem, device, **more: contextlib.nullcontext(equip))
 
 
 def test_optimize_searches_writes_the_best_kernel_and_says_what_it_found(door: Door, tmp_path: Path) -> None:
@@ -108,11 +108,11 @@ def test_resume_goes_on_under_wider_limits(door: Door) -> None:
 def test_evaluate_judges_a_kernel_of_ones_own(door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text("class ModelNew: ...\n")
     equip_with(monkeypatch, FakeEvaluator(faulty=0.0))
-    code, data = door.result("evaluate", "relu.py", "mine.py", "--out", "good")
+    code, data = door.result("evaluate", "mine.py", "--problem", "relu.py", "--out", "good")
     assert (code, data["correct"], data["candidates"]) == (0, True, 1)
     assert data["verdict"] in ("OK_FASTER", "OK_SLOWER")
     equip_with(monkeypatch, FakeEvaluator(faulty=1.0))
-    code, data = door.result("evaluate", "relu.py", "mine.py", "--out", "bad")
+    code, data = door.result("evaluate", "mine.py", "--problem", "relu.py", "--out", "bad")
     assert (code, data["correct"], data["verdict"]) == (5, False, "WRONG_VALUE")
     assert "mine.py" in door("show", "good")[1]
 
@@ -138,7 +138,7 @@ def test_a_run_without_a_correct_candidate_exits_with_its_code(door: Door, monke
         (["optimize", "relu.py", "--platform", "h100", "--platform", "h100"], 2, "given twice"),
         (["optimize", "relu.py", "--effort", "huge"], 2, "unknown effort 'huge'; known: quick, standard, deep"),
         (["optimize", "relu.py", "--time", "soon"], 2, "write 90s, 5m or 2h"),
-        (["evaluate", "relu.py", "absent.py"], 2, "absent.py cannot be read"),
+        (["evaluate", "absent.py", "--problem", "relu.py"], 2, "absent.py cannot be read"),
         (["resume", "nowhere"], 2, "holds no run"),
         (["show", "nowhere"], 2, "holds no run"),
         (["doctor", "--platform", "tpu"], 2, "unknown platform 'tpu'"),

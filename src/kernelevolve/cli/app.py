@@ -1,12 +1,12 @@
 """The commands that search, and the application that has them all.
 
-In: what the user typed. Out: runs, their pages and one result object. Left to others: the commands that only look
-(`looking`), and everything that is not asking and showing (`runs`, `suites`, `evaluate`).
+In: what the user typed. Out: runs, their pages and one result object. Left to others: the commands that judge one
+kernel (`judging`), those that only look (`looking`), and everything that is not asking and showing (`runs`, `suites`,
+`evaluate`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
 from pathlib import Path
@@ -29,10 +29,11 @@ from kernelevolve import (
     open_run,
     read_run,
 )
-from kernelevolve.cli import artefacts as kept
-from kernelevolve.cli import live, looking, places, public, summary, view
+from kernelevolve.cli import judging, live, looking, places, public, summary
 from kernelevolve.cli.door import (
     INTERRUPTED,
+    PROBLEM,
+    Device,
     Door,
     Json,
     RunFolder,
@@ -53,18 +54,11 @@ app = typer.Typer(
     add_completion=False,
 )
 
-ProblemName = Annotated[
-    str,
-    typer.Argument(help="a .py file that defines Model and get_inputs, or SUITE:NAME such as recsys:rms_norm_residual"),
-]
+ProblemName = Annotated[str, typer.Argument(help=PROBLEM)]
 Candidates = Annotated[
     int | None, typer.Option("--candidates", min=1, help="most candidates, in place of the effort's")
 ]
 Time = Annotated[str | None, typer.Option("--time", help="most time to work, such as 90s, 5m or 2h")]
-Device = Annotated[
-    str,
-    typer.Option("--device", help="auto (the first that is the platform), none, or torch's name of one"),
-]
 
 
 def _version(wanted: bool) -> None:
@@ -139,44 +133,6 @@ def resume(
         _carry_on(door, equip, runs, run, (effort, candidates, time), by_force=by_force)
 
 
-@app.command()
-def evaluate(
-    context: typer.Context,
-    problem: ProblemName,
-    kernel: Annotated[Path, typer.Argument(help="a file that defines ModelNew")],
-    platform: Annotated[str, typer.Option("--platform", help="what to evaluate for")] = "h100",
-    effort: Annotated[str, typer.Option("--effort", help="quick, standard or deep: how closely to look")] = "standard",
-    seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
-    out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
-    suite_path: SuitePath = None,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Evaluates a kernel of your own against a problem, as the search does with its candidates.
-
-    Exits with 0 if it is correct, faster or not.
-    """
-    door = door_of(context, as_json)
-    settings = places.chosen(effort, None, None)
-    (name,) = known_platforms([platform])
-    wanted, source = load_problem(problem, suite_path), places.read_kernel(kernel)
-    folder = out or places.new_folder(wanted)
-    door.folder = folder
-    with (
-        interruptible(door),
-        public.workshop(wanted, device) as equip,
-        create_run(folder, wanted, name, equip, settings=settings, seed=seed) as run,
-    ):
-        node = asyncio.run(run.submit(run.ask().id, source, f"from {kernel.name}"))
-        run.finish("one kernel evaluated")
-        graph = run.graph
-    door.console.print(view.node_page(graph, node))
-    door.console.print(kept.page(run.artefacts, node.id))
-    door.finish(summary.result(graph, folder, places.save_kernel(graph, folder)))
-    if not node.evaluation.correct:
-        raise NoCorrectCandidate(f"{kernel}: {node.evaluation.verdict}; see: kernelevolve show {folder} {node.id}")
-
-
 def _new_runs(
     folder: Path, problem: Problem, platforms: tuple[str, ...], equip: Any, settings: Settings, seed: int
 ) -> tuple[Path, ...]:
@@ -249,6 +205,7 @@ def _wider(place: Path, wider: tuple[str | None, int | None, str | None]) -> Any
     return places.adjusted(now, candidates, time)
 
 
+app.command()(judging.evaluate)
 app.command()(looking.show)
 app.command("list")(looking.list_runs)
 app.command()(looking.problems)

@@ -59,6 +59,12 @@ class Door:
             self.finished = True
 
 
+PROBLEM = "a .py file that defines Model and get_inputs, or SUITE:NAME such as recsys:rms_norm_residual"
+
+Device = Annotated[
+    str, typer.Option("--device", help="auto (the first that is the platform), none, or torch's name of one")
+]
+
 RunFolder = Annotated[Path, typer.Argument(help="the folder of a run, or of sibling runs")]
 
 Json = Annotated[bool, typer.Option("--json", help="people read stderr; the last line of stdout is one result object")]

@@ -16,11 +16,11 @@ from kernelevolve import Graph, Problem, Settings, open_suite, plugins
 
 
 @contextlib.contextmanager
-def workshop(problem: Problem, device: str) -> Iterator[Any]:
+def workshop(problem: Problem, device: str, **more: Any) -> Iterator[Any]:
     """What runs of this problem work with on this machine; its processes end with the context."""
     from kernelevolve import Workshop
 
-    made = Workshop(problem, device=device)
+    made = Workshop(problem, device=device, **more)
     try:
         yield made
     finally:

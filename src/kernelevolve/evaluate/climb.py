@@ -19,6 +19,12 @@ from kernelevolve.receipt import failure_of
 from kernelevolve.settings import LANES, Lane
 
 Progress = Callable[[str], None]
+
+
+class Reached(Exception):
+    """The last rung that was asked for has passed."""
+
+
 _WORSE = ("not run", "held", "failed")
 
 
@@ -30,6 +36,7 @@ class Climb:
     progress: Progress
     gathered: Gathered
     lane: Lane
+    last: Rung | None = None
     reports: list[RungReport] = field(default_factory=list)
     guards: dict[str, Guard] = field(default_factory=dict)
     correctness: list[Correctness] = field(default_factory=list)
@@ -45,7 +52,12 @@ class Climb:
     tuning: Tuning = field(default_factory=lambda: Tuning(()))
 
     def rung(self, rung: Rung, work: Callable[[], str]) -> None:
-        """Runs one rung and reports it; `work` returns the line to print and raises `Failed`."""
+        """Runs one rung and reports it; `work` returns the line to print and raises `Failed`.
+
+        Raises:
+            Failed: it said no.
+            Reached: it passed, and is the last one that was asked for.
+        """
         self.progress(rung.value)
         start = time.monotonic()
         status: Literal["passed", "failed"] = "passed"
@@ -61,6 +73,8 @@ class Climb:
             if message is not None:
                 seconds = time.monotonic() - start
                 self.reports.append(RungReport(rung, status, seconds, message, self.gathered.platform))
+        if rung is self.last and rung is not Rung.TUNE:  # what tuning chose is compared before a climb may end with it
+            raise Reached
 
     def on(self, name: str) -> bool:
         """Whether the lane has the guard `name`."""
@@ -71,6 +85,11 @@ class Climb:
         before = self.guards.get(name)
         if before is None or _WORSE.index(held) >= _WORSE.index(before.held):
             self.guards[name] = Guard(name, held, detail)
+
+    def stopped(self) -> Verdict:
+        """What can be said where `Reached` ended the climb."""
+        self.labels.append(f"stopped after rung {self.last}, as asked")
+        return Verdict.OK_UNTIMED if self.correctness else Verdict.UNJUDGED
 
     def refused(self, failed: Failed) -> None:
         """The rung's no that ends this climb, with what replays it."""

@@ -17,7 +17,7 @@ from kernelevolve.evaluate.artefacts import Gathered, Keep
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder, Built
 from kernelevolve.evaluate.check import Finding, check_source
-from kernelevolve.evaluate.climb import Climb, Progress
+from kernelevolve.evaluate.climb import Climb, Progress, Reached
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, Unseen, addresses, compare
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.tune import Group, Tuning, tuning
@@ -104,7 +104,7 @@ class Ladder:
 
     def climb(self, candidate: Candidate, progress: Progress, keep: Keep) -> Evaluation:
         """All rungs in order, in this thread."""
-        climb = Climb(candidate, progress, Gathered(self.platform.name), self.lane)
+        climb = Climb(candidate, progress, Gathered(self.platform.name), self.lane, self._last())
         try:
             finding = self._check(climb)
             knobs = finding.knobs.for_vendor(self.platform.vendor)
@@ -118,7 +118,17 @@ class Ladder:
         except Failed as failed:
             climb.refused(failed)
             verdict = failed.verdict
+        except Reached:
+            verdict = climb.stopped()
         return climb.evaluation(verdict, self.bench.roles["builder"].known_versions(), self.bench.labels, keep)
+
+    def _last(self) -> Rung | None:
+        """The last rung to climb, None for all. Values are compared on the device or, where there is none, by the
+        interpreter, and there nothing is timed after tuning."""
+        last = Rung(self.settings.last_rung or Rung.TIME)
+        if last in (Rung.INTERPRET, Rung.CORRECT):
+            return Rung.INTERPRET if not self.device else last if self.interpret else Rung.CORRECT
+        return None if last in (Rung.TIME, Rung.PROFILE) or (last is Rung.TUNE and not self.device) else last
 
     def _check(self, climb: Climb) -> Finding:
         finding = check_source(climb.candidate.source)
@@ -321,7 +331,8 @@ class Ladder:
             )
 
         # One case is enough to see that tuning is worth it; the rest is for the choice that is judged.
-        climb.rung(Rung.CORRECT, lambda: correct(self._cases()[:1]))
+        first = self._cases() if climb.last is Rung.CORRECT else self._cases()[:1]
+        climb.rung(Rung.CORRECT, lambda: correct(first))
 
         def tune() -> str:
             device.tune(self.bench, self.builder, climb.candidate.source, climb.tuning, climb.default)
@@ -331,6 +342,8 @@ class Ladder:
         climb.rung(Rung.TUNE, tune)
         built = self._build_tuned(climb)[0]
         climb.rung(Rung.CORRECT, lambda: correct(self._cases()))
+        if climb.last is Rung.TUNE:
+            raise Reached
         climb.resources, climb.diagnosis = built.resources, self._limit(climb, built)
         verdicts: list[Verdict] = []
 

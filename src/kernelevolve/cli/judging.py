@@ -1,0 +1,95 @@
+"""The commands that judge one kernel: evaluate.
+
+In: what the user typed. Out: a run of one candidate, its page, one result object, and an exit code that tells the
+verdict. Left to others: what a page looks like (`view`), the judging itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kernelevolve import (
+    NoCorrectCandidate,
+    Node,
+    Run,
+    Rung,
+    UnknownName,
+    Verdict,
+    create_run,
+    lane_for,
+    load_problem,
+    to_data,
+)
+from kernelevolve.cli import artefacts as kept
+from kernelevolve.cli import places, public, summary, view
+from kernelevolve.cli.door import PROBLEM, Device, Json, SuitePath, door_of, interruptible, known_platforms
+
+RUNGS = tuple(str(rung) for rung in Rung if rung is not Rung.PROFILE)
+
+
+def evaluate(
+    context: typer.Context,
+    candidate: Annotated[Path, typer.Argument(help="a file that defines ModelNew")],
+    problem: Annotated[str, typer.Option("--problem", help=PROBLEM)],
+    platform: Annotated[str, typer.Option("--platform", help="what to evaluate for")] = "h100",
+    lane: Annotated[str, typer.Option("--lane", help="screen, accept or publish: how closely to look")] = "screen",
+    rung: Annotated[str, typer.Option("--rung", help=f"stop after this rung: {', '.join(RUNGS)}")] = "time",
+    effort: Annotated[str, typer.Option("--effort", help="quick, standard or deep: how hard to tune")] = "standard",
+    seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
+    unsealed: Annotated[
+        bool, typer.Option("--unsealed", help="run the candidate without isolation; the result says so")
+    ] = False,
+    suite_path: SuitePath = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Climbs the whole ladder with one kernel that somebody wrote by hand, as the search does with its candidates.
+
+    Exits with 0 for a verdict OK_... or INCONCLUSIVE, faster or not, and for UNJUDGED where --rung ended the climb
+    before any value was compared; with 5 for every verdict against the candidate.
+    """
+    door = door_of(context, as_json)
+    if rung not in RUNGS:
+        raise UnknownName("rung", rung, RUNGS)
+    settings = places.chosen(effort, None, None)
+    settings = replace(settings, lane=lane_for(lane).name, last_rung="" if rung == "time" else rung)
+    (name,) = known_platforms([platform])
+    wanted, source = load_problem(problem, suite_path), places.read_kernel(candidate)
+    folder = out or places.new_folder(wanted)
+    door.folder = folder
+    with (
+        interruptible(door),
+        public.workshop(wanted, device, **({"seal": False} if unsealed else {})) as equip,
+        create_run(folder, wanted, name, equip, settings=settings, seed=seed) as run,
+    ):
+        node = asyncio.run(run.submit(run.ask().id, source, f"from {candidate.name}"))
+        run.finish("one kernel evaluated")
+        graph = run.graph
+        found = judged(run, node)
+    door.console.print(view.node_page(graph, node))
+    door.console.print(kept.page(run.artefacts, node.id))
+    door.finish(summary.result(graph, folder, places.save_kernel(graph, folder)) | found)
+    verdict = node.evaluation.verdict
+    if not verdict.ok and verdict is not Verdict.UNJUDGED:
+        raise NoCorrectCandidate(f"{candidate}: {verdict}; see: kernelevolve show {folder} {node.id}")
+
+
+def judged(run: Run, node: Node) -> dict[str, Any]:
+    """What the result object says of one evaluation, whatever its verdict."""
+    evaluation = node.evaluation
+    return {
+        "node": node.id,
+        "lane": run.settings.lane,
+        "rungs": to_data(evaluation.rungs),
+        "guards": to_data(evaluation.guards),
+        "labels": list(evaluation.labels),
+        "isolation": evaluation.isolation,
+        "versions": dict(evaluation.versions),
+        "failure": to_data(run.artefacts.failure(node.id)),
+    }
