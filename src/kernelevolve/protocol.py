@@ -99,20 +99,38 @@ class Description:
 
 
 @dataclass(frozen=True)
+class Patch:
+    """One input of a Case that differs from what its seed gives.
+
+    Attributes:
+        name: of the input.
+        kind: `redrawn` as a whole from another seed; `row`: one row from another seed, which also says which one;
+            `scaled` by a power of two; `expanded`: its first row (of the first dimension), repeated by a zero stride.
+        number: the other seed; for `scaled` the power.
+    """
+
+    name: str
+    kind: Literal["redrawn", "row", "scaled", "expanded"]
+    number: int = 0
+
+
+@dataclass(frozen=True)
 class Case:
     """One call's inputs: judge and worker draw the same tensors from it.
 
     Attributes:
         seed: of everything drawn for this call; inputs and state use different streams of it.
-        distribution: `declared` (as `get_inputs` draws), or `D1`, `D2`, `D3`, `D5`, `D6` of rigor 5.3.
+        distribution: `declared` (as `get_inputs` draws) or another one of `tensors.draw.DISTRIBUTIONS`.
         redraw_state: whether parameters and statistics are redrawn by their StateSpec.
-        state: seed of parameters and statistics where it is another one: timed calls share one state.
+        state: seed of parameters, statistics and cotangents where it is another one: timed calls share them.
     """
 
     seed: int
     distribution: str = "declared"
     redraw_state: bool = True
     state: int | None = None
+    patches: tuple[Patch, ...] = ()
+    cotangents: Literal["plain", "strided", "expanded"] = "plain"
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ output). Out: `Check` values with statistic and limit. Left to others: obtaining
 4. element rule: |C-O| <= max(4 max|R-O|, 8 u_out |O| + 8 u_acc S), factor 10 for gradients. S is the reference run on
    absolute values where it only adds, multiplies, moves and clips from below; else sqrt(K) rms(O). Where R's errors
    have a heavy tail, max|R-O| is one draw of few: `conditioning` then gives a second opinion.
-5. integers and booleans exact; positions (argmax, sort, top-k) through the values that they point at, top-k and sort
-   without duplicates.
+5. integers and booleans exact, and so are sums of products of small integers in a floating type (`leaf.exactly`);
+   positions (argmax, sort, top-k) through the values that they point at, top-k and sort without duplicates.
 All sums run in chunks, in fp64, over every element.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -95,7 +95,15 @@ def check_leaf(where: Where, leaf: Leaf, values: Any, precision: str, tally: Tal
         raise ValueError(f"{leaf.path}: metadata must be checked before values")
     if not leaf.floating:
         return Found([_check_exact(where, leaf, values)])
+    if leaf.exact:
+        return Found([_check_whole(where, leaf, values)])
     return _check_floating(where, leaf, values, precision, tally)
+
+
+def _check_whole(where: Where, leaf: Leaf, values: Any) -> Check:
+    """Sums of products of small integers are the same in every order of summation: nothing is rounded."""
+    found = _check_exact(where, leaf, values)
+    return replace(found, detail=f"{found.detail} (sums of products of small integers are exact)")
 
 
 def _check_exact(where: Where, leaf: Leaf, values: Any) -> Check:

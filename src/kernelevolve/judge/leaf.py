@@ -76,6 +76,7 @@ class Leaf:
     loose: Any | None = None
     constant: bool = False
     unusable: str = ""
+    exact: bool = False  # sums of products of small integers, which every order of summation gives exactly
     pool: Pool = field(default_factory=Pool)
 
     @property
@@ -187,6 +188,26 @@ def _centred(leaf: Leaf, o_flat: Any) -> float:
         keep = pattern_of(o.to(leaf.dtype).double()) == 0
         square += torch.where(keep, o - leaf.mean, 0.0).square().sum().item()
     return math.sqrt(square / max(1, leaf.finite))
+
+
+# Integers up to here are exact in a sum of this dtype, whatever its order.
+_EXACT = {"float64": 2.0**53, "float32": 2.0**24, "float16": 2.0**11, "bfloat16": 2.0**8}
+
+
+def exactly(leaf: Leaf, precision: str) -> bool:
+    """Whether O consists of sums of integers that are small enough to be exact in every order of summation.
+
+    It is for the caller to know that only sums of products of integers lead to it. With few elements the result could
+    be whole by luck.
+    """
+    if leaf.absolute is None or not leaf.floating or leaf.few or leaf.finite < leaf.oracle.numel():
+        return False
+    if precision == "fp8-quantise":
+        return False  # its scales are no powers of two
+    bound = min(_EXACT.get(dtype_name(leaf.dtype), 0.0), 2.0**20 if precision == "tf32" else math.inf)
+    if float(leaf.absolute.max().item()) > bound:
+        return False
+    return bool((leaf.oracle == leaf.oracle.round()).all().item())
 
 
 def pattern_of(values: Any) -> Any:

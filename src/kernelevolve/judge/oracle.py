@@ -161,6 +161,7 @@ def _reduction(short: str, args: Sequence[Any], kwargs: dict[str, Any], out: Any
 
 # Ops whose result on absolute values bounds the sum of the absolute terms: sums of products, and what only moves,
 # selects or clips from below. Any other op makes the estimate undefined.
+_POOLED = ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d")
 _SUMS = {
     *("mm", "bmm", "mv", "dot", "addmm", "baddbmm", "addmv", "convolution", "add", "sub", "rsub", "mul", "neg", "relu"),
     *("sum", "mean", "cumsum", "cat", "stack", "clone", "_to_copy", "detach", "alias", "lift_fresh", "copy", "copy_"),
@@ -185,6 +186,11 @@ _SUMS = {
 def absolute_defined(trace: Trace) -> bool:
     """Whether S, the reference on absolute values, is defined for what the oracle saw."""
     return trace.ops <= _SUMS
+
+
+def only_sums(trace: Trace) -> bool:
+    """Whether every op of the trace gives whole numbers from whole numbers, by adding, multiplying and moving them."""
+    return trace.ops <= _SUMS - {"mean", "avg_pool1d", "avg_pool2d", "avg_pool3d", *_POOLED}
 
 
 class Absolute(TorchDispatchMode):  # type: ignore[misc]

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from kernelevolve.errors import ProblemError
 from kernelevolve.evaluation import Check
 from kernelevolve.judge import accept, conditioning, oracle
-from kernelevolve.judge.leaf import POOL, Leaf, Pool, make_leaf, relative, rounding
+from kernelevolve.judge.leaf import POOL, Leaf, Pool, exactly, make_leaf, relative, rounding
 from kernelevolve.protocol import Case, Opened
 from kernelevolve.tensors import call, draw, load
 from kernelevolve.tensors.outputs import TensorMeta, dtype_of
@@ -93,13 +93,20 @@ class Reference:
         """Draws the case and computes O and R; kept for the next question about it as far as memory allows.
 
         Raises:
-            ProblemError: the reference raises on it.
+            ProblemError: the reference raises on inputs of its own file; others that it refuses are unusable.
         """
         if case in self._known:
             self._known.move_to_end(case)
             return self._known[case][1]
         self._forget()
-        leaves, changed, limited = self._both(case)
+        try:
+            leaves, changed, limited = self._both(case)
+        except ProblemError as error:
+            if case.distribution == "declared" and not case.patches:
+                raise
+            # The file's own inputs work, these it refuses: negative probabilities, an index that is NaN.
+            self._known[case] = [], Computed(False, str(error)[:300], (), (), "", 0.0)
+            return self._known[case][1]
         if any(leaf.few and leaf.floating for leaf in leaves):
             self._calibrate(case)
             leaves, changed, limited = self._both(case)
@@ -288,6 +295,9 @@ class Reference:
                     pool=pool,
                 )
             )
+        if case.distribution in draw.INTEGERS and not limited and oracle.only_sums(trace):
+            for leaf in leaves:
+                leaf.exact = exactly(leaf, self.opened.precision)
         return leaves, changed, limited
 
     def _exact(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernelevolve.errors import ProblemError
-from kernelevolve.protocol import Case, Description, StateSpec
+from kernelevolve.protocol import Case, Description, Patch, StateSpec
 from kernelevolve.tensors.load import declared_inputs, problem_name
 from kernelevolve.tensors.outputs import dtype_of
 
@@ -40,7 +41,12 @@ DISTRIBUTIONS = {
     "D7": "per row a N(0, 1) + b, a in [0.5, 8], b in [-3, 3]",
     "D8": "integers -2 .. 2",
     "D8b": "Bernoulli 0, 1",
+    "D9": "one 1 per row, in the first drawn tensor on its diagonal, in others at random or N(0, 1) by chance",
+    "D10": "by row: one constant, or one of five values, so that most elements are ties",
+    "D11": "by row: ascending, descending, all below 0, or N(0, 1) with its largest values side by side",
+    "D12": "N(0, 1) with one NaN, +Inf and -Inf, and -0 or a denormal in 1 of 16 elements",
 }
+INTEGERS = ("D8", "D8b")  # of which sums of products are exact
 
 
 def stream_seed(seed: int, stream: str) -> int:
@@ -67,6 +73,21 @@ def draw_inputs(
     Raises:
         ProblemError: an unknown distribution, or `get_inputs` gives other shapes than described.
     """
+    leaves, tree = _leaves(description, case, device, module)
+    for patch in case.patches:
+        index = next((i for i, s in enumerate(description.inputs) if s.name == patch.name and s.dtype), None)
+        if index is None:
+            raise ProblemError(f"{problem_name(module)}: forward has no tensor input {patch.name!r} to patch")
+        leaves[index] = _patched(leaves[index], patch, index, (description, case, device, module))
+    if requires_grad:
+        for spec, leaf in zip(description.inputs, leaves, strict=True):
+            if spec.kind == "values":
+                leaf.requires_grad_()
+    return list(pytree.tree_unflatten(leaves, tree))
+
+
+def _leaves(description: Description, case: Case, device: str, module: ModuleType) -> tuple[list[Any], Any]:
+    """The flattened arguments without patches, and how they are nested."""
     seed = stream_seed(case.seed, "inputs")
     if case.distribution not in DISTRIBUTIONS:
         known = ", ".join(DISTRIBUTIONS)
@@ -87,23 +108,47 @@ def draw_inputs(
         raise ProblemError(f"{problem_name(module)}: get_inputs() gave {found}; it must not depend on the seed")
     finished = []
     for spec, leaf in zip(description.inputs, leaves, strict=True):
-        if not isinstance(leaf, torch.Tensor):
-            finished.append(leaf)
-            continue
-        if tuple(leaf.shape) != spec.shape:
-            raise ProblemError(
-                f"{problem_name(module)}: input {spec.name} has shape {list(leaf.shape)}, described "
-                f"{list(spec.shape)}; shapes must not depend on the seed"
-            )
-        leaf = leaf.detach().to(device=device, dtype=dtype_of(spec.dtype))
-        finished.append(leaf.requires_grad_() if requires_grad and spec.kind == "values" else leaf)
-    return list(pytree.tree_unflatten(finished, tree))
+        if isinstance(leaf, torch.Tensor):
+            if tuple(leaf.shape) != spec.shape:
+                raise ProblemError(
+                    f"{problem_name(module)}: input {spec.name} has shape {list(leaf.shape)}, described "
+                    f"{list(spec.shape)}; shapes must not depend on the seed"
+                )
+            leaf = leaf.detach().to(device=device, dtype=dtype_of(spec.dtype))
+        finished.append(leaf)
+    return finished, tree
+
+
+def _patched(leaf: Any, patch: Patch, index: int, drawn: tuple[Description, Case, str, ModuleType]) -> Any:
+    """`leaf` as a patch has it; what is drawn anew has the case's distribution."""
+    description, case, device, module = drawn
+    if patch.kind == "scaled":
+        return leaf * 2.0**patch.number
+    if patch.kind == "expanded":
+        return leaf[:1].expand(leaf.shape) if leaf.dim() and leaf.shape[0] else leaf
+    other = _leaves(description, replace(case, seed=patch.number, patches=()), device, module)[0][index]
+    if patch.kind == "redrawn":
+        return other
+    first, count = row_of(leaf.shape, patch.number)
+    flat = leaf.contiguous().reshape(-1).clone()
+    flat[first : first + count] = other.contiguous().reshape(-1)[first : first + count]
+    return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device=device).copy_(flat.view(leaf.shape))
+
+
+def row_of(shape: Sequence[int], seed: int) -> tuple[int, int]:
+    """First element and length of the row that `Patch.kind == "row"` changes: of the last dimension, and of a vector
+    an eighth."""
+    total = math.prod(shape)
+    length = shape[-1] if len(shape) > 1 else -(-total // 8)
+    rows = max(1, total // max(1, length))
+    return stream_seed(seed, "row") % rows * length, length
 
 
 def draw_state(specs: Sequence[StateSpec], case: Case, device: str) -> dict[str, Any]:
     """New values of the parameters and statistics that are redrawn, by name; empty where the case keeps the state.
 
-    `mean + std * N(0, 1)` from the stream `state/NAME`, absolute and at least a tenth of the mean for `positive`.
+    `mean + std * N(0, 1)` from the stream `state/NAME`, absolute and at least a tenth of the mean for `positive`; small
+    integers where the inputs are such, so that sums of products are exact.
     """
     if not case.redraw_state:
         return {}
@@ -112,8 +157,9 @@ def draw_state(specs: Sequence[StateSpec], case: Case, device: str) -> dict[str,
         if spec.redraw == "keep":
             continue
         values = torch.empty(spec.shape, dtype=dtype_of(spec.dtype), device=device)
-        source = generator(case.seed, f"state/{spec.name}", device)
-        _fill(values, _normal(source, device, spec.mean, spec.std))
+        source = generator(case.seed if case.state is None else case.state, f"state/{spec.name}", device)
+        normal = _normal(source, device, spec.mean, spec.std)
+        _fill(values, sampler("D8", source, device, spec.shape) if case.distribution in INTEGERS else normal)
         if spec.redraw == "positive":
             values = values.abs().clamp_(min=max(abs(spec.mean) / 10, 1e-3))
         drawn[spec.name] = values
@@ -142,7 +188,13 @@ def draw_cotangents(case: Case, device: str) -> Callable[[str, Any], Any]:
 
     def cotangent(path: str, leaf: Any) -> Any:
         values = torch.empty(leaf.shape, dtype=leaf.dtype, device=leaf.device)
-        _fill(values, _normal(generator(case.seed, f"cotangent/{path}", device), device, 0.0, 1.0))
+        source = generator(case.seed if case.state is None else case.state, f"cotangent/{path}", device)
+        _fill(values, _normal(source, device, 0.0, 1.0))
+        if case.cotangents == "expanded" and values.dim() and values.shape[0]:
+            return values[:1].expand(values.shape)
+        if case.cotangents == "strided" and values.dim():
+            wide = torch.zeros((*values.shape, 2), dtype=leaf.dtype, device=leaf.device)
+            return wide[..., 0].copy_(values)
         return values
 
     return cotangent
@@ -168,8 +220,17 @@ def _normal(source: Any, device: str, mean: float, std: float) -> Sampler:
     return lambda _, count: torch.randn(count, generator=source, device=device).mul_(std).add_(mean)
 
 
-def sampler(distribution: str, source: Any, device: str, shape: Sequence[int], large: float = 64.0) -> Sampler:
-    """The numbers of a distribution for a tensor of `shape`, in memory order; `large` is the factor of D4."""
+def sampler(
+    distribution: str, source: Any, device: str, shape: Sequence[int], large: float = 64.0, place: int = 0
+) -> Sampler:
+    """The numbers of a distribution for a tensor of `shape`, in memory order.
+
+    Args:
+        large: the factor of D4.
+        place: how many tensors were drawn for this call before.
+    """
+    if distribution in _SHAPED:
+        return _SHAPED[distribution](source, device, shape, place)
     total, row = max(math.prod(shape), 1), max(shape[-1] if shape else 1, 1)
 
     def normal(count: int) -> Any:
@@ -211,6 +272,82 @@ def sampler(distribution: str, source: Any, device: str, shape: Sequence[int], l
     return draw
 
 
+def _probes(source: Any, device: str, shape: Sequence[int], place: int) -> Sampler:
+    """D9."""
+    row = max(shape[-1] if shape else 1, 1)
+    rows = -(-max(math.prod(shape), 1) // row)
+    luck = torch.rand(2, generator=source, device=device).tolist()
+    if place and luck[0] < 0.5:
+        return lambda start, count: torch.randn(count, generator=source, device=device)
+    if place:
+        column = torch.randint(0, row, (rows,), generator=source, device=device)
+    else:
+        column = (torch.arange(rows, device=device) + int(luck[1] * row)) % row
+
+    def draw(start: int, count: int) -> Any:
+        index = torch.arange(start, start + count, device=device)
+        return (column[index.div(row, rounding_mode="floor")] == index % row).float()
+
+    return draw
+
+
+def _ties(source: Any, device: str, shape: Sequence[int], place: int) -> Sampler:
+    """D10."""
+    row = max(shape[-1] if shape else 1, 1)
+    rows = -(-max(math.prod(shape), 1) // row)
+    levels = torch.tensor([-1.5, -0.25, 0.5, 1.0, 2.0], device=device)
+    constant = levels[torch.randint(0, 5, (rows,), generator=source, device=device)]
+    flat = torch.rand(rows, generator=source, device=device) < (0.25 if rows > 1 else 0.0)
+
+    def draw(start: int, count: int) -> Any:
+        at = torch.arange(start, start + count, device=device).div(row, rounding_mode="floor")
+        some = levels[torch.randint(0, 5, (count,), generator=source, device=device)]
+        return torch.where(flat[at], constant[at], some)
+
+    return draw
+
+
+def _ordered(source: Any, device: str, shape: Sequence[int], place: int) -> Sampler:
+    """D11: the quantiles of N(0, 1) in order, so that no row has to be sorted."""
+    row = max(shape[-1] if shape else 1, 1)
+    rows = -(-max(math.prod(shape), 1) // row)
+    first = int(torch.randint(0, 4, (1,), generator=source, device=device).item())
+    peak = torch.randint(0, row, (rows,), generator=source, device=device)
+    gain = torch.rand(rows, generator=source, device=device) + 0.5
+
+    def draw(start: int, count: int) -> Any:
+        index = torch.arange(start, start + count, device=device)
+        at, column = index.div(row, rounding_mode="floor"), index % row
+        kind = (at + first) % 4
+        rising = torch.special.ndtri((column.double() + 0.5) / row).float() * gain[at]
+        noise = torch.randn(count, generator=source, device=device)
+        peaked = noise + 8.0 * ((column - peak[at]).abs() <= row // 64)
+        found = torch.where(kind == 0, rising, -rising)
+        return torch.where(kind == 2, -noise.abs() - 0.1, torch.where(kind == 3, peaked, found))
+
+    return draw
+
+
+def _special(source: Any, device: str, shape: Sequence[int], place: int) -> Sampler:
+    """D12: few of what spreads, so that most of the output can still be compared."""
+    total = max(math.prod(shape), 1)
+    places = torch.randint(0, total, (3,), generator=source, device=device).tolist()
+
+    def draw(start: int, count: int) -> Any:
+        values = torch.randn(count, generator=source, device=device)
+        luck = torch.rand(count, generator=source, device=device)
+        values = torch.where(luck < 1 / 32, -0.0, torch.where(luck > 31 / 32, 1e-40, values))
+        for where, value in zip(places, (math.nan, math.inf, -math.inf), strict=True):
+            if start <= where < start + count:
+                values[where - start] = value
+        return values
+
+    return draw
+
+
+_SHAPED = {"D9": _probes, "D10": _ties, "D11": _ordered, "D12": _special}
+
+
 class _Redraw(TorchDispatchMode):  # type: ignore[misc]
     """Answers floating random factories and in-place fills with numbers of the case's distribution."""
 
@@ -247,5 +384,5 @@ class _Redraw(TorchDispatchMode):  # type: ignore[misc]
         values = torch.empty(tuple(shape), dtype=dtype, device=device)
         source = generator(self.case.seed, f"values/{self.calls}", device)
         self.calls += 1
-        _fill(values, sampler(self.case.distribution, source, device, tuple(shape), self.large))
+        _fill(values, sampler(self.case.distribution, source, device, tuple(shape), self.large, self.calls - 1))
         return values
