@@ -46,6 +46,7 @@ class Created:
         version: of KernelEvolve.
         blobs: where artefacts are kept, an address for fsspec; empty for the folder `blobs` of the run's own folder,
             which moves with it.
+        admit_anyway: the user asked to go on even where admission refuses the problem.
     """
 
     run: str
@@ -57,6 +58,7 @@ class Created:
     settings: Mapping[str, Any]
     version: str
     blobs: str = ""
+    admit_anyway: bool = False
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class Equipment:
         figures: of the objective platform.
         translator: for the built-in writer.
         articles: knowledge for a query, as Markdown.
+        notes: what was found out on the way and belongs in the run's log.
         close: called once when the run is closed.
     """
 
@@ -88,6 +89,7 @@ class Equipment:
     figures: HardwareFigures | None = None
     translator: Translator | None = None
     articles: Articles | None = None
+    notes: tuple[Noted, ...] = ()
     close: Callable[[], None] = _nothing
 
 

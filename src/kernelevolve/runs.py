@@ -18,7 +18,7 @@ from typing import Any
 
 from kernelevolve import codec, plugins
 from kernelevolve.errors import StoreError, StoreTooNew, UsageError
-from kernelevolve.events import Component, Created, Entry
+from kernelevolve.events import Component, Created, Entry, Event
 from kernelevolve.graph import Graph, fold, fold_all
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Workbench, Writer
@@ -44,6 +44,7 @@ def create_run(
     store: str = "sqlite",
     builds: Path | None = None,
     blobs: str = "",
+    admit_anyway: bool = False,
 ) -> Run:
     """A new run in `folder`, owned by this process.
 
@@ -55,8 +56,10 @@ def create_run(
         writer: default: the built-in.
         builds: folder for builds that siblings share; default: in the run's folder.
         blobs: an fsspec address for artefacts; default: `blobs` in the run's folder, which moves with it.
+        admit_anyway: go on even where null models pass the problem, or an honest kernel fails it; recorded.
 
     Raises:
+        ProblemError: the problem cannot be used, or is not admitted.
         StoreError: the folder holds a run already, or sibling runs, or cannot be written.
         UnknownName: a policy, writer or store that nobody registered.
     """
@@ -71,6 +74,7 @@ def create_run(
         settings=codec.to_data(settings),
         version=version("kernelevolve"),
         blobs=blobs,
+        admit_anyway=admit_anyway,
     )
     _refuse_siblings(folder, store)
     with _new_folder(folder) as kept:
@@ -81,7 +85,9 @@ def create_run(
             with _undone_on_error(equipment.close):
                 parts = _parts(created, equipment)
                 graph = Graph(parts.reducers)
-                fold(graph, log.append(created, lease))
+                begin: tuple[Event, ...] = (created, *equipment.notes)
+                for event in begin:
+                    fold(graph, log.append(event, lease))
                 kept()
     return Run(log, lease, parts, graph, blobs_of(created, folder))
 
@@ -118,6 +124,8 @@ def open_run(
         with _undone_on_error(equipment.close):
             parts, kept = _parts(before.created, equipment), blobs_of(before.created, folder)
             kept.sweep()
+            news = [note for note in equipment.notes if note not in before.notes]
+            entries = (*entries, *(log.append(note, lease) for note in news))
             run = Run(log, lease, parts, fold_all(entries, parts.reducers), kept)
             if settings is not None:
                 run.adopt(settings)
