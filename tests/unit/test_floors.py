@@ -21,7 +21,7 @@ WORDS = {
 }  # fmt: skip
 FLOORS: tuple[set[str], ...] = (
     WORDS,
-    {"settings", "plugins", "wire", "protocol", "nursery", "feed"},
+    {"settings", "plugins", "wire", "protocol", "nursery", "seal", "feed"},
     {"suites", "platforms", "knowledge", "llm", "store", "judge", "worker", "translate", "tensors"},
     {"search", "propose", "evaluate", "ship", "drive"},
     {"run", "engineer"},

@@ -15,7 +15,8 @@ from typing import Any
 from kernelevolve import Graph, KernelEvolveError, MachineError, Node, ProblemError, StoreError, Verdict, to_data
 from kernelevolve.cli import words
 
-SEALED = "namespaces"  # what holds where everything that this release asks for is granted
+# What holds where everything that the seal asks for is granted.
+SEALED = ("namespaces+landlock+seccomp", "bwrap+landlock+seccomp")
 
 
 def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def _best(best: Node) -> Iterable[str]:
         yield f"  limited by   {evaluation.diagnosis}"
     if evaluation.labels:
         yield f"  notes        {'; '.join(evaluation.labels)}"
-    if evaluation.isolation != SEALED:
+    if evaluation.isolation not in SEALED:
         held = "nothing" if evaluation.isolation == "none" else evaluation.isolation
         yield f"  isolation    only {held} held while the candidate ran; `kernelevolve doctor` says what is missing"
 

@@ -190,6 +190,9 @@ class Role:
             except WireError as error:
                 self._lost = True
                 raise SeatLost(f"the {self.name} process is gone: {error}") from error
+        if message.kind != "spawned":
+            why = message.body.get("message")
+            raise SeatLost(f"a child of the {self.name} could not be sealed: {why}; run `kernelevolve doctor`")
         channel = Channel.from_fd(os.dup(message.attachments["socket"].fd))
         message.close()
         made = Conversation(self, int(message.body["pid"]), channel, str(message.body["isolation"]))
