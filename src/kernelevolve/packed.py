@@ -21,11 +21,15 @@ class Store:
         name: `input0` (leaf of forward's arguments), a parameter's or buffer's name, `scratch3`.
         role: scratch is everything that the call allocates, outputs included.
         nbytes: of an input or parameter, from its first to its last element; of scratch, all of it.
+        shape, stride, dtype: of an input or parameter, as the candidate holds it.
     """
 
     name: str
     role: Literal["input", "parameter", "scratch"]
     nbytes: int
+    shape: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    dtype: str = ""
 
 
 @dataclass(frozen=True)

@@ -61,11 +61,12 @@ class _Stores:
         key = _key(tensor)
         if key in self.made:
             return
-        start = 0 if role == "scratch" else _offset(tensor)
-        nbytes = int(tensor.untyped_storage().nbytes()) if role == "scratch" else _extent(tensor)
-        self.made[key], self.starts[key] = Store(name, role, nbytes), start
-        if role != "scratch":
-            self.used[key] = None
+        if role == "scratch":
+            self.made[key], self.starts[key] = Store(name, role, int(tensor.untyped_storage().nbytes())), 0
+            return
+        shape, stride = tuple(tensor.shape), tuple(tensor.stride())
+        self.made[key] = Store(name, role, _extent(tensor), shape, stride, _dtype(tensor))
+        self.starts[key] = _offset(tensor)
 
     def place(self, tensor: torch.Tensor) -> tuple[str, int]:
         """Name of the store, and bytes from its start.

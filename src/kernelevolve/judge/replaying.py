@@ -1,0 +1,102 @@
+"""What a judge's child answers about a plan: the questions that a worker with the candidate would be asked.
+
+In: messages. Out: answers, with `covered: false` and the reason where the lane cannot carry the plan out. Left to
+others: the plan itself (`plan_lane`), comparing (`reference`, in another child). The host asks what it would ask of a
+worker, so that everything that judges and times a candidate can have the plan in its place.
+
+replay  {opened, plan} + binaries by digest  -> replayed {covered, reason}
+call    {case, ipc, state}                   -> called {metas, changed, forbidden, aliases, handles?}     + bytes
+fetch   {}                                   -> called ..., the last call's outputs as bytes
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from kernelevolve import codec
+from kernelevolve.errors import MachineError
+from kernelevolve.evaluation import Verdict
+from kernelevolve.judge import plan_lane
+from kernelevolve.judge.claims import NotCovered, PlanFault
+from kernelevolve.judge.driver import DriverRefused, driver_of
+from kernelevolve.protocol import Case, Opened
+from kernelevolve.tensors import outputs
+from kernelevolve.tensors.export import export
+from kernelevolve.wire import Attachment, Message
+
+State = dict[str, Any]
+Replied = tuple[str, dict[str, Any], dict[str, Attachment]]
+
+
+def answer(state: State, message: Message) -> Replied:
+    """The answer to one of these questions; what the plan does wrong is a `fault` with its verdict."""
+    try:
+        return _ANSWERS[message.kind](state, message)
+    except PlanFault as fault:
+        return "fault", {"verdict": fault.verdict.value, "message": str(fault)}, {}
+    except NotCovered as reason:
+        # Found only now: the plan was accepted, so its own process has to be asked again.
+        return "fault", {"verdict": Verdict.POLICY.value, "message": f"the plan cannot be carried out: {reason}"}, {}
+
+
+def _replay(state: State, message: Message) -> Replied:
+    opened = codec.from_data(Opened, message.body["opened"])
+    binaries = {digest: file.read() for digest, file in message.attachments.items()}
+    try:
+        driver = driver_of(opened.device)
+        arm = plan_lane.PlanArm(opened, plan_lane.read(message.body["plan"]), binaries, driver)
+        arm.try_on(Case(0))
+    except (NotCovered, DriverRefused) as reason:
+        return "replayed", {"covered": False, "reason": str(reason)}, {}
+    state["plan"] = arm
+    return "replayed", {"covered": True, "reason": ""}, {}
+
+
+def _call(state: State, message: Message) -> Replied:
+    _drop(state)
+    arm: plan_lane.PlanArm = _held(state)
+    found = arm.replay(codec.from_data(Case, message.body["case"]), message.body.get("state", ()))
+    body: dict[str, Any] = {"changed": found.changed, "forbidden": [], "aliases": [list(a) for a in found.aliases]}
+    # What is exported or sent is contiguous; the metadata are those of the output itself.
+    body["metas"] = codec.to_data([outputs.meta_of(path, leaf) for path, leaf in found.leaves])
+    state["called"] = [(path, leaf.contiguous()) for path, leaf in found.leaves]
+    if message.body.get("ipc"):
+        try:
+            body["handles"] = {path: export(leaf) for path, leaf in state["called"] if leaf.numel()}
+            state["answer"] = body
+            return "called", body, {}
+        except (RuntimeError, OSError):
+            body.pop("handles", None)
+    return _bytes(state, body)
+
+
+def _fetch(state: State, message: Message) -> Replied:
+    _held(state)
+    return _bytes(state, {"changed": [], "forbidden": [], "aliases": [], "metas": state["answer"]["metas"]})
+
+
+def _bytes(state: State, body: dict[str, Any]) -> Replied:
+    _, files = outputs.to_attachments(state["called"])
+    state["sent"], state["answer"] = files, body
+    return "called", body, files
+
+
+def _drop(state: State) -> None:
+    """Closes what the last answer carried: it has arrived."""
+    for file in state.pop("sent", {}).values():
+        file.close()
+    state.pop("called", None)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _held(state: State) -> Any:
+    if "plan" not in state:
+        raise MachineError("ask 'replay' first")
+    return state["plan"]
+
+
+_ANSWERS = {"replay": _replay, "call": _call, "fetch": _fetch}
+QUESTIONS = frozenset(_ANSWERS)
