@@ -98,6 +98,20 @@ class Workshop:
             self._bench = Bench(self.problem, self.roles, builds)
         return self._bench
 
+    def gate(self, builds: Path) -> Gate:
+        """The problem's admission by itself: at scaled sizes on the CPU, or full ones where a device was asked for.
+
+        Raises:
+            MissingDevice: the device that was asked for is not here.
+        """
+        if self._wanted == "none":
+            return Gate(self.bench(builds))
+        here = find_devices()
+        if self._wanted != "auto" and self._wanted not in here:
+            raise MissingDevice(f"device {self._wanted!r} is not here; devices here: {', '.join(here) or 'none'}")
+        device = next(iter(here), "cpu") if self._wanted == "auto" else self._wanted
+        return Gate(self.bench(builds), device=device)
+
     def program(self, workload: str) -> Program:
         """The captured reference at one workload's full size.
 

@@ -29,7 +29,8 @@ from kernelevolve import (
     open_run,
     read_run,
 )
-from kernelevolve.cli import judging, live, looking, places, public, summary
+from kernelevolve.cli import admitting, judging, live, looking, places, public, summary
+from kernelevolve.cli.admitting import AdmitAnyway
 from kernelevolve.cli.door import (
     INTERRUPTED,
     PROBLEM,
@@ -91,6 +92,7 @@ def optimize(
     time: Time = None,
     seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
+    admit_anyway: AdmitAnyway = False,
     suite_path: SuitePath = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -107,7 +109,7 @@ def optimize(
     _header(door, wanted, platforms, effort, seed, folder)
     door.folder = folder
     with interruptible(door), public.workshop(wanted, device) as equip:
-        runs = _new_runs(folder, wanted, platforms, equip, settings, seed)
+        runs = _new_runs(folder, wanted, platforms, equip, settings, seed, admit_anyway)
         _carry_on(door, equip, runs, folder, None)
 
 
@@ -134,7 +136,7 @@ def resume(
 
 
 def _new_runs(
-    folder: Path, problem: Problem, platforms: tuple[str, ...], equip: Any, settings: Settings, seed: int
+    folder: Path, problem: Problem, platforms: tuple[str, ...], equip: Any, settings: Settings, seed: int, anyway: bool
 ) -> tuple[Path, ...]:
     """The folders of new runs, one for each platform; where one cannot begin, none does and no folder is left."""
     if len(platforms) > 1 and holds_run(folder):
@@ -148,7 +150,9 @@ def _new_runs(
                 undone_on_error.callback(shutil.rmtree, new, ignore_errors=True)
         # All siblings exist from the start, so that `resume` finds those that an interrupt left unstarted.
         for run, name in zip(runs, platforms, strict=True):
-            create_run(run, problem, name, equip, settings=settings, seed=seed, builds=folder / "builds").close()
+            create_run(
+                run, problem, name, equip, settings=settings, seed=seed, builds=folder / "builds", admit_anyway=anyway
+            ).close()
         undone_on_error.pop_all()
     return runs
 
@@ -206,6 +210,7 @@ def _wider(place: Path, wider: tuple[str | None, int | None, str | None]) -> Any
 
 
 app.command()(judging.evaluate)
+app.command()(admitting.admit)
 app.command()(looking.show)
 app.command("list")(looking.list_runs)
 app.command()(looking.problems)

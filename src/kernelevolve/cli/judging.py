@@ -27,6 +27,7 @@ from kernelevolve import (
 )
 from kernelevolve.cli import artefacts as kept
 from kernelevolve.cli import places, public, summary, view
+from kernelevolve.cli.admitting import AdmitAnyway
 from kernelevolve.cli.door import PROBLEM, Device, Json, SuitePath, door_of, interruptible, known_platforms
 
 RUNGS = tuple(str(rung) for rung in Rung if rung is not Rung.PROFILE)
@@ -45,6 +46,7 @@ def evaluate(
     unsealed: Annotated[
         bool, typer.Option("--unsealed", help="run the candidate without isolation; the result says so")
     ] = False,
+    admit_anyway: AdmitAnyway = False,
     suite_path: SuitePath = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -66,7 +68,7 @@ def evaluate(
     with (
         interruptible(door),
         public.workshop(wanted, device, **({"seal": False} if unsealed else {})) as equip,
-        create_run(folder, wanted, name, equip, settings=settings, seed=seed) as run,
+        create_run(folder, wanted, name, equip, settings=settings, seed=seed, admit_anyway=admit_anyway) as run,
     ):
         node = asyncio.run(run.submit(run.ask().id, source, f"from {candidate.name}"))
         run.finish("one kernel evaluated")

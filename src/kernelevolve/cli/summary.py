@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kernelevolve import Graph, KernelEvolveError, MachineError, Node, ProblemError, StoreError, Verdict, to_data
-from kernelevolve.cli import words
+from kernelevolve.cli import admitting, words
 
 # What holds where everything that the seal asks for is granted.
 SEALED = ("namespaces+landlock+seccomp", "bwrap+landlock+seccomp")
@@ -37,6 +37,8 @@ def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
         "finished": graph.finished or None,
         "seconds": round(graph.active_seconds, 3),
         "kernelevolve": created.version,
+        "admission": dict(admitting.facts(graph)) or None,
+        "admit_anyway": created.admit_anyway,
     }
     if best is not None:
         evaluation = best.evaluation
@@ -86,6 +88,7 @@ def lines(graph: Graph, folder: Path, kernel: Path | None) -> list[str]:
     if best is not None:
         out += [f"  kernel       {kernel}"] if kernel else []
         out += list(_best(best))
+    out += admitting.lines(graph)
     out += _moves(graph)
     reason = graph.finished or "interrupted"
     count = f"{len(graph.nodes)} candidate{'s' * (len(graph.nodes) != 1)}"

@@ -252,9 +252,8 @@ def _summary(dropped: Mapping[str, str]) -> str:
     by: dict[str, list[str]] = {}
     for name, why in dropped.items():
         by.setdefault(why, []).append(name)
-    return "no distribution of inputs tells a kernel from none: " + "; ".join(
-        f"{why} on {', '.join(names)}" for why, names in by.items()
-    )
+    found = [f"{why} on {'all of them' if len(by) == 1 else ', '.join(names)}" for why, names in by.items()]
+    return "no distribution of inputs tells a kernel from none: " + "; ".join(found)
 
 
 def _limits(sized: Sequence[Sized], wanted: Sequence[str]) -> tuple[Limit, ...]:
@@ -266,13 +265,14 @@ def _limits(sized: Sequence[Sized], wanted: Sequence[str]) -> tuple[Limit, ...]:
 
 
 _VANISHING = "scale inputs or weights so that the output does not vanish, or take out the op that cancels it"
-_UNUSABLE = ("identically zero", "nowhere finite", "is empty", "overflows")
+_UNUSABLE = ("identically zero", "nowhere finite", "is empty", "overflows", " raised ")
 _FIXES: Mapping[str, str] = {
     "zeros": _VANISHING,
     "identically zero": _VANISHING,
     "nowhere finite": "give inputs on which the reference is finite",
     "is empty": "give sizes above 0",
     "overflows": "give smaller inputs, or declare a precision with a wider range",
+    " raised ": "give inputs of another kind in the sidecar ([inputs]), or random numbers that the reference accepts",
     "input copy": "the output is the input: give inputs that the op changes",
     "output for another seed": "let the output depend on what get_inputs draws",
     "first half": "let every part of the data matter: fewer elements, or inputs with heavier tails",

@@ -26,6 +26,7 @@ from kernelevolve.tensors.outputs import dtype_name
 
 PATIENCE = 10.0  # seconds for looking at parameters and inputs one by one
 UNMOVED = 1e-9  # of the output's rms, in fp64: anything that moves the output less is dead
+SPECIAL = "D12"  # has NaN and infinities itself
 SEEDS = (11, 12, 13)  # a null model has to pass on all of them: a one-hot input may lie in the half that was kept
 
 
@@ -98,7 +99,8 @@ def try_distribution(reference: Reference, distribution: str, seconds: float = P
     computed = reference.compute(case)
     leaves = nulls.judged(reference.leaves(case))
     tolerances = tuple(_tolerance(leaf, reference.opened.precision) for leaf in leaves)
-    labels = [label for leaf in leaves if (label := _non_finite(leaf, distribution))]
+    found = [_non_finite(leaf, distribution) for leaf in leaves if distribution != SPECIAL]
+    labels = [label for label in found if label]
     models: list[NullModel] = []
     if computed.usable:
         labels += _try_all(reference, case, models, start + seconds)
@@ -166,7 +168,7 @@ def _judged(reference: Reference, case: Case, made: Made, honest: dict[str, Any]
 
 def _tolerance(leaf: Leaf, precision: str) -> Tolerance:
     name = dtype_name(leaf.dtype)
-    if not leaf.floating:
+    if not leaf.floating or leaf.exact:
         return Tolerance(leaf.path, name, precision, "exact" if leaf.pick is None else "positions")
     terms = rms_terms(leaf, precision)
     decided = max(terms, key=lambda term: terms[term])
