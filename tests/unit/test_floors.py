@@ -26,6 +26,7 @@ FLOORS: tuple[set[str], ...] = (
     {"search", "propose", "evaluate", "ship", "drive"},
     {"run", "engineer"},
     {"runs", "equipment", "testing"},
+    {"selftest"},
     {"cli", "web", "mcp"},
 )
 DOORS = FLOORS[-1]
@@ -41,7 +42,7 @@ STANDARD_LIBRARY_ONLY = WORDS
 
 
 def files():
-    return sorted(p for p in ROOT.rglob("*.py") if "recsys_problems" not in p.parts)
+    return sorted(p for p in ROOT.rglob("*.py") if not {"recsys_problems", "problems"} & set(p.parts))
 
 
 def unit_of(path: Path) -> str:

@@ -1,0 +1,15 @@
+"""Softmax of each row."""
+
+import torch
+import torch.nn as nn
+
+ROWS, WIDTH = 64, 96
+
+
+class Model(nn.Module):
+    def forward(self, x):
+        return torch.softmax(x, dim=-1)
+
+
+def get_inputs():
+    return [torch.randn(ROWS, WIDTH)]

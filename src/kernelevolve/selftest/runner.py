@@ -1,0 +1,291 @@
+"""Runs specimens through the same ladder as every other candidate, and says whether each got the right verdict.
+
+In: specimens, a device or none, guards to leave out. Out: a `Report`. Left to others: every finding (`evaluate`).
+
+On a machine without an accelerator launches run under the interpreter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kernelevolve import plugins
+from kernelevolve.candidate import Candidate
+from kernelevolve.engineer import Engineer
+from kernelevolve.equipment import Workshop, find_devices, is_platform
+from kernelevolve.errors import KernelEvolveError, MissingDevice, UnknownName
+from kernelevolve.evaluate.correct import Bounds
+from kernelevolve.evaluate.ladder import Ladder
+from kernelevolve.evaluate.measure import Device
+from kernelevolve.evaluate.roles import Roles
+from kernelevolve.evaluate.timing import Blocks
+from kernelevolve.evaluation import Evaluation, Rung, Verdict
+from kernelevolve.platforms import Platform
+from kernelevolve.selftest.honest import KNOWN_GOOD
+from kernelevolve.selftest.specimen import FAMILIES, Specimen, read
+from kernelevolve.selftest.specimens import corpus
+from kernelevolve.settings import LANES, Lane, LaneName, Settings, settings_for
+
+EVERY = 8  # specimens after which a known-good candidate follows
+_MEMORY = 3 << 30
+_ON_CPU = ("declared", "D1", "D3", "D6", "D9")
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one specimen.
+
+    Attributes:
+        verdict: what it got; empty where the machine failed.
+        right: it is among the expected ones.
+        rung: at which the climb ended.
+        guards: that said no.
+        message: of the last rung, or the machine's error.
+    """
+
+    id: str
+    family: str
+    title: str
+    expected: tuple[Verdict, ...]
+    verdict: Verdict | None
+    right: bool
+    rung: Rung | None
+    guard: str
+    guards: tuple[str, ...]
+    message: str
+    seconds: float
+    isolation: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was taken for correct."""
+        return self.verdict is not None and self.verdict.ok
+
+
+@dataclass(frozen=True)
+class Report:
+    """All outcomes of one selftest.
+
+    Attributes:
+        weakened: guards that were left out on purpose.
+        controls: the known-good candidates between the specimens.
+    """
+
+    device: str
+    lane: str
+    weakened: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    controls: tuple[Outcome, ...]
+    versions: Mapping[str, str]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Every cheat rejected for the right reason, no honest kernel rejected."""
+        return bool(self.outcomes) and all(o.right for o in (*self.outcomes, *self.controls))
+
+    @property
+    def through(self) -> tuple[Outcome, ...]:
+        """Cheats that were taken for correct."""
+        return tuple(o for o in self.outcomes if o.expected and o.passed)
+
+
+def chosen(only: Sequence[str] = (), *, on: str = "cpu") -> tuple[Specimen, ...]:
+    """Specimens that can run `on` `cpu` or `gpu`: all, or those of the given ids and families.
+
+    Raises:
+        UnknownName: no specimen has such an id or family.
+    """
+    every = corpus()
+    known = {s.id for s in every} | set(FAMILIES)
+    for name in only:
+        if name not in known:
+            raise UnknownName("specimen or family", name, tuple(sorted(known)))
+    return tuple(s for s in every if on in s.where and (not only or s.id in only or s.family in only))
+
+
+def without(lane: Lane, guards: Sequence[str]) -> Lane:
+    """The lane with these guards left out.
+
+    Raises:
+        UnknownName: no lane has one of them.
+    """
+    known = {name for one in LANES.values() for name in (*one.structure, *one.defences)}
+    for name in guards:
+        if name not in known:
+            raise UnknownName("guard", name, tuple(sorted(known)))
+    return replace(
+        lane,
+        structure=tuple(n for n in lane.structure if n not in guards),
+        defences=tuple(n for n in lane.defences if n not in guards),
+    )
+
+
+def run(
+    specimens: Sequence[Specimen],
+    *,
+    device: str = "none",
+    lane: LaneName | None = None,
+    weaken: Sequence[str] = (),
+    progress: Progress = lambda line: None,
+) -> Report:
+    """Runs them, problem by problem, in order.
+
+    Args:
+        device: `none`, or torch's name of an accelerator.
+        lane: in place of each specimen's own.
+        weaken: guards to leave out.
+
+    Raises:
+        MissingDevice: it is not here.
+        UnknownName: a guard that no lane has.
+    """
+    start = time.monotonic()
+    platform, product = _platform(device)
+    found: list[Outcome] = []
+    controls: list[Outcome] = []
+    versions: Mapping[str, str] = {}
+    with closing(Roles()) as roles:
+        roles.warm("judge", "translator", "builder", "worker")
+        for name in dict.fromkeys(s.problem for s in specimens):
+            some = [s for s in specimens if s.problem == name]
+            with _Station(name, roles, platform, device, product) as station:
+                for number, specimen in enumerate(some, 1):
+                    wanted = without(LANES[lane or specimen.lane], weaken)
+                    found.append(station.outcome(specimen, wanted))
+                    progress(line_of(found[-1]))
+                    if name in KNOWN_GOOD and (number % EVERY == 0 or number == len(some)):
+                        control = Specimen(f"control {name}", "honest", "after the cheats", name, KNOWN_GOOD[name])
+                        controls.append(station.outcome(control, without(LANES[lane or "screen"], weaken)))
+                        progress(line_of(controls[-1]))
+        versions = roles["builder"].known_versions()
+    return Report(
+        device=product,
+        lane=lane or "",
+        weakened=tuple(weaken),
+        outcomes=tuple(found),
+        controls=tuple(controls),
+        versions=versions,
+        seconds=time.monotonic() - start,
+    )
+
+
+def line_of(outcome: Outcome) -> str:
+    """One outcome in one line."""
+    sign = "ok  " if outcome.right else "FAIL"
+    expected = "/".join(outcome.expected) or "OK_*"
+    where = outcome.rung or "-"
+    said = f"{sign} {outcome.id:12} {outcome.seconds:5.1f} s  {outcome.verdict or 'INFRA'} at {where}"
+    return said if outcome.right else f"{said}, expected {expected}: {outcome.message[:200]}"
+
+
+def _platform(device: str) -> tuple[Platform, str]:
+    if device == "none":
+        return plugins.load("platforms", "h100"), "CPU, interpreted"
+    here = find_devices()
+    if device not in here:
+        known = ", ".join(f"{p} ({n})" for p, n in here.items()) or "none"
+        raise MissingDevice(f"device {device!r} is not here; devices here: {known}; without one: --device none")
+    for name in plugins.names("platforms"):
+        platform: Platform = plugins.load("platforms", name)
+        if is_platform(platform, here[device]):
+            return platform, here[device]
+    raise MissingDevice(f"{here[device]} is no registered platform; known: {', '.join(plugins.names('platforms'))}")
+
+
+class _Station:
+    """One problem, ready for candidates.
+
+    Args:
+        roles: the processes, which all problems share: whatever a candidate leaves there meets all that follow.
+    """
+
+    def __init__(self, problem: str, roles: Roles, platform: Platform, device: str, product: str) -> None:
+        self.platform = platform
+        self.on_cpu = device == "none"
+        self.torch_name, self.product = device, product
+        self.workshop = Workshop(read(problem), device="none")
+        self.workshop.roles = roles
+        self._builds = tempfile.TemporaryDirectory(prefix="kernelevolve-selftest-")
+        self.bench = self.workshop.bench(Path(self._builds.name))
+        self.costs = Engineer(self.workshop.problem, platform, self.workshop.program)
+        self.seat: Device | None = None
+
+    def __enter__(self) -> _Station:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.seat is not None:
+            self.seat.free()
+        self.bench.close()
+        self._builds.cleanup()
+
+    def outcome(self, specimen: Specimen, lane: Lane) -> Outcome:
+        """Climbs the ladder with one specimen; the machine's fault is an outcome too, and never right."""
+        start = time.monotonic()
+        facts = (specimen.id, specimen.family, specimen.title, specimen.verdicts)
+        try:
+            with self._ladder(specimen, self._short(lane)) as ladder:
+                found = ladder.climb(Candidate("n0", "b0", "guest", specimen.source), lambda rung: None, _digest)
+        except KernelEvolveError as error:
+            seconds = time.monotonic() - start
+            return Outcome(*facts, None, False, None, specimen.guard, (), f"{type(error).__name__}: {error}", seconds)
+        return Outcome(
+            *facts,
+            found.verdict,
+            specimen.expects(found.verdict),
+            found.rungs[-1].rung,
+            specimen.guard,
+            tuple(g.name for g in found.guards if g.held == "failed"),
+            _message(found),
+            time.monotonic() - start,
+            found.isolation,
+        )
+
+    def _short(self, lane: Lane) -> Lane:
+        """As few blocks, seeds and distributions as a cheat needs to show, for an interpreter that takes its time."""
+        if not self.on_cpu:
+            return replace(lane, blocks=min(lane.blocks, 6), doublings=0, seeds=1, modes=("cold",))
+        used = tuple(d for d in lane.distributions if d in _ON_CPU)
+        return replace(lane, distributions=used, seeds=1, hidden=1, blocks=1, doublings=0, modes=("cold",))
+
+    @contextmanager
+    def _ladder(self, specimen: Specimen, lane: Lane) -> Iterator[Ladder]:
+        settings: Settings = replace(
+            settings_for("quick"), distributions=lane.distributions, seeds=lane.seeds, lane=lane.name
+        )
+        bounds = Bounds(specimen.seconds, specimen.seconds, specimen.seconds, memory_bytes=_MEMORY)
+        if self.seat is None and not self.on_cpu:
+            blocks = Blocks(lane.blocks, lane.doublings)
+            self.seat = Device(self.torch_name, self.product, blocks=blocks, full_cases=len(lane.distributions))
+        ladder = Ladder(
+            self.bench,
+            self.platform,
+            settings,
+            self.costs,
+            seed=0,
+            device=self.seat,
+            interpret=self.on_cpu,
+            bounds=bounds,
+            lane=lane,
+        )
+        try:
+            yield ladder
+        finally:
+            ladder.builder.close()
+
+
+def _digest(data: bytes) -> str:
+    """Artefacts of a selftest are looked at by nobody: only their names are kept."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _message(evaluation: Evaluation) -> str:
+    return evaluation.rungs[-1].message
