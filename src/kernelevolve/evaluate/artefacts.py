@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from kernelevolve import codec
 from kernelevolve.evaluation import FAILURE, LaunchPlan, Rung, Samples, error_name, plan_name, samples_name
-from kernelevolve.receipt import Failure
+from kernelevolve.receipt import CIRCUMSTANCES, Circumstances, Failure
 
 Keep = Callable[[bytes], str]
 """Stores bytes for good and gives the reference by which they are read back."""
@@ -29,6 +29,7 @@ class Gathered:
     samples: dict[str, Samples] = field(default_factory=dict)
     errors: dict[Rung, str] = field(default_factory=dict)
     failure: Failure | None = None
+    circumstances: Circumstances | None = None
 
     def planned(self, plans: Iterable[LaunchPlan]) -> None:
         """These are what the candidate does at the choice that is judged from now on."""
@@ -36,7 +37,7 @@ class Gathered:
 
     def timed(self, samples: Samples) -> None:
         """These are what a workload's interval was made of."""
-        self.samples[samples.workload] = samples
+        self.samples[samples_name(self.platform, samples.workload, samples.mode)] = samples
 
     def failed(self, rung: Rung, text: str) -> None:
         """This is the whole text of what the rung's report says in one line; of a very long one the end is kept."""
@@ -56,9 +57,11 @@ class Gathered:
             StoreError: `keep` could not store one.
         """
         contents = {plan_name(self.platform, w): codec.dumps(plan) for w, plan in self.plans.items()}
-        contents |= {samples_name(self.platform, w): codec.dumps(taken) for w, taken in self.samples.items()}
+        contents |= {name: codec.dumps(taken) for name, taken in self.samples.items()}
         contents |= {error_name(self.platform, rung): text for rung, text in self.errors.items()}
         if self.failure is not None:
             contents[FAILURE] = codec.dumps(self.failure)
+        if self.circumstances is not None:
+            contents[CIRCUMSTANCES] = codec.dumps(self.circumstances)
         # Half a surrogate pair is no UTF-8, and a candidate's text may hold one.
         return {name: keep(text.encode("utf-8", "backslashreplace")) for name, text in contents.items()}

@@ -6,6 +6,7 @@ Left to others: recording and compiling (`worker.plan`, `worker.build`, in a sea
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,17 @@ from kernelevolve import codec
 from kernelevolve.candidate import Choice
 from kernelevolve.errors import SeatLost
 from kernelevolve.evaluate.bench import Bench
+from kernelevolve.evaluate.cache import BuildCache
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, candidate_asks
 from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.tune import BATCH
 from kernelevolve.evaluation import LaunchPlan, Resources, Verdict
+from kernelevolve.packed import PackedPlan
 from kernelevolve.platforms import Platform
 from kernelevolve.protocol import Description
+from kernelevolve.wire import Message
+
+BINARY_BYTES = 256 << 20  # of one workload's kernels, together
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,26 @@ class Built:
         for r in self.resources:
             by_name.setdefault(r.kernel, []).append(r)
         return tuple(by_name.get(launch.kernel, [None])[0] for launch in self.plan.launches)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One workload's plan ready to be carried out, with its binaries by digest; or None and the reason."""
+
+    plan: PackedPlan | None
+    binaries: Mapping[str, bytes]
+    reason: str = ""
+
+
+def _packed_again(known: Mapping[str, Any], cache: BuildCache) -> Packed | None:
+    """What the cache has, if it has all of it."""
+    try:
+        plan = codec.from_data(PackedPlan | None, known["packed"])  # type: ignore[arg-type]
+    except (KeyError, ValueError):
+        return None
+    digests = {kernel.digest for kernel in plan.kernels} if plan else set()
+    binaries = {digest: data for digest in digests if (data := cache.get_bytes(digest)) is not None}
+    return Packed(plan, binaries, str(known.get("unpacked", ""))) if len(binaries) == len(digests) else None
 
 
 class Builder:
@@ -57,7 +83,7 @@ class Builder:
         """
         self.bench.go_on()
         names = workloads or [w.name for w in self.bench.problem.workloads]
-        return [self._build_one(self.bench.full(name), source, choice) for name in names]
+        return [self._built(name, source, choice) for name in names]
 
     def build_some(
         self, source: str, choices: Sequence[Mapping[str, Choice]], workloads: Sequence[str] = ()
@@ -76,13 +102,21 @@ class Builder:
 
         return list(self._pool.map(one, choices))
 
+    def _built(self, workload: str, source: str, choice: Mapping[str, Choice]) -> Built:
+        try:
+            return self._build_one(self.bench.full(workload), source, choice)
+        except Failed as failed:
+            bounds = codec.to_data(self.bounds)
+            failed.knowing(workload=workload, size="full", device="meta", choice=dict(choice), bounds=bounds)
+            raise
+
     def _build_one(self, description: Description, source: str, choice: Mapping[str, Choice]) -> Built:
         role = self.bench.roles["builder"]
         facts = (source, description.variant.source, self.platform.name, dict(choice), self._rules())
         key = self.bench.cache.key(*facts, role.known_versions())
         answer = self.bench.cache.get(key)
         if answer is None:
-            answer = self._ask(description, source, choice)
+            answer = dict(self._ask(description, source, choice).body)
             self.bench.cache.put(key, answer)
         forbidden = answer["forbidden"]
         if forbidden and self.bench.problem.library_calls == "forbidden":
@@ -91,11 +125,50 @@ class Builder:
         resources = tuple(codec.from_data(Resources, r) for r in answer["resources"])
         return Built(codec.from_data(LaunchPlan, answer["plan"]), resources)
 
+    def pack(self, source: str, choice: Mapping[str, Choice], workload: str) -> Packed:
+        """The plan of one workload ready to be carried out, or why there is none.
+
+        Raises:
+            Failed: as in `build`; `TAMPER` where what came is no plan.
+            SeatLost: the builder is gone, or the run was stopped.
+        """
+        self.bench.go_on()
+        description, role = self.bench.full(workload), self.bench.roles["builder"]
+        facts = ("packed", source, description.variant.source, self.platform.name, dict(choice), self._rules())
+        key = self.bench.cache.key(*facts, role.known_versions())
+        known = self.bench.cache.get(key)
+        found = _packed_again(known, self.bench.cache) if known is not None else None
+        if found is None:
+            found = self._ask_packed(description, source, choice)
+            for binary in found.binaries.values():
+                self.bench.cache.put_bytes(binary)
+            self.bench.cache.put(key, {"packed": codec.to_data(found.plan), "unpacked": found.reason})
+        return found
+
+    def _ask_packed(self, description: Description, source: str, choice: Mapping[str, Choice]) -> Packed:
+        message = self._ask(description, source, choice, pack=True)
+        try:
+            if sum(file.size for file in message.attachments.values()) > BINARY_BYTES:
+                return Packed(None, {}, f"its binaries have more than {BINARY_BYTES} bytes")
+            binaries = {name: file.read() for name, file in message.attachments.items()}
+        finally:
+            message.close()
+        odd = [name for name, data in binaries.items() if hashlib.sha256(data).hexdigest() != name]
+        try:
+            if odd:
+                raise ValueError(f"a binary is not the one that it names: {odd[0][:64]!r}")
+            plan = codec.from_data(PackedPlan | None, message.body["packed"])  # type: ignore[arg-type]
+            return Packed(plan, binaries, str(message.body["unpacked"])[:300])
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise Failed(Verdict.TAMPER, f"the builder sent a plan that is none: {str(error)[:200]}") from error
+
     def _rules(self) -> list[str]:
         p = self.bench.problem
         return [p.precision, p.direction, p.mode]
 
-    def _ask(self, description: Description, source: str, choice: Mapping[str, Choice]) -> Mapping[str, Any]:
+    def _ask(
+        self, description: Description, source: str, choice: Mapping[str, Choice], *, pack: bool = False
+    ) -> Message:
         conversation = self._conversation(description, source)
         body = {
             "platform": self.platform.name,
@@ -103,15 +176,15 @@ class Builder:
             "figures": codec.to_data(self.platform.figures),
             "answers": dict(self.platform.device_answers()),
             "choice": dict(choice),
-            "build": True,
+            "build": not pack,
+            "pack": pack,
         }
         try:
-            message = candidate_asks(conversation, "plan", body, seconds=self.bounds.build_seconds)
+            return candidate_asks(conversation, "plan", body, seconds=self.bounds.build_seconds)  # type: ignore[no-any-return]
         except (Failed, SeatLost):
             if conversation.channel.sock.fileno() < 0:
                 self._open = {k: c for k, c in self._open.items() if c is not conversation}
             raise
-        return dict(message.body)
 
     def _conversation(self, description: Description, source: str) -> Conversation:
         key = (threading.get_ident(), description.variant.label, source)

@@ -12,7 +12,7 @@ from kernelevolve import codec
 from kernelevolve.errors import StoreError, UnknownName
 from kernelevolve.evaluation import ERROR, FAILURE, PLAN, SAMPLES, LaunchPlan, Samples
 from kernelevolve.graph import Graph
-from kernelevolve.receipt import Failure
+from kernelevolve.receipt import CIRCUMSTANCES, Circumstances, Failure
 from kernelevolve.store.blobs import Blobs
 
 T = TypeVar("T")
@@ -59,6 +59,10 @@ class Artefacts:
     def failure(self, node: str) -> Failure | None:
         """The check that ended the node's climb, with what replays it; None where nothing failed, or in an old log."""
         return self._value(Failure, node, FAILURE) if FAILURE in self.names(node) else None
+
+    def circumstances(self, node: str) -> Circumstances | None:
+        """What the evaluation rests on beside problem and candidate; None in an old log."""
+        return self._value(Circumstances, node, CIRCUMSTANCES) if CIRCUMSTANCES in self.names(node) else None
 
     def _named(self, node: str, kind: str) -> list[str]:
         return [name for name in self.names(node) if name.startswith(f"{kind} ")]
