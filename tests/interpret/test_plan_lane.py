@@ -18,7 +18,8 @@ from kernelevolve.evaluation import Verdict
 from kernelevolve.judge import claims, cubin
 from kernelevolve.judge.claims import Limits, NotCovered, PlanFault
 from kernelevolve.judge.driver import Shape
-from kernelevolve.judge.plan_lane import PlanArm, read, scalar_bytes
+from kernelevolve.judge.parameters import scalar_bytes
+from kernelevolve.judge.plan_lane import PlanArm, read
 from kernelevolve.judge.reference import Reference
 from kernelevolve.packed import PackedLaunch, PackedPlan, View
 from kernelevolve.protocol import Case

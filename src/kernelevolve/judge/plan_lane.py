@@ -12,7 +12,6 @@ whose bytes are looked at afterwards.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +23,10 @@ from kernelevolve import codec
 from kernelevolve.evaluation import Verdict
 from kernelevolve.judge import claims, cubin
 from kernelevolve.judge.claims import NotCovered, PlanFault
-from kernelevolve.judge.driver import THREADS_PER_WARP, Driver, DriverRefused, Encoded, Shape
+from kernelevolve.judge.driver import THREADS_PER_WARP, Driver, DriverRefused, Shape
 from kernelevolve.judge.memory import Guarded, strided
-from kernelevolve.packed import PackedCopy, PackedFill, PackedLaunch, PackedPlan, Parameter, TensorMap, View
+from kernelevolve.judge.parameters import parameter_bytes
+from kernelevolve.packed import PackedCopy, PackedFill, PackedLaunch, PackedPlan, View
 from kernelevolve.protocol import Case, Opened
 from kernelevolve.tensors import draw, load
 from kernelevolve.tensors.outputs import dtype_of, shared_memory
@@ -34,7 +34,6 @@ from kernelevolve.tensors.outputs import dtype_of, shared_memory
 POISON = 0xFF
 MEMORY_SHARE = 0.5  # of what is free: the ring of inputs needs the rest
 CPU_MEMORY = 1 << 30
-_FLOATS = {"fp32": "<f", "f32": "<f", "fp64": "<d", "fp16": "<e"}
 Leaves = list[tuple[str, Any]]
 
 
@@ -52,6 +51,7 @@ class _Bound:
     """What is prepared for one set of arguments, which are held so that their identity is theirs alone."""
 
     arguments: Sequence[Any]
+    owned: Mapping[str, Guarded]
     steps: list[Callable[[], None]]
     outputs: list[Any]
 
@@ -101,8 +101,11 @@ class PlanArm:
         claims.check(plan, binaries, opened.description, shapes, limits or limits_of(self.device))
         self._trained = {name for name, _ in self._model.named_parameters(remove_duplicate=False)}
         self._built = {name: tensor.detach().clone() for name, tensor in self._state.items()}
-        self._owned = {s.name: Guarded(s.nbytes, self.device) for s in plan.stores if s.role != "input"}
-        self._scratches = [self._owned[s.name] for s in plan.stores if s.role == "scratch"]
+        scratch = {s.name: s.nbytes for s in plan.stores if s.role == "scratch"}
+        self._results = {o.view.store: scratch[o.view.store] for o in plan.outputs if o.view.store in scratch}
+        kept = [s for s in plan.stores if s.role != "input" and s.name not in self._results]
+        self._owned = {s.name: Guarded(s.nbytes, self.device) for s in kept}
+        self._scratches = [self._owned[s.name] for s in kept if s.role == "scratch"]
         self._kernel_scratch = self._allocate_kernel_scratch()
         self._modules: dict[str, Any] = {}
         self._functions: list[Any] = []
@@ -121,7 +124,8 @@ class PlanArm:
         Raises:
             PlanFault: the driver does not load a binary, or its kernel takes other parameters than the plan gives.
         """
-        for guarded in (*self._scratches, self._kernel_scratch):
+        own = [g for bound in self._bound.values() for g in bound.owned.values()]
+        for guarded in (*self._scratches, self._kernel_scratch, *own):
             guarded.bytes.fill_(POISON)
         try:
             self._unload()
@@ -139,7 +143,7 @@ class PlanArm:
                     )
         except DriverRefused as error:
             raise PlanFault(Verdict.CRASH, f"a binary of the plan cannot be loaded: {error}") from error
-        self._bound = {key: self._bind(bound.arguments) for key, bound in self._bound.items()}
+        self._bound = {key: self._bind(bound.arguments, bound.owned) for key, bound in self._bound.items()}
 
     def _unload(self) -> None:
         modules, self._modules, self._functions = list(self._modules.values()), {}, []
@@ -154,7 +158,7 @@ class PlanArm:
             PlanFault: see `fresh`.
         """
         self.fresh()
-        self._bind(self.inputs(case))
+        self._bind(self.inputs(case), self._own_results())
 
     def replay(self, case: Case, state: Sequence[str] = ()) -> Replayed:
         """One verified call on the inputs and the state of `case`.
@@ -175,7 +179,8 @@ class PlanArm:
         watched = [(n, t) for n, t in (*named, *trained) if isinstance(t, torch.Tensor)]
         before = [t.detach().clone() for _, t in watched]
         outputs = self._run(arguments)
-        for guarded in (*guards, *self._owned.values(), self._kernel_scratch):
+        own = [g for bound in self._bound.values() for g in bound.owned.values()]
+        for guarded in (*guards, *self._owned.values(), *own, self._kernel_scratch):
             if not guarded.intact:
                 raise PlanFault(Verdict.MEM_RACE, "a kernel wrote outside the memory that it was given")
         changed = [n for (n, t), was in zip(watched, before, strict=True) if not _same(t, was)]
@@ -240,27 +245,43 @@ class PlanArm:
         return guards, list(pytree.tree_unflatten(moved, tree))
 
     def __call__(self, *arguments: Any) -> list[Any]:
-        """One call on these arguments; the outputs are overwritten by the next one.
+        """One call on these arguments; its outputs are overwritten by the next one on the same arguments.
 
-        What is prepared for a set of arguments is kept as long as this lives: a ring's slots come again and again.
+        What is prepared for a set of arguments, outputs included, is kept as long as this lives: a ring's slots come
+        again and again.
         """
         key = tuple(id(a) for a in arguments)
         bound = self._bound.get(key)
         if bound is None:
-            bound = self._bound[key] = self._bind(arguments)
+            bound = self._bound[key] = self._bind(arguments, self._own_results())
         for step in bound.steps:
             step()
         return bound.outputs
 
-    def _bind(self, arguments: Sequence[Any]) -> _Bound:
-        memory = self._memory(arguments)
-        return _Bound(arguments, self._steps(memory), [memory.view(output.view) for output in self.plan.outputs])
+    def _own_results(self) -> dict[str, Guarded]:
+        """New poisoned memory for the outputs of one set of arguments.
+
+        Raises:
+            PlanFault: `OOM` where the outputs of all slots of a ring do not fit.
+        """
+        made = {}
+        for name, nbytes in self._results.items():
+            if nbytes > limits_of(self.device).memory:
+                raise PlanFault(Verdict.OOM, f"no room for {nbytes} bytes of results for each slot of the ring")
+            made[name] = Guarded(nbytes, self.device)
+            made[name].bytes.fill_(POISON)
+        return made
+
+    def _bind(self, arguments: Sequence[Any], owned: Mapping[str, Guarded]) -> _Bound:
+        memory = self._memory(arguments, owned)
+        outputs = [memory.view(output.view) for output in self.plan.outputs]
+        return _Bound(arguments, owned, self._steps(memory), outputs)
 
     def leaves(self, result: Sequence[Any]) -> Leaves:
         """The outputs of one call by path."""
         return [(output.path, leaf) for output, leaf in zip(self.plan.outputs, result, strict=True)]
 
-    def _memory(self, arguments: Sequence[Any]) -> _Memory:
+    def _memory(self, arguments: Sequence[Any], own: Mapping[str, Guarded]) -> _Memory:
         leaves = pytree.tree_leaves(list(arguments))
         given: dict[str, Any] = {}
         for i, (spec, leaf) in enumerate(zip(self.opened.description.inputs, leaves, strict=True)):
@@ -270,12 +291,13 @@ class PlanArm:
                         f"input {spec.name} has the strides {list(leaf.stride())}, not {list(spec.stride)}"
                     )
                 given[f"input{i}"] = leaf
-        addresses = {name: guarded.address for name, guarded in self._owned.items()}
+        owned = {**self._owned, **own}
+        addresses = {name: guarded.address for name, guarded in owned.items()}
         addresses |= {name: int(leaf.data_ptr()) for name, leaf in given.items()}
 
         def view(wanted: View) -> Any:
             if wanted.store not in given:
-                return self._owned[wanted.store].view(wanted)
+                return owned[wanted.store].view(wanted)
             leaf, dtype = given[wanted.store], dtype_of(wanted.dtype)
             if dtype is leaf.dtype:
                 start = leaf.storage_offset() + wanted.offset // leaf.element_size()
@@ -311,67 +333,11 @@ class PlanArm:
         first, second = _scratch_sizes(step, self.plan)
         scratch = self._kernel_scratch.address
         places = {"global scratch": scratch if first else 0, "profile scratch": scratch + first if second else 0}
-        values = [self._packed(p, memory, places) for p in step.parameters]
         try:
+            values = [parameter_bytes(p, memory.addresses, places, self.driver) for p in step.parameters]
             return self.driver.prepare(self._functions[step.kernel], shape, values)
         except DriverRefused as error:
             raise PlanFault(Verdict.CRASH, f"kernel {kernel.symbol!r} cannot be launched: {error}") from error
-
-    def _packed(self, parameter: Parameter, memory: _Memory, places: Mapping[str, int]) -> bytes:
-        """The bytes of a parameter, as Triton's launcher would pass them."""
-        if parameter.kind in places:
-            return struct.pack("<Q", places[parameter.kind])
-        if parameter.kind == "map":
-            if parameter.map is None:
-                raise PlanFault(Verdict.TAMPER, "a tensor map without a description")
-            return self._map(parameter.map, memory)
-        if parameter.kind == "scalar":
-            return scalar_bytes(parameter.type, parameter.value)
-        if not parameter.store:
-            return bytes(8)
-        address = memory.addresses[parameter.store] + parameter.offset
-        if parameter.divisible and address % 16:
-            raise NotCovered(
-                f"a kernel was compiled for an address that is a multiple of 16 bytes, {address:#x} is not"
-            )
-        return struct.pack("<Q", address)
-
-    def _map(self, wanted: TensorMap, memory: _Memory) -> bytes:
-        view = wanted.view
-        address = memory.addresses[view.store] + view.offset
-        if address % 16:
-            raise NotCovered(f"a tensor map begins at {address:#x}, which is no multiple of 16 bytes")
-        encoded = Encoded(
-            address,
-            wanted.element,
-            tuple(reversed(view.shape)),
-            tuple(s * wanted.element_bytes for s in reversed(view.stride[:-1])),
-            tuple(reversed(wanted.box)),
-            wanted.swizzle,
-            wanted.nan_fill,
-            wanted.element_bytes,
-        )
-        try:
-            return self.driver.encode(encoded)
-        except DriverRefused as error:
-            raise PlanFault(Verdict.CRASH, f"a tensor map of the plan was refused: {error}") from error
-
-
-def scalar_bytes(kind: str, value: bool | int | float) -> bytes:
-    """A number as Triton's launcher packs it: integers keep their low bits, bf16 is cut off.
-
-    Raises:
-        PlanFault: a number that its type cannot hold.
-    """
-    try:
-        if kind == "bf16":
-            return struct.pack("<f", value)[2:]
-        if kind in _FLOATS:
-            return struct.pack(_FLOATS[kind], value)
-        width = claims.INTEGERS[kind]
-        return (int(value) % (1 << 8 * width)).to_bytes(width, "little")
-    except (OverflowError, struct.error, ValueError) as error:
-        raise PlanFault(Verdict.TAMPER, f"{value!r} is no {kind}: {error}") from error
 
 
 def _scratch_sizes(step: PackedLaunch, plan: PackedPlan) -> tuple[int, int]:
