@@ -100,6 +100,11 @@ def facts(graph: Graph) -> Mapping[str, Any]:
     return notes[-1].data if notes else {}
 
 
+def sentence(graph: Graph) -> str:
+    """A run's admission in one line, an override first; empty in logs from before there was one."""
+    return next((note.text for note in reversed(graph.notes) if note.topic == TOPIC), "")
+
+
 def lines(graph: Graph) -> list[str]:
     """A run's admission for its summary: an override, what is judged on what, effective tolerances."""
     found = facts(graph)

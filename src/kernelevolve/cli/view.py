@@ -17,7 +17,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from kernelevolve import Check, Correctness, Evaluation, Graph, Node, Resources, Timing
-from kernelevolve.cli import words
+from kernelevolve.cli import admitting, words
 
 _RUNG_MARK = {"passed": "[green]passed[/]", "failed": "[red]failed[/]", "skipped": "[yellow]skipped[/]"}
 
@@ -111,6 +111,7 @@ def _facts(graph: Graph, node: Node) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{k} {v}" for k, v in evaluation.versions.items())),
         ("diagnosis", evaluation.diagnosis),
         ("labels", ", ".join(evaluation.labels)),
+        ("admission", admitting.sentence(graph)),
         ("tokens", f"{candidate.cost.tokens_in + candidate.cost.tokens_out}" if candidate.cost.tokens_in else ""),
     ]
     return [(name, value) for name, value in facts if value]
