@@ -178,7 +178,7 @@ class PlanArm:
         trained = [(n, t) for n, t in self._parameters() if n in self._trained]
         watched = [(n, t) for n, t in (*named, *trained) if isinstance(t, torch.Tensor)]
         before = [t.detach().clone() for _, t in watched]
-        outputs = self._run(arguments)
+        outputs: Leaves = self.guarded(lambda: self.leaves(self(*arguments)))
         own = [g for bound in self._bound.values() for g in bound.owned.values()]
         for guarded in (*guards, *self._owned.values(), *own, self._kernel_scratch):
             if not guarded.intact:
@@ -193,9 +193,14 @@ class PlanArm:
         """Outputs that share memory with an input; a parameter's is the plan's own business."""
         return shared_memory(outputs, [(n, t) for n, t in named if isinstance(t, torch.Tensor)])
 
-    def _run(self, arguments: Sequence[Any]) -> Leaves:
+    def guarded(self, work: Callable[[], Any]) -> Any:
+        """`work()`, until the device has finished it; what the plan does wrong there is its fault.
+
+        Raises:
+            PlanFault: `CRASH`.
+        """
         try:
-            outputs = self.leaves(self(*arguments))
+            result = work()
             if self.device.startswith("cuda"):
                 torch.cuda.synchronize(self.device)
         except DriverRefused as error:
@@ -204,7 +209,11 @@ class PlanArm:
             raise
         except RuntimeError as error:  # CUDA reports a kernel's fault wherever the device is next asked for anything
             raise PlanFault(Verdict.CRASH, f"a kernel of the plan crashed: {load.first_line(error)}") from error
-        return outputs
+        return result
+
+    def forget(self) -> None:
+        """Gives up what is prepared for earlier arguments."""
+        self._bound.clear()
 
     def restore(self, case: Case) -> None:
         """Gives the parameters the reference's values for `case`."""

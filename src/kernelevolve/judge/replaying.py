@@ -11,6 +11,7 @@ fetch   {}                                   -> called ..., the last call's outp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,21 +25,35 @@ from kernelevolve.judge.driver import DriverRefused, driver_of
 from kernelevolve.protocol import Case, Opened
 from kernelevolve.tensors import outputs
 from kernelevolve.tensors.export import export
-from kernelevolve.wire import Attachment, Message
+from kernelevolve.wire import Attachment, Channel, Message
 
 State = dict[str, Any]
 Replied = tuple[str, dict[str, Any], dict[str, Attachment]]
 
 
-def answer(state: State, message: Message) -> Replied:
-    """The answer to one of these questions; what the plan does wrong is a `fault` with its verdict."""
+def answered(channel: Channel, state: State, message: Message) -> bool:
+    """Answers one of these questions; false if it is another role's, or no plan has been given to this child.
+
+    What the plan does wrong is a `fault` with its verdict.
+    """
+    if message.kind != "replay" and ("plan" not in state or message.kind not in QUESTIONS):
+        return False
+    kind, body, files = "fault", dict[str, Any](), dict[str, Attachment]()
     try:
-        return _ANSWERS[message.kind](state, message)
+        kind, body, files = _ANSWERS[message.kind](state, message)
     except PlanFault as fault:
-        return "fault", {"verdict": fault.verdict.value, "message": str(fault)}, {}
+        body = {"verdict": fault.verdict.value, "message": str(fault)}
     except NotCovered as reason:
-        # Found only now: the plan was accepted, so its own process has to be asked again.
-        return "fault", {"verdict": Verdict.POLICY.value, "message": f"the plan cannot be carried out: {reason}"}, {}
+        # `replay` said that it is covered: the plan's addresses are not those of its own layout.
+        body = {"verdict": Verdict.POLICY.value, "message": f"the plan cannot be carried out: {reason}"}
+    except torch.OutOfMemoryError as error:
+        body = {"verdict": Verdict.OOM.value, "message": f"out of device memory: {str(error)[:200]}"}
+    try:
+        channel.send(kind, body, files)
+    finally:
+        for file in files.values():
+            file.close()
+    return True
 
 
 def _replay(state: State, message: Message) -> Replied:
@@ -55,8 +70,9 @@ def _replay(state: State, message: Message) -> Replied:
 
 
 def _call(state: State, message: Message) -> Replied:
-    _drop(state)
     arm: plan_lane.PlanArm = _held(state)
+    state.pop("called", None)
+    state.pop("arm", None)  # a ring and a verified call need not have room side by side
     found = arm.replay(codec.from_data(Case, message.body["case"]), message.body.get("state", ()))
     body: dict[str, Any] = {"changed": found.changed, "forbidden": [], "aliases": [list(a) for a in found.aliases]}
     # What is exported or sent is contiguous; the metadata are those of the output itself.
@@ -79,17 +95,8 @@ def _fetch(state: State, message: Message) -> Replied:
 
 def _bytes(state: State, body: dict[str, Any]) -> Replied:
     _, files = outputs.to_attachments(state["called"])
-    state["sent"], state["answer"] = files, body
+    state["answer"] = body
     return "called", body, files
-
-
-def _drop(state: State) -> None:
-    """Closes what the last answer carried: it has arrived."""
-    for file in state.pop("sent", {}).values():
-        file.close()
-    state.pop("called", None)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _held(state: State) -> Any:
@@ -98,5 +105,9 @@ def _held(state: State) -> Any:
     return state["plan"]
 
 
-_ANSWERS = {"replay": _replay, "call": _call, "fetch": _fetch}
+_ANSWERS: dict[str, Callable[[State, Message], Replied]] = {
+    "replay": _replay,
+    "call": _call,
+    "fetch": _fetch,
+}
 QUESTIONS = frozenset(_ANSWERS)
