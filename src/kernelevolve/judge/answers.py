@@ -23,7 +23,7 @@ import torch
 
 from kernelevolve import codec
 from kernelevolve.errors import MachineError, ProblemError
-from kernelevolve.judge import admission, ipc
+from kernelevolve.judge import admission, ipc, replaying
 from kernelevolve.judge.baseline import Baseline
 from kernelevolve.judge.reference import Reference
 from kernelevolve.problem import Problem, workload_source
@@ -40,6 +40,8 @@ def serve(channel: Channel) -> None:
     while True:
         message = channel.receive()
         try:
+            if replaying.answered(channel, state, message):
+                continue
             answer = ANSWERS.get(message.kind)
             if answer is None:
                 raise MachineError(f"unknown question {message.kind!r}; known: {', '.join(ANSWERS)}")
