@@ -338,7 +338,7 @@ def plan_name(platform: str, workload: str) -> str:
 
 
 def samples_name(platform: str, workload: str, mode: str = "cold") -> str:
-    """The artefact that holds a workload's Samples as JSON, e.g. `samples h100 declared`, `samples h100 declared hot`."""
+    """The artefact that holds a workload's Samples as JSON, `samples h100 declared` or `samples h100 declared hot`."""
     return f"{SAMPLES} {platform} {workload}" + (f" {mode}" if mode != "cold" else "")
 
 

@@ -25,7 +25,8 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import Bounds
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import Device
-from kernelevolve.evaluate.timing import CANDIDATE, Blocks, Timed, time_arms
+from kernelevolve.evaluate.session import Measured
+from kernelevolve.evaluate.timing import CANDIDATE, Blocks, time_arms
 from kernelevolve.evaluation import Correctness, Evaluation, Evidence, LaunchPlan, Rung, Samples, Verdict
 from kernelevolve.problem import parse_problem
 from kernelevolve.settings import settings_for
@@ -323,9 +324,10 @@ class Clock(Device):
     def tune(self, *_: Any) -> None:
         """Nothing is tried: the default is what is judged."""
 
-    def time(self, bench: Bench, workload: str, source: str, choice: Any) -> Timed:
+    def time(self, bench: Bench, workload: str, source: str, choice: Any, **_: Any) -> Measured:
         arms = {name: lambda calls, t=t: [t] * calls for name, t in ((CANDIDATE, 1.0), ("eager", 2.0))}
-        return time_arms(arms, workload=workload, platform="", choice=choice, plan=self.blocks, device=self.name)
+        timed = time_arms(arms, workload=workload, platform="", choice=choice, plan=Blocks(6, 0), device=self.name)
+        return Measured((timed,), ())
 
 
 def test_what_was_timed_is_kept_call_by_call(workshop: Workshop, bench: Bench) -> None:

@@ -177,7 +177,7 @@ class TimedDevice(Device):
     def _make_room(self, description: Any) -> None:
         pass
 
-    def _candidate(self, bench: Any, workload: str, source: str, choice: Mapping[str, Choice]) -> Any:
+    def worker(self, bench: Any, workload: str, source: str, choice: Mapping[str, Choice]) -> Any:
         return SimpleNamespace(
             name=workload, end=lambda: None, channel=SimpleNamespace(sock=SimpleNamespace(fileno=lambda: 3))
         )

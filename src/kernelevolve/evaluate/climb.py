@@ -13,6 +13,7 @@ from typing import Any, Literal
 from kernelevolve.candidate import Candidate, Choice
 from kernelevolve.evaluate.artefacts import Gathered, Keep
 from kernelevolve.evaluate.correct import Failed
+from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.tune import Tuning, tuned
 from kernelevolve.evaluation import Correctness, Evaluation, Guard, Resources, Rung, RungReport, Timing, Verdict
 from kernelevolve.receipt import failure_of
@@ -50,6 +51,7 @@ class Climb:
     start: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
     choices: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
     tuning: Tuning = field(default_factory=lambda: Tuning(()))
+    seeds: Seeds = field(default_factory=Seeds)
 
     def rung(self, rung: Rung, work: Callable[[], str]) -> None:
         """Runs one rung and reports it; `work` returns the line to print and raises `Failed`.

@@ -17,9 +17,11 @@ from kernelevolve.evaluate.artefacts import Gathered, Keep
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder, Built
 from kernelevolve.evaluate.check import Finding, check_source
+from kernelevolve.evaluate.circumstances import circumstances
 from kernelevolve.evaluate.climb import Climb, Progress, Reached
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, Unseen, addresses, compare
 from kernelevolve.evaluate.measure import Device
+from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.tune import Group, Tuning, tuning
 from kernelevolve.evaluation import (
     Evaluation,
@@ -55,7 +57,12 @@ class Costs(Protocol):
 
 
 class Ladder:
-    """Evaluates candidates of one problem for one platform."""
+    """Evaluates candidates of one problem for one platform.
+
+    Attributes:
+        pinned: choices by workload that are judged as they are, in place of tuning; empty to tune.
+        secret: of an earlier evaluation whose inputs are drawn again; None for new ones in each.
+    """
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class Ladder:
         interpret: bool = True,
         bounds: Bounds = BOUNDS,
         lane: Lane | None = None,
+        candidates: int = 1,
     ) -> None:
         """For one platform.
 
@@ -76,10 +84,14 @@ class Ladder:
             lane: how closely to look; default: the one that the settings name.
             interpret: false leaves that rung out, where a device will compare the values at full size anyway.
             bounds: what a candidate may use.
+            candidates: how many are measured of which the best will be taken as the result: intervals are wider then.
         """
         self.bench, self.platform, self.settings, self.costs = bench, platform, settings, costs
         self.seed, self.device, self.interpret = seed, device, interpret or device is None
         self.bounds, self.lane = bounds, lane or lane_for(settings.lane)
+        self.pinned: Mapping[str, Mapping[str, Choice]] = {}
+        self.secret: bytes | None = None
+        self.candidates = candidates
         self.builder = Builder(bench, platform, bounds)
 
     async def evaluate(self, candidate: Candidate, *, progress: Progress, keep: Keep) -> Evaluation:
@@ -104,13 +116,16 @@ class Ladder:
 
     def climb(self, candidate: Candidate, progress: Progress, keep: Keep) -> Evaluation:
         """All rungs in order, in this thread."""
-        climb = Climb(candidate, progress, Gathered(self.platform.name), self.lane, self._last())
+        seeds = Seeds(self.secret)
+        climb = Climb(candidate, progress, Gathered(self.platform.name), self.lane, self._last(), seeds=seeds)
         try:
             finding = self._check(climb)
             knobs = finding.knobs.for_vendor(self.platform.vendor)
             climb.default = {name: allowed[0] for name, allowed in knobs.items()}
-            climb.start = climb.choices = {w.name: climb.default for w in self.bench.problem.workloads}
-            climb.tuning = self._tuning(candidate.source, knobs)
+            climb.start = climb.choices = {
+                w.name: self.pinned.get(w.name, climb.default) for w in self.bench.problem.workloads
+            }
+            climb.tuning = self._tuning(candidate.source, {} if self.pinned else knobs)
             self._build(climb)
             if self.interpret:
                 self._interpret(climb)
@@ -120,6 +135,8 @@ class Ladder:
             verdict = failed.verdict
         except Reached:
             verdict = climb.stopped()
+        seat = (self.device.torch_name, self.device.name) if self.device else ("", "")
+        climb.gathered.circumstances = circumstances(*seat, climb.seeds.secret)
         return climb.evaluation(verdict, self.bench.roles["builder"].known_versions(), self.bench.labels, keep)
 
     def _last(self) -> Rung | None:
@@ -192,17 +209,18 @@ class Ladder:
                     return True
         return False
 
-    def _cases(self) -> list[Case]:
+    @staticmethod
+    def _cases_of(climb: Climb, distributions: Sequence[str], seeds: int) -> list[Case]:
+        """Inputs that nobody foresees: from the secret of this climb and not from the run's seed."""
+        return [climb.seeds.case(f"correct/{s}", distribution) for distribution in distributions for s in range(seeds)]
+
+    def _cases(self, climb: Climb) -> list[Case]:
         used = self.bench.admitted(self.settings.distributions)
-        return [
-            Case(self.seed * 1000 + 10 * i + s, distribution)
-            for i, distribution in enumerate(self.settings.distributions)
-            if distribution in used
-            for s in range(self.settings.seeds)
-        ]
+        wanted = [d for d in self.settings.distributions if d in used]
+        return self._cases_of(climb, wanted, self.settings.seeds)
 
     def _interpret(self, climb: Climb) -> None:
-        self._compare_small(climb, self._cases(), [w.name for w in self.bench.problem.workloads])
+        self._compare_small(climb, self._cases(climb), [w.name for w in self.bench.problem.workloads])
 
     def _compare_small(self, climb: Climb, cases: Sequence[Case], workloads: Sequence[str]) -> None:
         def work() -> str:
@@ -263,7 +281,7 @@ class Ladder:
         changed = [name for name, choice in climb.choices.items() if choice != climb.start[name]]
         if changed:
             # A few cases are enough here: the values were compared in full at the default choice.
-            few = self._cases()[:: self.settings.seeds][:TUNED_CASES]
+            few = self._cases(climb)[:: self.settings.seeds][:TUNED_CASES]
             climb.labels.append(
                 f"compared in full at the default knobs, at the tuned ones on inputs "
                 f"{' and '.join(case.distribution for case in few)} only"
@@ -331,7 +349,7 @@ class Ladder:
             )
 
         # One case is enough to see that tuning is worth it; the rest is for the choice that is judged.
-        first = self._cases() if climb.last is Rung.CORRECT else self._cases()[:1]
+        first = self._cases(climb) if climb.last is Rung.CORRECT else self._cases(climb)[:1]
         climb.rung(Rung.CORRECT, lambda: correct(first))
 
         def tune() -> str:
@@ -341,7 +359,7 @@ class Ladder:
 
         climb.rung(Rung.TUNE, tune)
         built = self._build_tuned(climb)[0]
-        climb.rung(Rung.CORRECT, lambda: correct(self._cases()))
+        climb.rung(Rung.CORRECT, lambda: correct(self._cases(climb)))
         if climb.last is Rung.TUNE:
             raise Reached
         climb.resources, climb.diagnosis = built.resources, self._limit(climb, built)
@@ -350,12 +368,26 @@ class Ladder:
         def time_all() -> str:
             for workload in self.bench.problem.workloads:
                 choice = climb.choices[workload.name]
-                timed = device.time(self.bench, workload.name, climb.candidate.source, choice)
-                climb.timings += (replace(timed.timing, platform=self.platform.name),)
-                climb.gathered.timed(replace(timed.samples, platform=self.platform.name))
-                verdicts.append(timed.verdict)
+                measured = device.time(
+                    self.bench,
+                    workload.name,
+                    climb.candidate.source,
+                    choice,
+                    lane=self.lane,
+                    seeds=climb.seeds,
+                    figures=self.platform.figures,
+                    candidates=self.candidates,
+                )
+                for guard in measured.guards:
+                    climb.guard(guard.name, guard.held, guard.detail)
+                for timed in measured.timed:
+                    climb.timings += (replace(timed.timing, platform=self.platform.name),)
+                    climb.gathered.timed(replace(timed.samples, platform=self.platform.name))
+                verdicts.append(measured.timed[0].verdict)
             return "; ".join(
-                f"{t.workload} {t.candidate.value:.4g} ms, {t.against} {t.speedup.value:.3g}x" for t in climb.timings
+                f"{t.workload} {t.candidate.value:.4g} ms, {t.against} {t.speedup.value:.3g}x"
+                + (f" {t.mode}" if t.mode != "cold" else "")
+                for t in climb.timings
             )
 
         climb.rung(Rung.TIME, time_all)

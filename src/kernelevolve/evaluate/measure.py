@@ -16,16 +16,18 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder
 from kernelevolve.evaluate.correct import Bounds, Failed, Trial, candidate_asks, compare
 from kernelevolve.evaluate.roles import Conversation
-from kernelevolve.evaluate.timing import CANDIDATE, Blocks, Burst, Timed, time_arms
+from kernelevolve.evaluate.secrets import Seeds
+from kernelevolve.evaluate.session import Measured, Session, worst_of
+from kernelevolve.evaluate.timing import Blocks
 from kernelevolve.evaluate.tune import Group, Tuning
 from kernelevolve.evaluation import Correctness, Evidence
+from kernelevolve.hardware import HardwareFigures
 from kernelevolve.protocol import Case, Description
+from kernelevolve.settings import LANES, Lane
 
 _BOUNDS = Bounds(load_seconds=180.0, call_seconds=180.0)
-_WARM_SECONDS = 0.2
 _TUNE_CALLS = 7
 _ROOMY_BYTES = 2 << 30
-_RING_SEED = 2  # candidate and baselines are timed on the same inputs
 
 
 class Device:
@@ -33,10 +35,12 @@ class Device:
 
     Attributes:
         name: the product's name, printed with every figure.
+        blocks: of timing, where it is not the lane's number.
     """
 
-    def __init__(self, torch_name: str, name: str, *, blocks: Blocks, full_cases: int) -> None:
+    def __init__(self, torch_name: str, name: str, *, blocks: Blocks | None = None, full_cases: int) -> None:
         self.torch_name, self.name, self.blocks, self.full_cases = torch_name, name, blocks, full_cases
+        self._ranking = Seeds()  # of inputs on which nothing is judged
         self._baselines: dict[tuple[str, str, str], Conversation] = {}
 
     def correct(
@@ -75,7 +79,12 @@ class Device:
             conversation.end()
         self._baselines.clear()
 
-    def _candidate(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Conversation:
+    def worker(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Conversation:
+        """A fresh process that holds the candidate at full size.
+
+        Raises:
+            Failed: it cannot be loaded.
+        """
         worker = bench.roles["worker"].open(scratch=bench.scratch(source))
         opened = bench.opened(bench.full(workload), self.torch_name, candidate=source, choice=choice)
         try:
@@ -97,7 +106,7 @@ class Device:
     def _tune_group(
         self, bench: Bench, builder: Builder, source: str, group: Group, default: Mapping[str, Choice]
     ) -> None:
-        workers = {w: self._candidate(bench, w, source, default) for w in group.workloads}
+        workers = {w: self.worker(bench, w, source, default) for w in group.workloads}
         try:
             while choices := group.tuner.ask_some():
                 some = builder.build_some(source, choices, group.workloads)
@@ -111,7 +120,7 @@ class Device:
                         group.tuner.tell(choice, None)
                         for w in group.workloads:
                             if workers[w].channel.sock.fileno() < 0:
-                                workers[w] = self._candidate(bench, w, source, default)
+                                workers[w] = self.worker(bench, w, source, default)
                         continue
                     group.tell(choice, times)
         finally:
@@ -120,44 +129,60 @@ class Device:
 
     def _quick_time(self, worker: Conversation, choice: Mapping[str, Choice]) -> float:
         candidate_asks(worker, "choose", {"choice": dict(choice)}, seconds=_BOUNDS.call_seconds)
-        candidate_asks(worker, "warm", {"seed": _RING_SEED, "seconds": 0.02}, seconds=_BOUNDS.call_seconds)
-        timed = candidate_asks(worker, "burst", {"calls": _TUNE_CALLS}, seconds=_BOUNDS.call_seconds)
+        seed = self._ranking.seed("ring") >> 1
+        warmed = {"seed": seed, "seconds": 0.02, "slots": _TUNE_CALLS + 1, "hold": 0}
+        candidate_asks(worker, "warm", warmed, seconds=_BOUNDS.call_seconds)
+        due = {"calls": [[i, seed + i] for i in range(_TUNE_CALLS + 1)], "distribution": "declared"}
+        candidate_asks(worker, "renew", due, seconds=_BOUNDS.call_seconds)
+        body = {"mode": "cold", "untimed": 1, "hold": False}
+        timed = candidate_asks(worker, "burst", body, seconds=_BOUNDS.call_seconds)
         return float(statistics.median(timed.body["milliseconds"]))
 
-    def time(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Timed:
-        """Candidate and baselines interleaved; the platform's name is the ladder's to fill in."""
-        worker = self._candidate(bench, workload, source, choice)
-        try:
-            candidate_asks(worker, "warm", {"seed": _RING_SEED, "seconds": _WARM_SECONDS}, seconds=_BOUNDS.call_seconds)
+    def time(
+        self,
+        bench: Bench,
+        workload: str,
+        source: str,
+        choice: Mapping[str, Choice],
+        *,
+        lane: Lane = LANES["screen"],
+        seeds: Seeds | None = None,
+        figures: HardwareFigures | None = None,
+        candidates: int = 1,
+    ) -> Measured:
+        """Candidate and baselines interleaved, in as many fresh processes as the lane says.
 
-            def candidate(calls: int) -> Sequence[float]:
-                answer = candidate_asks(worker, "burst", {"calls": calls}, seconds=_BOUNDS.call_seconds)
-                return list(answer.body["milliseconds"])
+        The platform's name is the ladder's to fill in.
 
-            arms: dict[str, Burst] = {CANDIDATE: candidate}
-            for name in bench.problem.baselines:
-                arms[name] = self._baseline(bench, workload, name)
-            return time_arms(arms, workload=workload, platform="", choice=choice, plan=self.blocks, device=self.name)
-        finally:
-            worker.end()
+        Args:
+            figures: of the platform, for the floor.
+            candidates: how many are measured of which the best will be taken.
 
-    def _baseline(self, bench: Bench, workload: str, arm: str) -> Burst:
-        """A warm baseline arm in a judge's child of its own, kept until the device's memory is needed."""
+        Raises:
+            Failed: a timed call was wrong, or its time cannot be true.
+        """
+        seeds = seeds or Seeds()
+        trial = Trial(source, choice, bench.full(workload), self.torch_name, {}, _BOUNDS)
+        runs: list[Measured] = []
+        for number in range(lane.processes):
+            if number:
+                self.free()
+            own = seeds if not number else Seeds(seeds.seed(f"process/{number}").to_bytes(16, "big"))
+            session = Session(bench, self, trial, lane, own, figures=figures, candidates=candidates, blocks=self.blocks)
+            runs.append(session.measure())
+        timed = tuple(worst_of(modes) for modes in zip(*(run.timed for run in runs), strict=True))
+        return Measured(timed, tuple(guard for run in runs for guard in run.guards))
+
+    def baseline(self, bench: Bench, workload: str, arm: str) -> Conversation:
+        """A baseline arm in a judge's child of its own, kept until the device's memory is needed."""
         key = (bench.problem.key, workload, arm)
         if key not in self._baselines or self._baselines[key].role.gone:
             judge = bench.roles["judge"].open()
             opened = codec.to_data(bench.opened(bench.full(workload), self.torch_name))
-            bench.judged(
-                judge, "baseline", {"opened": opened, "arm": arm, "seed": _RING_SEED, "distribution": "declared"}
-            )
-            bench.judged(judge, "warm", {"seconds": _WARM_SECONDS})
+            state = {"seed": self._ranking.seed("baseline") >> 1, "distribution": "declared"}
+            bench.judged(judge, "baseline", {"opened": opened, "arm": arm, **state})
             self._baselines[key] = judge
-        judge = self._baselines[key]
-
-        def burst(calls: int) -> Sequence[float]:
-            return list(bench.judged(judge, "burst", {"calls": calls}).body["milliseconds"])
-
-        return burst
+        return self._baselines[key]
 
 
 _WIDTHS = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}

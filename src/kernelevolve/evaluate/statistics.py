@@ -1,6 +1,6 @@
 """The few statistics that timing needs.
 
-In: samples of two or more arms, block by block. Out: medians, paired ratios with a 95 % interval, a verdict. Left to
+In: samples of two or more arms, block by block. Out: paired ratios with an interval, a verdict. Left to
 others: taking the samples (`timing`). Block statistics and verdict limits follow the interleaved design: the ratio is
 estimated from differences of log times inside a block, so that slow drift of clocks cancels.
 """
@@ -18,47 +18,71 @@ FASTER, SLOWER = 1.01, 0.99
 
 
 def t_quantile(freedom: int, confidence: float = 0.95) -> float:
-    """The two-sided quantile of Student's t.
+    """The two-sided quantile of Student's t, by bisection of its distribution (exact for a whole number of degrees).
 
-    Cornish-Fisher expansion of the normal quantile in 1/freedom (Abramowitz and Stegun 26.7.5), exact for one and two
-    degrees of freedom; the error is below 0.3 % from three on.
+    The distribution is the finite sum of Abramowitz and Stegun 26.7.3 (odd) and 26.7.4 (even), in theta =
+    atan(t / sqrt(freedom)).
     """
     if freedom < 1:
         raise ValueError(f"at least two samples are needed for an interval, got {freedom + 1}")
-    p = 0.5 + confidence / 2
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _inside(middle, freedom) < confidence else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _inside(theta: float, freedom: int) -> float:
+    """The probability that |t| is at most sqrt(freedom) tan(theta)."""
+    cosine, sine = math.cos(theta), math.sin(theta)
+    first = 3 if freedom % 2 else 2
+    term = total = cosine if freedom % 2 else 1.0
+    for k in range(first, freedom - 1, 2):
+        term *= (k - 1) / k * cosine * cosine
+        total += term
     if freedom == 1:
-        return math.tan(math.pi * (p - 0.5))
-    if freedom == 2:
-        a = 2 * p - 1
-        return a * math.sqrt(2 / (1 - a * a))
-    z = statistics.NormalDist().inv_cdf(p)
-    n = freedom
-    g1 = (z**3 + z) / 4
-    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    g4 = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
-    return z + g1 / n + g2 / n**2 + g3 / n**3 + g4 / n**4
+        return 2 * theta / math.pi
+    return 2 / math.pi * (theta + sine * total) if freedom % 2 else sine * total
+
+
+# Level of each look when the blocks are doubled between looks and the looks together may claim wrongly in 5 %: the
+# constant boundary of S. Pocock, "Group sequential methods", Biometrika 64 (1977), for looks at 1, 2, 4, 8 times the
+# information. For normal numbers it is 0.0294, 0.0208, 0.0159, by simulation of 4 million sequences; with t from
+# six blocks on these would claim wrongly in 5.2 %, so they are stricter by a twentieth.
+_LEVELS = {1: 0.05, 2: 0.028, 3: 0.0197, 4: 0.015}
+
+
+def confidence_of(looks: int, candidates: int = 1) -> float:
+    """The confidence of each interval when it is looked at up to `looks` times, blocks doubled in between, and
+    `candidates` are measured that way (Bonferroni), so that a false claim is made in at most 5 % of such families.
+
+    Raises:
+        ValueError: more looks than were worked out.
+    """
+    if looks not in _LEVELS:
+        raise ValueError(f"{looks} looks; levels are known for {', '.join(map(str, _LEVELS))}")
+    return 1 - _LEVELS[looks] / max(1, candidates)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % interval; equal to the estimate where there is only one sample."""
+    """An estimate with its interval; equal to the estimate where there is only one sample."""
 
     value: float
     low: float
     high: float
 
 
-def log_interval(logs: Sequence[float]) -> Interval:
+def log_interval(logs: Sequence[float], confidence: float = 0.95) -> Interval:
     """exp of the mean of `logs`, with its t-interval."""
     mean = statistics.fmean(logs)
     if len(logs) < 2:
         return Interval(math.exp(mean), math.exp(mean), math.exp(mean))
-    half = t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    half = t_quantile(len(logs) - 1, confidence) * statistics.stdev(logs) / math.sqrt(len(logs))
     return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
 
-def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
+def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], confidence: float = 0.95) -> Interval:
     """t(numerator) / t(denominator) from block times taken side by side.
 
     Raises:
@@ -68,7 +92,7 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> In
         raise ValueError(f"paired blocks needed, got {len(numerator)} and {len(denominator)}")
     if min(*numerator, *denominator) <= 0:
         raise ValueError("a block time is not above zero")
-    return log_interval([math.log(a / b) for a, b in zip(numerator, denominator, strict=True)])
+    return log_interval([math.log(a / b) for a, b in zip(numerator, denominator, strict=True)], confidence)
 
 
 def judge_ratio(speedup: Interval) -> Verdict:

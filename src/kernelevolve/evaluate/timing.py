@@ -1,26 +1,36 @@
-"""The time rung: candidate and baselines interleaved, cold cache, an interval on the ratio.
+"""The time rung: candidate and baselines interleaved, an interval on the ratio.
 
-In: a candidate at a choice, one workload at full size, a device. Out: a `Timing`, the raw samples that it was made of,
-and the verdict that its interval allows. Left to others: the clock on the device (`tensors.clock`, in the worker and in
-the judge's baseline).
+In: a candidate at a choice, one workload at full size, arms that time bursts of calls. Out: a `Timing`, the raw samples
+that it was made of, and the verdict that its interval allows. Left to others: the clock on the device (`tensors.clock`,
+in the worker and in the judge's baseline), comparing what the calls gave (`measure`).
 
 The arms are processes of their own, and this process hands out the turn, so only one of them submits work. A block is
-one burst of each arm in an order that alternates (A B C, C B A, ...); what drifts slowly cancels inside a block.
+four bursts of each arm, ABBAABBA and BAABBAAB in turn, so what drifts slowly cancels inside a block; half of the bursts
+are twice as long as the others, which is what the cross-check of the clock needs (`consistency`). The statistic of a
+burst is its median, that of a block the mean of the logarithms of its bursts, the estimate the mean over blocks of the
+difference. The interval is looked at after 1, 2 and 4 times the first blocks, each time at a level at which all looks
+together claim a difference of equal arms in at most 5 %.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from kernelevolve.candidate import Choice
-from kernelevolve.evaluate.statistics import Interval, judge_ratio, log_interval, paired_ratio
+from kernelevolve.evaluate.statistics import Interval, confidence_of, judge_ratio, log_interval
 from kernelevolve.evaluation import Evidence, Figure, Samples, Timing, Verdict
 
 Burst = Callable[[int], Sequence[float]]  # number of calls -> milliseconds of each
 CANDIDATE = "candidate"
+BURSTS = 4  # of each arm in a block
+DROPPED = 0.2  # share of blocks beyond which nothing is said
+_PILOT = 3
+_MODES = {"cold": "cold L2", "hot": "inputs just read", "burst": "back to back, warm L2"}
 
 
 @dataclass(frozen=True)
@@ -33,72 +43,180 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Timed:
-    """One workload's times, the raw samples behind them, and what they allow to say."""
+    """One workload's times, the raw samples behind them, what they allow to say, and how many blocks were dropped."""
 
     timing: Timing
     samples: Samples
     verdict: Verdict
+    dropped: str = ""
+
+
+class Spans(Protocol):
+    """What speaks against counting what was measured between two `time.monotonic()`."""
+
+    def why_drop(self, start: float, end: float) -> str: ...
+
+
+class Undisturbed:
+    """Nothing is watched, so nothing is dropped."""
+
+    def why_drop(self, start: float, end: float) -> str:
+        return ""
 
 
 def calls_per_burst(milliseconds: float) -> int:
-    """Timed calls in a burst, from the baseline's time and never the candidate's."""
-    return 8 if milliseconds < 1 else 4 if milliseconds < 10 else 1
+    """Timed calls in a short burst, from the baseline's time and never the candidate's; a long one has twice as many,
+    so that the mean is 6 below 1 ms, 3 below 10 ms and 1.5 from there on."""
+    return 4 if milliseconds < 1 else 2 if milliseconds < 10 else 1
 
 
-def interleave(arms: Mapping[str, Burst], blocks: int, calls: int) -> dict[str, list[list[float]]]:
-    """Bursts of every arm, block by block, in alternating order."""
+def order_of(block: int, arms: Sequence[str], calls: int, longer: int) -> list[tuple[str, int]]:
+    """The bursts of a block: ABBAABBA or BAABBAAB, the first or the second half of them the longer ones."""
+    there, back = list(arms), list(reversed(arms))
+    one, two = (there, back) if block % 2 == 0 else (back, there)
+    first, second = (calls, longer) if block // 2 % 2 == 0 else (longer, calls)
+    return [*((name, first) for name in (*one, *two)), *((name, second) for name in (*one, *two))]
+
+
+def interleave(arms: Mapping[str, Burst], block: int, calls: int, longer: int) -> dict[str, list[list[float]]]:
+    """The bursts of one block, in its order."""
     samples: dict[str, list[list[float]]] = {name: [] for name in arms}
-    for block in range(blocks):
-        order = list(arms) if block % 2 == 0 else list(reversed(list(arms)))
-        for name in order:
-            samples[name].append([float(t) for t in arms[name](calls)])
+    for name, count in order_of(block, list(arms), calls, longer):
+        samples[name].append([float(t) for t in arms[name](count)])
     return samples
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a workload is timed.
+
+    Attributes:
+        blocks: how many.
+        calls, longer: of the two kinds of bursts; 0 = from the baselines' time.
+        mode: `cold`, `hot` or `burst`; never mixed.
+        candidates: how many are measured of which the best will be taken: the level is divided by it.
+    """
+
+    blocks: Blocks = Blocks()
+    calls: int = 0
+    longer: int = 0
+    mode: str = "cold"
+    candidates: int = 1
+
+
+def _nothing(block: int) -> None:
+    """After a block there is nothing to do."""
+
+
 def time_arms(
-    arms: Mapping[str, Burst], *, workload: str, platform: str, choice: Mapping[str, Choice], plan: Blocks, device: str
+    arms: Mapping[str, Burst],
+    *,
+    workload: str,
+    platform: str,
+    choice: Mapping[str, Choice],
+    plan: Blocks | Plan,
+    device: str,
+    after: Callable[[int], None] = _nothing,
+    watch: Spans = Undisturbed(),  # noqa: B008
 ) -> Timed:
     """Measures until the interval decides or the doublings are spent.
 
     Args:
         arms: `candidate` and each baseline by name, all warmed.
         device: name of the accelerator, for the figures' `how`.
+        after: called with each block's number when its bursts are done: what they gave is compared then.
+        watch: says which blocks do not count.
     """
+    plan = Plan(plan) if isinstance(plan, Blocks) else plan
     baselines = [name for name in arms if name != CANDIDATE]
-    first = {name: statistics.median(arms[name](3)) for name in baselines}
-    calls = calls_per_burst(min(first.values()))
-    samples: dict[str, list[list[float]]] = {name: [] for name in arms}
-    blocks = plan.count
-    for _ in range(plan.doublings + 1):
-        for name, taken in interleave(arms, blocks, calls).items():
-            samples[name] += taken
-        medians = {name: [statistics.median(burst) for burst in taken] for name, taken in samples.items()}
-        against = min(baselines, key=lambda name: statistics.median(medians[name]))
-        ratio = paired_ratio(medians[against], medians[CANDIDATE])
+    calls = plan.calls or calls_per_burst(pilot(arms))
+    longer = plan.longer or 2 * calls
+    samples: dict[str, list[list[list[float]]]] = {name: [] for name in arms}
+    dropped: list[str] = []
+    done, most = 0, plan.blocks.count
+    confidence = confidence_of(plan.blocks.doublings + 1, plan.candidates)
+    for _ in range(plan.blocks.doublings + 1):
+        while done < most:
+            start = time.monotonic()
+            taken = interleave(arms, done, calls, longer)
+            why = watch.why_drop(start, time.monotonic())
+            after(done)
+            done += 1
+            if why:
+                dropped.append(why)
+                continue
+            for name, bursts in taken.items():
+                samples[name].append(bursts)
+        if not samples[CANDIDATE]:
+            break
+        ratio, against = ratio_of(samples, baselines, confidence)
         verdict = judge_ratio(ratio)
         if verdict is not Verdict.INCONCLUSIVE:
             break
-        blocks = len(medians[CANDIDATE])
-    count = len(medians[CANDIDATE])
-    how = f"{device}: cold L2, {count} interleaved blocks of {calls}, median"
-    figures = {name: _figure(taken, how) for name, taken in medians.items()}
+        most = 2 * done
+    if not samples[CANDIDATE]:
+        raise NothingCounts(f"all {done} blocks were dropped: {dropped[0]}")
+    if len(dropped) > DROPPED * done:
+        verdict = Verdict.INCONCLUSIVE
+    count = len(samples[CANDIDATE])
+    kinds = f"{BURSTS} bursts ({calls} or {longer} calls)"
+    how = f"{device}: {_MODES[plan.mode]}, {count} interleaved blocks of {kinds}, median"
+    if dropped:
+        how += f"; {len(dropped)} of {done} blocks dropped ({dropped[0]})"
+    figures = {name: _figure(blocks, how) for name, blocks in samples.items()}
     timing = Timing(
         workload=workload,
         platform=platform,
         candidate=figures[CANDIDATE],
         baselines={name: figures[name] for name in baselines},
         against=against,
-        speedup=_speedup(ratio, how),
+        speedup=_speedup(ratio, f"{how}, paired by block, {confidence:.4g} per look"),
         knobs=dict(choice),
+        mode=plan.mode,
     )
-    raw = {name: tuple(tuple(burst) for burst in taken) for name, taken in samples.items()}
-    return Timed(timing, Samples(workload, platform, "ms", raw), verdict)
+    raw = {name: tuple(tuple(b) for block in blocks for b in block) for name, blocks in samples.items()}
+    return Timed(timing, Samples(workload, platform, "ms", raw, plan.mode, BURSTS), verdict, "; ".join(set(dropped)))
 
 
-def _figure(medians: Sequence[float], how: str) -> Figure:
-    interval = log_interval([math.log(m) for m in medians])
+class NothingCounts(Exception):
+    """Every block was disturbed: nothing can be said of the time."""
+
+
+def pilot(arms: Mapping[str, Burst]) -> float:
+    """Milliseconds of a call of the fastest baseline, from one short burst each."""
+    return min(statistics.median(burst(_PILOT)) for name, burst in arms.items() if name != CANDIDATE)
+
+
+def block_logs(blocks: Sequence[Sequence[Sequence[float]]]) -> list[float]:
+    """The statistic of each block: the mean over its bursts of the logarithm of the burst's median.
+
+    Raises:
+        ValueError: a time that is not above zero.
+    """
+    logs = []
+    for bursts in blocks:
+        medians = [statistics.median(burst) for burst in bursts]
+        if min(medians) <= 0:
+            raise ValueError("a burst's median is not above zero")
+        logs.append(statistics.fmean(map(math.log, medians)))
+    return logs
+
+
+def ratio_of(
+    samples: Mapping[str, Sequence[Sequence[Sequence[float]]]], baselines: Sequence[str], confidence: float = 0.95
+) -> tuple[Interval, str]:
+    """The fastest baseline's time over the candidate's, from the blocks of each arm; and that baseline's name."""
+    logs = {name: block_logs(blocks) for name, blocks in samples.items()}
+    against = min(baselines, key=lambda name: statistics.median(logs[name]))
+    differences = [a - b for a, b in zip(logs[against], logs[CANDIDATE], strict=True)]
+    return log_interval(differences, confidence), against
+
+
+def _figure(blocks: Sequence[Sequence[Sequence[float]]], how: str) -> Figure:
+    interval = log_interval(block_logs(blocks))
+    medians = [statistics.median(burst) for bursts in blocks for burst in bursts]
     return Figure(statistics.median(medians), "ms", Evidence.MEASURED, how, interval.low, interval.high)
 
 
 def _speedup(ratio: Interval, how: str) -> Figure:
-    return Figure(ratio.value, "x", Evidence.MEASURED, f"{how}, paired by block", ratio.low, ratio.high)
+    return Figure(ratio.value, "x", Evidence.MEASURED, how, ratio.low, ratio.high)

@@ -7,15 +7,24 @@ describe {problem, workloads?, budget?}    -> described {descriptions}          
 oracle   {opened}                          -> ready {}
 case     {case}                            -> computed {usable, reason, outputs, changed_inputs, limited, ...}
 compare  {case, metas, handles?, candidate?}  -> compared {checks, own_error, reference_error}     + bytes
+changed  {case, metas, bands, allowed}     -> changed {inputs, bands}           + bytes or handles
+results  {case, metas, keep | power}       -> results {difference}              + bytes or handles
+explain  {cases, metas}                    -> explained {index}                 + bytes or handles
+linear   {case}                            -> linear {inputs}
+hidden   {problem, workload, seed, count, like, budget?}  -> described {descriptions}
 admit    {distribution, seconds}           -> tried {...}   see `protocol.Tried`; ask `oracle` first
 baseline {opened, arm, seed, distribution} -> ready {}      arm: eager, compile, compile-max-autotune
-warm     {seconds}                         -> warmed {calls, seconds, first, slots, flush}
-burst    {calls}                           -> timed {milliseconds}
+warm     {seed, seconds, slots, hold}      -> warmed {calls, seconds, first, slots, flush, ...}   `tensors.arm`
+renew    {calls}                           -> renewed {}
+burst    {mode, untimed}                   -> timed {milliseconds, sums}
+look     {calls, handle?, candidate}       -> looked {calls, changed}      + arena; ask `oracle` first
+earlier  {calls, cases, handle?}           -> matched {index, stale}       + arena; one call, and earlier ones' cases
+compulsory {case, seconds}                 -> moved {read, written, shares}
+replay   {opened, plan}                    -> replayed {covered, reason}   and what follows it, see `replaying`
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -23,12 +32,14 @@ import torch
 
 from kernelevolve import codec
 from kernelevolve.errors import MachineError, ProblemError
-from kernelevolve.judge import admission, ipc, replaying
+from kernelevolve.judge import admission, compulsory, holding, replaying, structure
+from kernelevolve.judge.arrived import arrived, metas_of
 from kernelevolve.judge.baseline import Baseline
 from kernelevolve.judge.reference import Reference
+from kernelevolve.judge.timed import TimedCalls
 from kernelevolve.problem import Problem, workload_source
 from kernelevolve.protocol import Case, Description, Opened, Variant
-from kernelevolve.tensors import describe, outputs, scale
+from kernelevolve.tensors import describe, scale
 from kernelevolve.wire import Channel, Message
 
 State = dict[str, Any]
@@ -107,21 +118,9 @@ def _case(state: State, message: Message) -> Answered:
 
 def _compare(state: State, message: Message) -> Answered:
     reference: Reference = _held(state, "reference", "oracle")
-    metas = [codec.from_data(outputs.TensorMeta, m) for m in message.body["metas"]]
-    handles = message.body.get("handles") or {}
     case = codec.from_data(Case, message.body["case"])
-    with contextlib.ExitStack() as stack:
-
-        def values(meta: outputs.TensorMeta) -> Any:
-            if meta.path in handles:
-                return stack.enter_context(ipc.opened(handles[meta.path], meta))
-            if meta.path in message.attachments:
-                return outputs.from_attachment(meta, message.attachments[meta.path], reference.opened.device)
-            if meta.nbytes == 0:
-                return torch.empty(meta.shape, dtype=outputs.dtype_of(meta.dtype), device=reference.opened.device)
-            raise ValueError(f"{meta.path}: neither bytes nor a handle arrived for it")
-
-        compared = reference.compare(case, metas, values, str(message.body.get("candidate", "")))
+    with arrived(message, reference.opened.device) as values:
+        compared = reference.compare(case, metas_of(message), values, str(message.body.get("candidate", "")))
     return "compared", codec.to_data(compared)
 
 
@@ -144,12 +143,44 @@ def _baseline(state: State, message: Message) -> Answered:
 
 
 def _warm(state: State, message: Message) -> Answered:
-    return "warmed", codec.to_data(_held(state, "baseline", "baseline").warm(float(message.body["seconds"])))
+    return "warmed", _held(state, "baseline", "baseline").warm(message.body)
+
+
+def _renew(state: State, message: Message) -> Answered:
+    return "renewed", _held(state, "baseline", "baseline").renew(message.body)
 
 
 def _burst(state: State, message: Message) -> Answered:
-    times = _held(state, "baseline", "baseline").burst(int(message.body["calls"]))
-    return "timed", {"milliseconds": list(times)}
+    return "timed", _held(state, "baseline", "baseline").burst(message.body)
+
+
+def _look(state: State, message: Message) -> Answered:
+    timed = _timed_calls(state)
+    with holding.opened(message, timed.reference.opened.device) as calls:
+        found = [timed.look(c.case, c.metas, c.values, full=c.full, candidate=c.candidate) for c in calls]
+        changed = [number for number, c in enumerate(calls) if c.changed]
+    return "looked", {"calls": codec.to_data(found), "changed": changed}
+
+
+def _earlier(state: State, message: Message) -> Answered:
+    timed = _timed_calls(state)
+    cases = [codec.from_data(Case, c) for c in message.body["cases"]]
+    with holding.opened(message, timed.reference.opened.device) as (call,):
+        index = next((i for i, case in enumerate(cases) if timed.right_for(case, call.values)), -1)
+        stale = "" if index >= 0 or not cases else timed.right_with_stale(call.case, cases[0], call.values)
+    return "matched", {"index": index, "stale": stale}
+
+
+def _compulsory(state: State, message: Message) -> Answered:
+    reference: Reference = _held(state, "reference", "oracle")
+    case = codec.from_data(Case, message.body["case"])
+    return "moved", codec.to_data(compulsory.compulsory(reference, case, float(message.body["seconds"])))
+
+
+def _timed_calls(state: State) -> TimedCalls:
+    if "timed" not in state:
+        state["timed"] = TimedCalls(_held(state, "reference", "oracle"))
+    return state["timed"]  # type: ignore[no-any-return]
 
 
 def _held(state: State, name: str, question: str) -> Any:
@@ -163,8 +194,13 @@ ANSWERS: dict[str, Callable[[State, Message], Answered]] = {
     "oracle": _oracle,
     "case": _case,
     "compare": _compare,
+    **structure.ANSWERS,
     "admit": _admit,
     "baseline": _baseline,
     "warm": _warm,
+    "renew": _renew,
     "burst": _burst,
+    "look": _look,
+    "earlier": _earlier,
+    "compulsory": _compulsory,
 }

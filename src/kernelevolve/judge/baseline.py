@@ -1,25 +1,26 @@
 """The baselines: the honest reference, eager or compiled, timed on the device by the shared clock.
 
 In: an `Opened` and the name of an arm. Out: milliseconds per call. Left to others: interleaving the arms (`evaluate`),
-ring and events (`tensors.clock`).
+ring and events (`tensors.clock`), held in the same way as a candidate's (`tensors.arm`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from kernelevolve.errors import ProblemError
 from kernelevolve.protocol import Case, Opened
-from kernelevolve.tensors import call, clock, draw, load
+from kernelevolve.tensors import call, draw, load
+from kernelevolve.tensors.arm import Arm, put_back
 
 ARMS = ("eager", "compile", "compile-max-autotune")
 
 
 class Baseline:
-    """One arm on one device, with its own ring of inputs drawn from the same seeds as the candidate's."""
+    """One arm on one device, with its own ring; every burst's inputs are drawn from the candidate's seeds."""
 
     def __init__(self, opened: Opened, arm: str, seed: int, distribution: str = "D1") -> None:
         if arm not in ARMS:
@@ -31,10 +32,11 @@ class Baseline:
         self.model = load.build_model(
             self.module, seed=opened.module_seed, device=opened.device, precision=opened.precision, mode=opened.mode
         )
-        state = draw.draw_state(opened.description.state, Case(seed), opened.device)
-        draw.apply_state(self.model, state)
-        self.call = self._arm(arm)
-        self.ring = clock.Ring(self._draw, seed, opened.device)
+        self.case = Case(seed, distribution, state=seed)
+        draw.apply_state(self.model, draw.draw_state(opened.description.state, self.case, opened.device))
+        forward = opened.direction == "forward"
+        leaves, back = call.output_leaves if forward else list, put_back(self.model)
+        self.arm = Arm(self._arm(arm), self._draw, leaves, opened.device, grad=not forward, before=back)
 
     def _arm(self, arm: str) -> Callable[..., Any]:
         if arm == "eager":
@@ -56,24 +58,26 @@ class Baseline:
             def forward(self, *arguments: Any) -> Any:
                 return forward(*arguments)
 
-        cotangents = draw.draw_cotangents(Case(0), self.opened.device)
+        cotangents = draw.draw_cotangents(self.case, self.opened.device)
         return call.timed(Compiled(self.model), self.opened.direction, cotangents)
 
-    def _draw(self, seed: int) -> Sequence[Any]:
+    def _draw(self, case: Case) -> Sequence[Any]:
         needs = self.opened.direction != "forward"
-        return draw.draw_inputs(
-            self.opened.description, Case(seed, self.distribution), self.opened.device, self.module, requires_grad=needs
-        )
+        return draw.draw_inputs(self.opened.description, case, self.opened.device, self.module, requires_grad=needs)
 
-    def warm(self, seconds: float) -> clock.Warmed:
-        """Calls until warm."""
-        with self._blamed(), torch.set_grad_enabled(self.opened.direction != "forward"):
-            return clock.warm(self.call, self.ring, seconds)
+    def warm(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """See `tensors.arm.Arm.warm`."""
+        with self._blamed():
+            return self.arm.warm(body)
 
-    def burst(self, calls: int) -> list[float]:
-        """Milliseconds of each of `calls` calls, cold."""
-        with self._blamed(), torch.set_grad_enabled(self.opened.direction != "forward"):
-            return clock.burst(self.call, self.ring, calls)
+    def renew(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """See `tensors.arm.Arm.renew`."""
+        return self.arm.renew(body)
+
+    def burst(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """See `tensors.arm.Arm.burst`."""
+        with self._blamed():
+            return self.arm.burst(body)
 
     def _blamed(self) -> Any:
         return load.blamed(self.module.__file__ or "", self.opened.description.variant.label, "forward")

@@ -179,8 +179,19 @@ class Reference:
         arguments = self.arguments(case)
         return call.named_leaves(arguments, call.forward_names(self.model, len(arguments)))
 
+    def state(self, case: Case) -> Leaves:
+        """Parameters and buffers as they are when the call of `case` begins."""
+        self._restore(case)
+        return self._held(self.model)
+
     def rerun(
-        self, case: Case, arguments: Sequence[Any] | None = None, *, double: bool = False, mode: Any = None
+        self,
+        case: Case,
+        arguments: Sequence[Any] | None = None,
+        *,
+        double: bool = False,
+        mode: Any = None,
+        keep_state: bool = False,
     ) -> Leaves:
         """Runs the reference again in the state of `case`: outputs, gradients, then all inputs as `input:NAME`.
 
@@ -188,8 +199,10 @@ class Reference:
             arguments: in place of those of the case; in fp64 where `double` says so.
             double: in fp64 as the oracle, else in the declared precision.
             mode: a dispatch mode to run under.
+            keep_state: parameters and buffers stay as they are now.
         """
-        self._restore(case)
+        if not keep_state:
+            self._restore(case)
         arguments = self.arguments(case) if arguments is None else arguments
         if double and not any(t.dtype is oracle.DOUBLE for t in pytree.tree_leaves(arguments) if _floating(t)):
             arguments = oracle.double_inputs(arguments)

@@ -126,7 +126,7 @@ def _resources(evaluation: Evaluation, figures: HardwareFigures | None) -> Found
 
 def _times(evaluation: Evaluation, figures: HardwareFigures | None) -> Found:
     launches = len(_launches(evaluation))
-    timings = [t for t in evaluation.timings if t.platform == evaluation.platform]
+    timings = [t for t in evaluation.timings if t.platform == evaluation.platform and t.mode == "cold"]
     if figures is None or not timings or not launches:
         return None
     slowest = max(timings, key=lambda t: t.candidate.value)

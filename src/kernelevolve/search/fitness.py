@@ -32,7 +32,7 @@ def fitness(problem: Problem, evaluation: Evaluation) -> Figure:
     seen = max(found, key=lambda e: e.rank, default=Evidence.INTERPRETED)
     if not evaluation.correct:
         return Figure(0.0, UNIT, seen, f"not correct: {evaluation.verdict.value}")
-    timings = {t.workload: t for t in evaluation.timings if t.platform == evaluation.platform}
+    timings = {t.workload: t for t in evaluation.timings if t.platform == evaluation.platform and t.mode == "cold"}
     ratios: list[tuple[Workload, Figure]] = []
     for workload in problem.workloads:
         ratio = _ratio(timings[workload.name]) if workload.name in timings else None

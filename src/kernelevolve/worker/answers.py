@@ -6,6 +6,7 @@ In: a message and what the conversation remembers. Out: the answer on the channe
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -15,10 +16,10 @@ import torch
 from kernelevolve import codec
 from kernelevolve.evaluation import LaunchPlan
 from kernelevolve.hardware import HardwareFigures, Target
-from kernelevolve.protocol import Case, Opened
-from kernelevolve.tensors import clock, load, outputs
+from kernelevolve.protocol import Case, Opened, Placement
+from kernelevolve.tensors import load, outputs
 from kernelevolve.wire import Attachment, Channel, Message, memory_bytes
-from kernelevolve.worker import ipc, pack, plan
+from kernelevolve.worker import ipc, pack, plan, structure, timed
 from kernelevolve.worker.build import build
 from kernelevolve.worker.interpret import interpreting
 from kernelevolve.worker.load import build_candidate, choose, load_candidate, silence_autotune
@@ -160,58 +161,74 @@ def _addresses(state: State, message: Message, channel: Channel) -> None:
 
 
 def _call(state: State, message: Message, channel: Channel) -> None:
-    """`call {case, ipc}`: the outputs for one case, as attachments or, with `ipc`, as CUDA IPC handles."""
+    """`call {case, ipc, how}`: the outputs for one case, as attachments or, with `ipc`, as CUDA IPC handles; with
+    `how.back` inputs, state and bands too."""
     runner: Runner = state["runner"]
-    leaves, changed = runner.call(codec.from_data(Case, message.body["case"]), message.body.get("state", ()))
+    how = codec.from_data(Placement, message.body.get("how") or {})
+    case = codec.from_data(Case, message.body["case"])
+    leaves, changed = runner.call(case, message.body.get("state", ()), how)
     body: dict[str, Any] = {"changed": changed, "forbidden": runner.forbidden, "aliases": runner.aliases}
+    body["back"] = []
+    state["late"], state["held"] = leaves, (leaves, [*runner.early, *runner.back])
     if message.body.get("ipc"):
-        state["held"] = leaves  # the judge reads them in place until the next question
+        # The judge reads them in place until the next question.
         body["metas"] = codec.to_data([outputs.meta_of(path, leaf) for path, leaf in leaves])
-        body["handles"] = {path: ipc.export(leaf) for path, leaf in leaves if leaf.numel()}
+        body["handles"] = {path: ipc.export(leaf) for path, leaf in runner.early if leaf.numel()}
+        state["back"] = [(path, leaf.contiguous()) for path, leaf in runner.back]
+        body["back"] = codec.to_data([outputs.meta_of(path, leaf) for path, leaf in state["back"]])
+        body["handles"] |= {path: ipc.export(leaf) for path, leaf in state["back"] if leaf.numel()}
         channel.send("called", body)
         return
     if runner.recorder is not None:
         body["interpreted"] = codec.to_data(runner.recorder.report)
-    _send_bytes(channel, body, leaves)
+    body["back"] = codec.to_data([outputs.meta_of(path, leaf) for path, leaf in runner.back])
+    _send_bytes(channel, body, *state["held"])
 
 
-def _send_bytes(channel: Channel, body: dict[str, Any], leaves: list[tuple[str, Any]]) -> None:
-    metas, files = outputs.to_attachments(leaves)
+def _send_bytes(
+    channel: Channel, body: dict[str, Any], leaves: list[tuple[str, Any]], values: list[tuple[str, Any]]
+) -> None:
+    """`called` with the metadata of `leaves` and the bytes of `values`."""
+    metas = [outputs.meta_of(path, leaf) for path, leaf in leaves]
+    _, files = outputs.to_attachments(values)
     channel.send("called", {**body, "metas": codec.to_data(metas)}, files)
     for file in files.values():
         file.close()
 
 
+_SAID_BEFORE: dict[str, Any] = {"changed": [], "forbidden": [], "aliases": []}
+
+
 def _fetch(state: State, message: Message, channel: Channel) -> None:
     """`fetch {}`: the last call's outputs as attachments, where handles were refused."""
-    _send_bytes(channel, {"changed": [], "forbidden": [], "aliases": []}, state["held"])
+    _send_bytes(channel, dict(_SAID_BEFORE), *state["held"])
+
+
+def _later(state: State, message: Message, channel: Channel) -> None:
+    """`later {seconds}`: the last call's outputs as they are after so long."""
+    time.sleep(float(message.body["seconds"]))
+    runner: Runner = state["runner"]
+    values = runner.guarded(lambda: structure.snapshot(state["late"]))
+    _send_bytes(channel, dict(_SAID_BEFORE), state["late"], values)
+
+
+def _again(state: State, message: Message, channel: Channel) -> None:
+    """`again {index}`: outputs of an earlier call that were kept, as they are now."""
+    runner: Runner = state["runner"]
+    leaves = runner.stage.held[int(message.body["index"])]
+    _send_bytes(channel, dict(_SAID_BEFORE), leaves, runner.guarded(lambda: structure.snapshot(leaves)))
+
+
+def _process(state: State, message: Message, channel: Channel) -> None:
+    """`process {}`: what the process was like before the candidate was loaded, and is like now."""
+    runner: Runner = state["runner"]
+    channel.send("processed", {"before": runner.before, "now": structure.process_state(runner.device)})
 
 
 def _choose(state: State, message: Message, channel: Channel) -> None:
     """`choose {choice}`: other knob values from the next call on."""
     state["runner"].choose(dict(message.body["choice"]))
     channel.send("chosen", {})
-
-
-def _warm(state: State, message: Message, channel: Channel) -> None:
-    """`warm {seed, seconds}`: fills a ring of input slots and calls the candidate until it is warm."""
-    runner: Runner = state["runner"]
-    state.pop("held", None)
-    if "ring" not in state:
-        runner.arguments(Case(int(message.body["seed"])))
-        state["ring"] = clock.Ring(lambda seed: runner.inputs(Case(seed)), int(message.body["seed"]), runner.device)
-        state["timed"] = runner.timed()
-    with torch.set_grad_enabled(runner.opened.direction != "forward"):
-        facts = runner.guarded(lambda: clock.warm(state["timed"], state["ring"], float(message.body["seconds"])))
-    channel.send("warmed", codec.to_data(facts))
-
-
-def _burst(state: State, message: Message, channel: Channel) -> None:
-    """`burst {calls}`: times calls one by one, cold; milliseconds."""
-    runner: Runner = state["runner"]
-    with torch.set_grad_enabled(runner.opened.direction != "forward"):
-        times = runner.guarded(lambda: clock.burst(state["timed"], state["ring"], int(message.body["calls"])))
-    channel.send("timed", {"milliseconds": list(times)})
 
 
 ANSWERS: dict[str, Answer] = {
@@ -221,7 +238,12 @@ ANSWERS: dict[str, Answer] = {
     "addresses": _addresses,
     "call": _call,
     "fetch": _fetch,
+    "later": _later,
+    "again": _again,
+    "process": _process,
     "choose": _choose,
-    "warm": _warm,
-    "burst": _burst,
+    "warm": timed.warm,
+    "renew": timed.renew,
+    "burst": timed.burst,
+    "held": timed.held,
 }

@@ -15,11 +15,14 @@ import torch
 from torch.utils import _pytree as pytree
 
 from kernelevolve.evaluation import Verdict
-from kernelevolve.protocol import Case, Opened
+from kernelevolve.protocol import Case, Opened, Placement
 from kernelevolve.tensors import call, draw, load, outputs
+from kernelevolve.worker import structure
 from kernelevolve.worker.census import Census
 from kernelevolve.worker.fault import Fault, blame
 from kernelevolve.worker.load import build_candidate, choose, load_candidate
+
+MOST_BACK = 150  # a message carries 200 pieces of memory
 
 Context = Callable[[], AbstractContextManager[Any]]
 
@@ -38,6 +41,8 @@ class Runner:
         """
         self.opened, self.context = opened, context
         self.device = opened.device
+        self.before = structure.process_state(self.device)
+        self.stage = structure.Stage(self.device)
         load.set_precision(opened.precision)
         self.problem = load.load_module(opened.description.variant.source)
         with load.seeded(opened.module_seed):
@@ -64,8 +69,8 @@ class Runner:
         with torch.no_grad():
             for name, tensor in self._state():
                 tensor.copy_(self._built[name])
-        description = self.opened.description
-        drawn = draw.draw_state(description.state, case, self.device)
+        with structure.as_before(self.before):
+            drawn = draw.draw_state(self.opened.description.state, case, self.device)
         absent = draw.apply_state(self.model, drawn)
         if absent:
             raise Fault(
@@ -78,28 +83,46 @@ class Runner:
     def inputs(self, case: Case) -> list[Any]:
         """Draws the inputs of `case` alone."""
         needs_grad = self.opened.direction != "forward"
-        return draw.draw_inputs(self.opened.description, case, self.device, self.problem, requires_grad=needs_grad)
+        with structure.as_before(self.before):
+            return draw.draw_inputs(self.opened.description, case, self.device, self.problem, requires_grad=needs_grad)
 
-    def call(self, case: Case, state: Sequence[str] = ()) -> tuple[list[tuple[str, Any]], list[str]]:
+    def call(
+        self, case: Case, state: Sequence[str] = (), how: Placement | None = None
+    ) -> tuple[list[tuple[str, Any]], list[str]]:
         """The candidate's named output leaves for `case`, and the names of inputs and parameters that it changed.
 
-        `forbidden` then lists the ops that it ran beside kernels, `aliases` the outputs that share an input's memory.
+        `early` then has their values as they were when the call returned, `forbidden` the ops that it ran beside
+        kernels, `aliases` the outputs that share an input's memory, `back` what `how` wants sent back.
 
         Args:
             state: buffers and inputs that the reference changes, as `state:NAME` and `input:NAME`; they count as
                 outputs.
+            how: where the inputs lie; the call is the same for all.
         """
-        arguments = self.arguments(case)
+        how = how or Placement()
+        specs = self.opened.description
+        arguments = self.stage.placed(self.arguments(case), [s.name for s in specs.inputs], how)
         watched = self._named(arguments)
         before = [
             (n, t, digest(t)) for n, t in (*watched, *self.model.named_parameters()) if isinstance(t, torch.Tensor)
         ]
+        structure.poison_pool([(o.shape, outputs.dtype_of(o.dtype)) for o in specs.outputs], how.fill, self.device)
         with self.context() as self.recorder, self._census() as census:
+            if self.recorder is not None and how.fill is not None:
+                self.recorder.fill = draw.generator(how.fill, "fill", "cpu")
             leaves = self.guarded(lambda: self._leaves(arguments, case, state))
         self.forbidden = census.forbidden if census is not None else []
         self.aliases = outputs.shared_memory([(path, leaf) for path, leaf in leaves if path.startswith("out")], watched)
         changed = [name for name, tensor, was in before if digest(tensor) != was]
+        self.back = self._back(watched) if how.back else []
+        if how.hold:
+            self.stage.held.append([(path, leaf) for path, leaf in leaves if path.startswith(("out", "grad:"))])
         return leaves, changed
+
+    def _back(self, watched: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+        """Inputs, state and guard bands after a call, as the judge wants to see them."""
+        given = [(f"given:{name}", leaf) for name, leaf in watched if isinstance(leaf, torch.Tensor)]
+        return [*given, *((f"kept:{name}", leaf) for name, leaf in self._state()), *self.stage.bands()][:MOST_BACK]
 
     def _census(self) -> AbstractContextManager[Census | None]:
         """What was planned on meta tensors need not be what runs on real ones; autograd's own ops are not looked at."""
@@ -110,11 +133,14 @@ class Runner:
         leaves = call.run(self.model, arguments, self.opened.direction, cotangents)
         held = {f"state:{name}": tensor for name, tensor in self.model.named_buffers()}
         held |= {f"input:{name}": leaf for name, leaf in self._named(arguments)}
-        return [*leaves, *((name, held[name]) for name in state if name in held)]
+        found = [*leaves, *((name, held[name]) for name in state if name in held)]
+        self.early = structure.snapshot(found)
+        return found
 
-    def timed(self) -> Callable[..., Any]:
-        """What one timed call runs: the same as a baseline's, gradients included where the problem asks for them."""
-        return call.timed(self.model, self.opened.direction, draw.draw_cotangents(Case(0), self.device))
+    def timed(self, case: Case) -> Callable[..., Any]:
+        """What one timed call runs: the same as a baseline's, gradients included where the problem asks for them; they
+        start from the cotangents of `case`."""
+        return call.timed(self.model, self.opened.direction, draw.draw_cotangents(case, self.device))
 
     def _named(self, arguments: list[Any]) -> list[tuple[str, Any]]:
         """The leaves of the arguments by the reference's names: the candidate may call its own otherwise."""

@@ -1,0 +1,275 @@
+"""One candidate timed on one workload: fresh processes, new inputs for every call, every timed call compared.
+
+In: the bench, a device, a candidate at a choice, a lane, the secret. Out: for each mode a `Timed`, and what each guard
+of timing found. Left to others: the arms and their comparison (`arms`), order and interval (`timing`), the cross-check
+of the clock (`consistency`), what the driver says (`watch`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from kernelevolve import codec
+from kernelevolve.candidate import Choice
+from kernelevolve.evaluate.arms import DISTRIBUTION, Arm, Call, Looks, Shape, shape_for, turns_of
+from kernelevolve.evaluate.bench import Bench
+from kernelevolve.evaluate.consistency import Consistency, consistency
+from kernelevolve.evaluate.correct import Failed, Trial, candidate_asks
+from kernelevolve.evaluate.roles import Conversation
+from kernelevolve.evaluate.secrets import Seeds
+from kernelevolve.evaluate.timing import (
+    CANDIDATE,
+    Blocks,
+    NothingCounts,
+    Plan,
+    Timed,
+    calls_per_burst,
+    interleave,
+    pilot,
+    time_arms,
+)
+from kernelevolve.evaluate.watch import Watch
+from kernelevolve.evaluation import Guard, Verdict
+from kernelevolve.hardware import HardwareFigures
+from kernelevolve.protocol import Case
+from kernelevolve.settings import Lane
+from kernelevolve.wire import Message
+
+WARM_SECONDS = 0.2
+FLOOR = 0.9  # of the least time: peaks and clocks are known no better
+SLOW_MS = 10.0
+_CALLS_HELD_AT_FIRST = 12
+_MORE_BLOCKS = 12  # before anybody is accused of a false clock
+_COMPULSORY_SECONDS = 5.0
+GUARDS = ("fresh-inputs", "timed-outputs", "clock", "floor")
+
+
+class Place(Protocol):
+    """The device: its name, and warm baselines kept from one candidate to the next."""
+
+    torch_name: str
+    name: str
+
+    def baseline(self, bench: Bench, workload: str, arm: str) -> Conversation: ...
+
+    def worker(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Conversation: ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What timing one workload gave: one entry per mode, and what each guard found."""
+
+    timed: tuple[Timed, ...]
+    guards: tuple[Guard, ...]
+
+
+class Session:
+    """One candidate, one workload, one process of its own.
+
+    Args:
+        figures: of the platform, for the floor; None where nobody knows them.
+        candidates: how many are measured of which the best will be taken.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        place: Place,
+        trial: Trial,
+        lane: Lane,
+        seeds: Seeds,
+        *,
+        figures: HardwareFigures | None = None,
+        candidates: int = 1,
+        blocks: Blocks | None = None,
+    ) -> None:
+        self.bench, self.place, self.trial, self.lane, self.seeds = bench, place, trial, lane, seeds
+        self.figures, self.candidates = figures, candidates
+        self.blocks = blocks or Blocks(lane.blocks, lane.doublings)
+        self.workload = trial.description.variant.workload
+        self.state = seeds.seed(f"time/{self.workload}/state")
+        self.guards: list[Guard] = []
+
+    def measure(self) -> Measured:
+        """Times every mode of the lane, the cold one first.
+
+        Raises:
+            Failed: a timed call was wrong, or its time cannot be true.
+            ProblemError, SeatLost: not the candidate's fault.
+        """
+        trial = self.trial
+        worker = self.place.worker(self.bench, self.workload, trial.source, trial.choice)
+        try:
+            judges = {n: self.place.baseline(self.bench, self.workload, n) for n in self.bench.problem.baselines}
+            facts = self._warm_baselines(judges)
+            timed = tuple(self._mode(mode, worker, judges, facts) for mode in self.lane.modes)
+        finally:
+            worker.end()
+        return Measured(timed, tuple(self.guards))
+
+    def _warm_baselines(self, judges: Mapping[str, Conversation]) -> Mapping[str, Any]:
+        body = self._warm_body(self._seed("warm"), slots=0, hold=_CALLS_HELD_AT_FIRST)
+        return [self.bench.judged(judge, "warm", body).body for judge in judges.values()][-1]
+
+    def _warm_body(self, seed: int, *, slots: int, hold: int) -> dict[str, Any]:
+        rules = {"seed": seed, "state": self.state, "distribution": DISTRIBUTION}
+        return {**rules, "seconds": WARM_SECONDS, "slots": slots, "hold": hold}
+
+    def _seed(self, label: str) -> int:
+        # Slots are filled from seed, seed + 1, ...: room for them below 2^63.
+        return self.seeds.seed(f"time/{self.workload}/{label}") >> 1
+
+    def _mode(
+        self, mode: str, worker: Conversation, judges: Mapping[str, Conversation], facts: Mapping[str, Any]
+    ) -> Timed:
+        arms, looks = self._arms(mode, worker, judges, facts)
+        candidate, shape = arms[CANDIDATE], arms[CANDIDATE].shape
+
+        def after(block: int) -> None:
+            if looks is not None:
+                looks.look(candidate, block)
+            for arm in arms.values():
+                arm.next_block()
+
+        plan = Plan(self.blocks, shape.calls, shape.longer, mode, self.candidates)
+        index = self.place.torch_name.partition(":")[2] if self.place.torch_name.startswith("cuda") else ""
+        watch = Watch(int(index or 0) if self.place.torch_name.startswith("cuda") else None)
+        with watch.watching():
+            try:
+                timed = time_arms(
+                    arms,
+                    workload=self.workload,
+                    platform="",
+                    choice=self.trial.choice,
+                    plan=plan,
+                    device=self.place.name,
+                    after=after,
+                    watch=watch,
+                )
+            except NothingCounts as error:
+                raise Failed(Verdict.INCONCLUSIVE, str(error)) from error
+        self._clock(arms, timed.timing.against, after, shape)
+        self._floor(mode, timed)
+        self._report(mode, arms, looks, watch)
+        return timed
+
+    def _arms(
+        self, mode: str, worker: Conversation, judges: Mapping[str, Conversation], facts: Mapping[str, Any]
+    ) -> tuple[dict[str, Arm], Looks | None]:
+        def judge_asks(judge: Conversation) -> Any:
+            return lambda kind, body: self.bench.judged(judge, kind, body)
+
+        def worker_asks(kind: str, body: Mapping[str, Any]) -> Message:
+            return candidate_asks(worker, kind, body, seconds=self.trial.bounds.call_seconds)  # type: ignore[no-any-return]
+
+        label = f"time/{self.workload}/{mode}"
+        slots, output, free = int(facts["slots"]), int(facts["output"]), int(facts["free"])
+        turns = turns_of(self.seeds, label, slots, self.state)
+        short = Shape(slots, 1, 1, 1, 0, False)
+        first = {name: Arm(judge_asks(judge), turns, short, mode) for name, judge in judges.items()}
+        fastest = pilot(first)
+        shape = shape_for(calls_per_burst(fastest), fastest >= SLOW_MS, slots, output, free)
+        seed = self._seed(f"{mode}/warm")
+        warm = self._warm_body(seed, slots=slots, hold=shape.hold)
+        worker_asks("warm", warm)
+        for judge in judges.values():
+            self.bench.judged(judge, "warm", {**warm, "seconds": 0.0})
+        arms = {CANDIDATE: Arm(worker_asks, turns, shape, mode)}
+        arms |= {name: Arm(judge_asks(judge), turns, shape, mode) for name, judge in judges.items()}
+        for arm in arms.values():
+            arm.number = 1  # number 0 was the pilot's
+        if "timed-outputs" not in self.lane.defences:
+            return arms, None
+        looks = Looks(
+            self.bench, self.trial.description, self.place.torch_name, worker, self.trial.key, self.lane.verified,
+            self.seeds, label, self.trial.bounds.call_seconds,
+        )  # fmt: skip
+        looks.started([Call(i, Case(seed + i, DISTRIBUTION, state=self.state)) for i in range(slots)])
+        return arms, looks
+
+    def _clock(self, arms: Mapping[str, Arm], against: str, after: Any, shape: Shape) -> None:
+        """Refuses times that this process's own clock contradicts; looks longer before it does."""
+        if "clock" not in self.lane.defences:
+            return
+        if names := arms[CANDIDATE].replaced:
+            raise self._refused("clock", Verdict.TIMER_INCONSISTENT, f"the candidate has replaced {', '.join(names)}")
+        found = self._consistency(arms, against)
+        if not found.holds:
+            done = len(arms[CANDIDATE].blocks)
+            for block in range(done, done + _MORE_BLOCKS):
+                interleave(arms, block, shape.calls, shape.longer)
+                after(block)
+            found = self._consistency(arms, against)
+        if not found.holds:
+            raise self._refused("clock", Verdict.TIMER_INCONSISTENT, f"{found}")
+        self._held("clock", str(found), ran=found.blocks >= 2)
+
+    @staticmethod
+    def _consistency(arms: Mapping[str, Arm], against: str) -> Consistency:
+        blocks = [arms[name].blocks for name in (CANDIDATE, against)]
+        return consistency([b for b in blocks[0] if b], [b for b in blocks[1] if b])
+
+    def _floor(self, mode: str, timed: Timed) -> None:
+        """Refuses cold times below what moving the compulsory bytes takes."""
+        if "floor" not in self.lane.defences or mode != "cold":
+            return
+        if self.figures is None:
+            self.guards.append(Guard("floor", "not run", "the bandwidth of this device is not known"))
+            return
+        moved = self._compulsory()
+        least = (moved["read"] + moved["written"]) / self.figures.bandwidth * 1e3
+        took = timed.timing.candidate.value
+        counted = ", ".join(f"{name} {share:.2g}" for name, share in moved["shares"]) or "nothing proved"
+        said = (
+            f"{self.workload}: {took:.4g} ms, least {least:.4g} ms for {moved['read'] / 1e6:.3g} MB read and "
+            f"{moved['written'] / 1e6:.3g} MB written at the sheet's {self.figures.bandwidth / 1e12:.3g} TB/s "
+            f"(share of each input that must be read: {counted})"
+        )
+        if took < FLOOR * least:
+            raise self._refused("floor", Verdict.BELOW_FLOOR, said)
+        self._held("floor", said)
+
+    def _compulsory(self) -> Mapping[str, Any]:
+        case = Case(self.seeds.seed(f"time/{self.workload}/floor"), DISTRIBUTION, state=self.state)
+        with self.bench.lock:
+            judge = self.bench.oracle(self.trial.description, self.place.torch_name)
+            body = {"case": codec.to_data(case), "seconds": _COMPULSORY_SECONDS}
+            return self.bench.judged(judge, "compulsory", body).body
+
+    def _report(self, mode: str, arms: Mapping[str, Arm], looks: Looks | None, watch: Watch) -> None:
+        shape = arms[CANDIDATE].shape
+        calls = sum(t.calls for block in arms[CANDIDATE].blocks for t in block)
+        if "fresh-inputs" in self.lane.defences:
+            self._held(
+                "fresh-inputs",
+                f"{self.workload} {mode}: {calls} timed calls, each on inputs of its own in one of {shape.slots} slots "
+                "whose addresses stay",
+            )
+        if looks is not None:
+            self._held("timed-outputs", f"{self.workload} {mode}: {looks}")
+        noted = [watch.absent, *sorted(watch.notes)]
+        if any(noted):
+            self._held("exclusive", "; ".join(n for n in noted if n), ran=not watch.absent)
+
+    def _held(self, name: str, detail: str, *, ran: bool = True) -> None:
+        self.guards.append(Guard(name, "held" if ran else "not run", detail))
+
+    def _refused(self, guard: str, verdict: Verdict, message: str) -> Failed:
+        facts = {"guard": guard, "workload": self.workload, "size": "full", "device": self.place.torch_name}
+        return Failed(verdict, message, artefact={**facts, "choice": dict(self.trial.choice)})
+
+
+def worst_of(runs: Sequence[Timed]) -> Timed:
+    """Several processes' times of one workload as one: the process with the smallest lower bound, with their spread.
+
+    More repetitions inside one process do not show how much processes differ: the spread is printed beside the worst.
+    """
+    worst = min(runs, key=lambda t: t.timing.speedup.low or t.timing.speedup.value)
+    if len(runs) < 2:
+        return worst
+    values = [t.timing.speedup.value for t in runs]
+    figure = worst.timing.speedup
+    how = f"{figure.how}; worst of {len(runs)} processes, which gave {min(values):.4g} to {max(values):.4g}"
+    return replace(worst, timing=replace(worst.timing, speedup=replace(figure, how=how)))
