@@ -103,7 +103,11 @@ def try_distribution(reference: Reference, distribution: str, seconds: float = P
     labels = [label for label in found if label]
     models: list[NullModel] = []
     if computed.usable:
-        labels += _try_all(reference, case, models, start + seconds)
+        try:
+            labels += _try_all(reference, case, models, start + seconds)
+        except torch.OutOfMemoryError:
+            after = models[-1].name if models else "none"
+            labels.append(f"{distribution}: out of device memory, nothing was tried after {after!r}")
     reason = "" if computed.usable else computed.reason
     return Tried(distribution, reason, tuple(models), tolerances, tuple(labels), time.monotonic() - start)
 
