@@ -11,6 +11,8 @@ KernelEvolveError                       exit code 1
 ├── WriterError                         1   a writer could not answer a brief; told as Dropped
 │   └── NoMovesLeft                         nothing is left to try from the given parents
 ├── NoCorrectCandidate                  5   a run ended without one correct candidate
+├── NotConfirmed                        8   a receipt came out different, or a failure was not reproduced
+├── CannotCompare                       9   nothing can be said here of a receipt or a failure
 ├── StoreError                          6   the run's log, or a blob beside it, cannot be read or written
 │   ├── RunBusy                             another process owns the run
 │   ├── StaleLease                          this process lost the run to another one
@@ -18,7 +20,8 @@ KernelEvolveError                       exit code 1
 │   └── StoreFull                           no room on the disk
 └── MachineError                        7   the machine's fault: retried, never scored
     ├── SeatLost                            a judge, builder or worker process died or stopped answering
-    └── MissingDevice                       an accelerator was asked for and is not here
+    ├── MissingDevice                       an accelerator was asked for and is not here
+    └── Unsealed                            nothing would stand between foreign code and this machine
 
 70 is the exit code of any other exception, which is a bug here or in a plugin; 130 that of a run that Ctrl-C ended
 cleanly.
@@ -95,6 +98,19 @@ class NoCorrectCandidate(KernelEvolveError):
     exit_code = 5
 
 
+class NotConfirmed(KernelEvolveError):
+    """A receipt that came out different, or a failure that was not reproduced."""
+
+    exit_code = 8
+
+
+class CannotCompare(KernelEvolveError):
+    """A receipt or a failure of which nothing can be said here: another device, compiler or harness, or it cannot be
+    read."""
+
+    exit_code = 9
+
+
 class StoreError(KernelEvolveError):
     """The run's log, or a blob beside it, cannot be read or written."""
 
@@ -129,3 +145,17 @@ class SeatLost(MachineError):
 
 class MissingDevice(MachineError):
     """An accelerator was asked for and is not here."""
+
+
+class Unsealed(MachineError):
+    """Foreign code would run with limits alone around it, and nobody asked for that.
+
+    Args:
+        role: whose child it was to be.
+    """
+
+    def __init__(self, role: str) -> None:
+        super().__init__(
+            f"no layer of the seal can be had here, so the {role} runs no foreign code; `kernelevolve doctor` says "
+            "what is missing; with --unsealed it runs all the same, and may do all that you may"
+        )

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from kernelevolve import codec
 from kernelevolve.seal import kernel, layers, trees
 from kernelevolve.seal.keeper import Sealing, end_all, keep
-from kernelevolve.seal.layers import NO_LAYERS, Layers
+from kernelevolve.seal.layers import NO_LAYERS, Layers, absent
 from kernelevolve.seal.limits import Limits as Limits
 from kernelevolve.seal.printed import Printed
 from kernelevolve.wire import Attachment, Channel, WireError
@@ -52,9 +52,11 @@ class _Nursery:
         """Answers `spawned`, with an error where the child could not be sealed as it should have been."""
         ours, theirs = Channel.pair()
         printed = Printed()
-        used = self.offered if body.get("seal", True) else replace(NO_LAYERS, outer=self.offered.outer)
+        used = self.offered if body.get("seal", True) else NO_LAYERS
+        if outer := str(body.get("outer", "")):
+            used = replace(used, outer=outer, namespaces=absent("namespaces"))
         folder = "" if used.namespaces.holds else tempfile.mkdtemp(prefix="kernelevolve-child-")
-        given = {k: v for k, v in body.items() if k not in ("seal", "scratch")}
+        given = {k: v for k, v in body.items() if k not in ("seal", "scratch", "outer")}
         sealing = Sealing(
             used,
             trees.needed(),
@@ -119,8 +121,9 @@ def serve(
             not have the same number: CUDA takes the importer of a handle for its exporter when their numbers are equal.
         offered: layers of the seal to use; those that this machine has if None.
 
-    `spawn {memory_bytes, file_bytes, processes, output_bytes, device, seal, scratch}` answers `spawned {pid,
+    `spawn {memory_bytes, file_bytes, processes, output_bytes, device, seal, scratch, outer}` answers `spawned {pid,
     isolation}` with the attachment `socket`, or `unsealed {message}` where a layer that was tried before is refused.
+    `outer` names what is around this whole process already; then its children need no namespaces of their own.
     `end {pid, grace}` gives the child `grace` seconds to end by itself, ends what is left of it and answers `ended
     {status, signal, log}`: how it ended, and the end of what it printed.
     """

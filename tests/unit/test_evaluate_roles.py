@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from kernelevolve.errors import SeatLost
+from kernelevolve.errors import SeatLost, Unsealed
 from kernelevolve.evaluate import roles
 from kernelevolve.evaluate.correct import Failed, candidate_asks
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal, Roles
 from kernelevolve.evaluation import Verdict
-from kernelevolve.nursery import Limits
+from kernelevolve.seal import bubblewrap, layers
+from kernelevolve.seal.limits import Limits
 
 ROLE = """
 import argparse, os, signal, sys, time
@@ -116,7 +117,7 @@ def test_a_child_that_dies_is_told_how(
 
 def test_only_children_of_one_candidate_share_a_cache(made: Roles, tmp_path: Path) -> None:
     with made["worker"].open() as child:
-        if not child.isolation.startswith("namespaces"):
+        if "namespaces" not in child.isolation:
             pytest.skip("namespaces are not to be had here")
     seen = []
     for scratch in ("one", "one", "other", None, None):
@@ -176,3 +177,57 @@ def test_a_lost_role_is_the_machines_fault_and_starts_again(made: Roles) -> None
 def test_a_role_that_does_not_start_says_why(made: Roles) -> None:
     with pytest.raises(SeatLost, match=r"judge process did not start: RuntimeError: torch is not installed.*doctor"):
         made["judge"].open()
+
+
+needs_bubblewrap = pytest.mark.skipif(not bubblewrap.probe().holds, reason=bubblewrap.probe().found)
+
+
+@needs_bubblewrap
+def test_for_publishing_each_child_has_a_fresh_process_in_bubblewrap(made: Roles, tmp_path: Path) -> None:
+    made.lane = "publish"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    before = set(os.listdir("/proc"))
+    seen = []
+    for name in ("one", "two"):
+        with made["worker"].open(Limits(memory_bytes=1 << 30), scratch) as child:
+            assert child.isolation == "+".join(["bwrap", *layers.probe().isolation.split("+")[1:]])
+            assert made.isolation == child.isolation
+            environment = echo(child)["environment"]
+            assert isinstance(environment, dict) and "SOME_API_KEY" not in environment
+            assert str(environment["HOME"]).startswith("/tmp/") and not Path(str(environment["HOME"])).exists()
+            seen.append(child.ask("cache", {"name": name}, seconds=10).body["was"])
+            with pytest.raises(ChildDied, match="by SIGSEGV"):
+                child.ask("signal", {"number": int(signal.SIGSEGV)}, seconds=10)
+    assert seen == [[], ["one"]]
+    with made["worker"].open() as child, pytest.raises(ChildSilent):
+        child.ask("hang", seconds=0.3)
+    made.close()
+    left = {p for p in set(os.listdir("/proc")) - before if p.isdigit()}
+    assert not [p for p in left if "a_role" in _command(p)]
+
+
+def _command(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def test_where_nothing_can_be_had_nothing_foreign_runs_unless_it_was_asked_for(
+    made: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = ROLE.replace("nursery.serve(control, handle)", "nursery.serve(control, handle, offered=NOTHING)").replace(
+        "from kernelevolve.wire",
+        "from kernelevolve.seal.layers import Layers, absent\nNOTHING = Layers(*[absent('x')] * 3)\n"
+        "from kernelevolve.wire",
+    )
+    (tmp_path / "a_bare_role.py").write_text(bare)
+    monkeypatch.setitem(roles._MODULE, "worker", "a_bare_role")
+    with pytest.raises(Unsealed, match="--unsealed"):
+        made["worker"].open()
+    unsealed = Roles(seal=False)
+    with unsealed["worker"].open() as child:
+        assert child.isolation == "none" == unsealed.isolation
+        assert echo(child)
+    unsealed.close()

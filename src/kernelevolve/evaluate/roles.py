@@ -8,6 +8,7 @@ and the caller decides whose fault that was. A role's own death is the machine's
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -18,8 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kernelevolve import codec
-from kernelevolve.errors import KernelEvolveError, SeatLost
-from kernelevolve.nursery import Limits
+from kernelevolve.errors import KernelEvolveError, SeatLost, Unsealed
+from kernelevolve.seal import bubblewrap
+from kernelevolve.seal.layers import NO_WALL, Layer
+from kernelevolve.seal.limits import Limits
+from kernelevolve.settings import LaneName
 from kernelevolve.wire import Attachment, Channel, Message, WireError, WireTimeout, memory_file
 
 RoleName = Literal["judge", "builder", "worker", "translator"]
@@ -71,6 +75,7 @@ class Conversation:
     def __init__(self, role: Role, pid: int, channel: Channel, isolation: str) -> None:
         self.role, self.pid, self.channel, self.isolation = role, pid, channel, isolation
         self._ended: Mapping[str, Any] | None = None
+        self._lost = False
 
     def __enter__(self) -> Conversation:
         return self
@@ -99,7 +104,7 @@ class Conversation:
             raise ChildSilent(f"{self.role.name} did not answer {kind!r} within {seconds:g} s") from None
         except WireError as error:
             ended = self.end(grace=_DYING_SECONDS)
-            if self.role.gone:
+            if self._lost:
                 raise SeatLost(f"the {self.role.name} process is gone; it is started again when next needed") from error
             raise ChildDied(f"{self.role.name} child", ended["status"], ended["signal"], ended["log"]) from error
         if answer.kind == "fault":
@@ -112,7 +117,10 @@ class Conversation:
         if self._ended is None:
             self.channel.close()
             self._ended = self.role.end(self.pid, grace=grace)
+            self._lost = self.role.gone
             self.role.forget(self)
+            if self.role.wrapped:
+                self.role.close()  # it was there for this child alone
         return self._ended
 
     def abort(self) -> None:
@@ -122,14 +130,37 @@ class Conversation:
 
 
 class Role:
-    """A warm process that forks one sealed child per conversation; thread-safe."""
+    """A warm process that forks one sealed child per conversation; thread-safe.
 
-    def __init__(self, name: RoleName, *, seal: bool = True, environment: Mapping[str, str] | None = None) -> None:
+    Args:
+        seal: false runs foreign code without any isolation.
+        wrapped: bubblewrap's binary, where the whole process is to run in it; empty for a process of this system.
+        scratch: with `wrapped`, the only folder outside that its children may write to.
+
+    Attributes:
+        wrap: bubblewrap's binary, where each conversation is to have a fresh process in it; empty for a forked child.
+    """
+
+    def __init__(
+        self,
+        name: RoleName,
+        *,
+        seal: bool = True,
+        environment: Mapping[str, str] | None = None,
+        wrapped: str = "",
+        scratch: Path | None = None,
+    ) -> None:
         self.name = name
         self.seal = seal
+        self.wrapped = wrapped
+        self.isolation = ""  # of its last child
         self._lock = threading.Lock()
         ours, theirs = Channel.pair()
-        command = [sys.executable, "-m", _MODULE[name], "--fd", str(theirs.fileno()), "--role", name]
+        # -P: what lies in the current folder is no module of ours.
+        command = [sys.executable, "-P", "-m", _MODULE[name], "--fd", str(theirs.fileno()), "--role", name]
+        seen = _environment(environment or {})
+        if wrapped:
+            command = bubblewrap.command(command, seen, str(scratch or ""), binary=wrapped)
         self._printed = memory_file(0, "role-log")  # a pipe that nobody reads would stop a role that prints a lot
         self._process = subprocess.Popen(
             command,
@@ -137,7 +168,7 @@ class Role:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._printed.fd,
-            env=_environment(environment or {}),
+            env=seen,
             start_new_session=True,  # a Ctrl-C in the terminal is the host's to handle
         )
         theirs.close()
@@ -145,6 +176,8 @@ class Role:
         self._ready = False
         self._lost = False
         self._open: set[Conversation] = set()
+        self._fresh: list[Role] = []
+        self.wrap = ""
 
     def _wait_ready(self) -> None:
         if self._ready:
@@ -180,9 +213,17 @@ class Role:
 
         Raises:
             SeatLost: the role's process is gone.
+            Unsealed: nothing would stand between foreign code and this machine, and nobody asked for that.
         """
+        if self.wrap:
+            fresh = Role(self.name, seal=self.seal, wrapped=self.wrap, scratch=scratch)
+            self._fresh = [role for role in self._fresh if not role.gone] + [fresh]
+            made = fresh.open(limits, scratch)
+            self.isolation = made.isolation
+            return made
         limits = limits or Limits()
-        body = {**codec.to_data(limits), "seal": self.seal, "scratch": str(scratch or "")}
+        outer, place = ("bwrap", bubblewrap.SCRATCH) if self.wrapped else ("", str(scratch))
+        body = {**codec.to_data(limits), "seal": self.seal, "scratch": place if scratch else "", "outer": outer}
         with self._lock:
             try:
                 self._wait_ready()
@@ -195,7 +236,11 @@ class Role:
             raise SeatLost(f"a child of the {self.name} could not be sealed: {why}; run `kernelevolve doctor`")
         channel = Channel.from_fd(os.dup(message.attachments["socket"].fd))
         message.close()
-        made = Conversation(self, int(message.body["pid"]), channel, str(message.body["isolation"]))
+        self.isolation = str(message.body["isolation"])
+        made = Conversation(self, int(message.body["pid"]), channel, self.isolation)
+        if self.seal and self.isolation == NO_WALL:
+            made.end()
+            raise Unsealed(self.name)
         self._open.add(made)
         return made
 
@@ -213,6 +258,8 @@ class Role:
         """Ends every open conversation, from any thread."""
         for conversation in tuple(self._open):
             conversation.abort()
+        for role in tuple(self._fresh):
+            role.hang_up()
 
     def forget(self, conversation: Conversation) -> None:
         """Takes note that a conversation was ended."""
@@ -228,7 +275,11 @@ class Role:
                 return {"status": None, "signal": None, "log": f"the {self.name} process is gone"}
 
     def close(self) -> None:
-        """Ends the process and all its children."""
+        """Ends the process and all its children; a second call does nothing."""
+        for role in self._fresh:
+            role.close()
+        if self._control.sock.fileno() < 0:
+            return
         self._control.close()
         try:
             self._process.wait(10)
@@ -249,12 +300,23 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 class Roles:
-    """The roles of one run, started when first needed, again when one was lost, closed together."""
+    """The roles of one run, started when first needed, again when one was lost, closed together.
 
-    def __init__(self, *, seal: bool = True) -> None:
+    Attributes:
+        lane: in `publish`, each of the worker's children has a fresh process in bubblewrap, where there is one.
+    """
+
+    def __init__(self, *, seal: bool = True, lane: LaneName = "screen") -> None:
         self._seal = seal
+        self.lane = lane
         self._roles: dict[RoleName, Role] = {}
         self._lock = threading.Lock()
+
+    @property
+    def isolation(self) -> str:
+        """What held around the foreign code that ran last; empty if none ran yet."""
+        names: tuple[RoleName, ...] = ("worker", "builder")
+        return next((r.isolation for n in names if (r := self._roles.get(n)) and r.isolation), "")
 
     def __getitem__(self, name: RoleName) -> Role:
         with self._lock:
@@ -262,6 +324,9 @@ class Roles:
                 self._roles.pop(name).close()
             if name not in self._roles:
                 self._roles[name] = Role(name, seal=self._seal)
+            if name == "worker":
+                wanted = self.lane == "publish" and self._seal and _bubblewrap().holds
+                self._roles[name].wrap = bubblewrap.find() if wanted else ""
             return self._roles[name]
 
     def hang_up(self) -> None:
@@ -282,6 +347,11 @@ class Roles:
             for role in self._roles.values():
                 role.close()
             self._roles.clear()
+
+
+@functools.cache
+def _bubblewrap() -> Layer:
+    return bubblewrap.probe()
 
 
 @contextlib.contextmanager

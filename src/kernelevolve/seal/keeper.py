@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from kernelevolve.seal import kernel, landlock, limits, namespaces, seccomp
-from kernelevolve.seal.layers import Layers
+from kernelevolve.seal.layers import NO_WALL, Layers
 from kernelevolve.seal.limits import Limits
 from kernelevolve.seal.printed import Printed
 from kernelevolve.seal.trees import Trees
@@ -180,7 +180,7 @@ def _seal(sealing: Sealing, name: str) -> str:
     if sealing.layers.seccomp.holds:
         seccomp.restrict()
         held.append("seccomp")
-    return "+".join(filter(None, held)) or ("none" if sealing.layers.bare else "rlimits")
+    return "+".join(filter(None, held)) or ("none" if sealing.layers.bare else NO_WALL)
 
 
 def _watch(child: int, output: int, printed: Printed, sealing: Sealing) -> int:

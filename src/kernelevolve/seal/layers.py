@@ -21,6 +21,9 @@ _USERNS = (
 )
 
 
+NO_WALL = "rlimits"  # the isolation where limits are all that held
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer: whether it can be had here, what was found, and what to do where it cannot."""
@@ -50,7 +53,7 @@ class Layers:
     def isolation(self) -> str:
         """What will hold: `namespaces+landlock+seccomp` down to `rlimits`, and `none`."""
         held = [layer.name for layer in (self.namespaces, self.landlock, self.seccomp) if layer.holds]
-        return "+".join(filter(None, [self.outer, *held])) or ("none" if self.bare else "rlimits")
+        return "+".join(filter(None, [self.outer, *held])) or ("none" if self.bare else NO_WALL)
 
 
 def absent(name: str) -> Layer:

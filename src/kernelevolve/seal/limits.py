@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _OWN_COUNT_SINCE = (5, 14)  # from then on RLIMIT_NPROC counts a user namespace by itself
+THREADS = 8  # of one process on average: where the kernel counts, it counts threads
 _PAGES = ("RssAnon", "RssShmem")
 
 
@@ -44,7 +45,7 @@ def apply(limits: Limits) -> None:
     if limits.file_bytes:
         _lower(resource.RLIMIT_FSIZE, limits.file_bytes)
     if limits.processes and _counts_alone():
-        _lower(resource.RLIMIT_NPROC, limits.processes)
+        _lower(resource.RLIMIT_NPROC, THREADS * limits.processes)
 
 
 def _lower(which: int, value: int) -> None:

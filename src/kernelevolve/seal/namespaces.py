@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 from kernelevolve.seal import kernel
+from kernelevolve.seal.limits import THREADS
 from kernelevolve.seal.trees import Trees
 
 _FLAGS = kernel.NEWNS | kernel.NEWIPC | kernel.NEWPID | kernel.NEWNET | kernel.NEWUTS
@@ -98,7 +99,7 @@ def _processes(folder: str, limit: int) -> None:
         try:
             # Since Linux 6.14 each process namespace has a limit of its own; before, this is the whole machine's.
             if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= (6, 14):
-                Path(f"{folder}/proc/sys/kernel/pid_max").write_text(str(max(limit, _LEAST_PIDS)))
+                Path(f"{folder}/proc/sys/kernel/pid_max").write_text(str(max(THREADS * limit, _LEAST_PIDS)))
         except OSError:
             pass  # the keeper counts them, too
     kernel.read_only(f"{folder}/proc", below=False)

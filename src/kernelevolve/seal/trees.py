@@ -70,7 +70,8 @@ def _python() -> list[str]:
     """Where this interpreter and its packages live."""
     own = Path(kernelevolve.__file__).parent
     found = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, sys.executable, str(own)]
-    for entry in (e for e in sys.path if e):
+    asked = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # of the processes that this one starts
+    for entry in (e for e in (*sys.path, *asked) if e):
         mere_source = own.parent == Path(entry) and not any((own.parent / name).exists() for name in _PACKAGES)
         if not mere_source:
             found.append(entry)
