@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from kernelevolve.candidate import Candidate as Candidate
     from kernelevolve.candidate import Cost as Cost
     from kernelevolve.candidate import Knobs as Knobs
+    from kernelevolve.codec import from_data as from_data
     from kernelevolve.codec import to_data as to_data
     from kernelevolve.equipment import Workshop as Workshop
+    from kernelevolve.errors import CannotCompare as CannotCompare
     from kernelevolve.errors import KernelEvolveError as KernelEvolveError
     from kernelevolve.errors import MachineError as MachineError
     from kernelevolve.errors import MissingDevice as MissingDevice
     from kernelevolve.errors import NoCorrectCandidate as NoCorrectCandidate
     from kernelevolve.errors import NoMovesLeft as NoMovesLeft
+    from kernelevolve.errors import NotConfirmed as NotConfirmed
     from kernelevolve.errors import ProblemError as ProblemError
     from kernelevolve.errors import RunBusy as RunBusy
     from kernelevolve.errors import SeatLost as SeatLost
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from kernelevolve.errors import UnknownName as UnknownName
     from kernelevolve.errors import UsageError as UsageError
     from kernelevolve.errors import WriterError as WriterError
+    from kernelevolve.evaluate.receipt import receipt_of as receipt_of
+    from kernelevolve.evaluate.replay import Replayed as Replayed
     from kernelevolve.evaluation import Buffer as Buffer
     from kernelevolve.evaluation import Check as Check
     from kernelevolve.evaluation import Correctness as Correctness
@@ -61,6 +66,13 @@ if TYPE_CHECKING:
     from kernelevolve.problem import Workload as Workload
     from kernelevolve.problem import read_problem as read_problem
     from kernelevolve.propose import Answer as Answer
+    from kernelevolve.receipt import Failure as Failure
+    from kernelevolve.receipt import Receipt as Receipt
+    from kernelevolve.receipt import read_receipt as read_receipt
+    from kernelevolve.receipt import write_receipt as write_receipt
+    from kernelevolve.recheck import Verified as Verified
+    from kernelevolve.recheck import replay_failure as replay_failure
+    from kernelevolve.recheck import verify as verify
     from kernelevolve.run import Equipment as Equipment
     from kernelevolve.run import Run as Run
     from kernelevolve.runs import create_run as create_run
@@ -69,6 +81,7 @@ if TYPE_CHECKING:
     from kernelevolve.runs import optimize as optimize
     from kernelevolve.runs import read_artefacts as read_artefacts
     from kernelevolve.runs import read_run as read_run
+    from kernelevolve.runs import save_receipt as save_receipt
     from kernelevolve.runs import tail as tail
     from kernelevolve.settings import Settings as Settings
     from kernelevolve.settings import lane_for as lane_for
@@ -78,11 +91,13 @@ if TYPE_CHECKING:
     from kernelevolve.suites import open_suite as open_suite
 
 _PLACES = {
+    "from_data": "codec",
     "Answer": "propose",
     "Artefacts": "store.artefacts",
     "Brief": "candidate",
     "Buffer": "evaluation",
     "Candidate": "candidate",
+    "CannotCompare": "errors",
     "Check": "evaluation",
     "Component": "events",
     "Correctness": "evaluation",
@@ -91,6 +106,7 @@ _PLACES = {
     "Equipment": "run",
     "Evaluation": "evaluation",
     "Evidence": "evaluation",
+    "Failure": "receipt",
     "Feed": "feed",
     "Figure": "evaluation",
     "Graph": "graph",
@@ -105,9 +121,12 @@ _PLACES = {
     "NoCorrectCandidate": "errors",
     "NoMovesLeft": "errors",
     "Node": "graph",
+    "NotConfirmed": "errors",
     "Pending": "graph",
     "Problem": "problem",
     "ProblemError": "errors",
+    "Receipt": "receipt",
+    "Replayed": "evaluate.replay",
     "Resources": "evaluation",
     "Run": "run",
     "RunBusy": "errors",
@@ -127,6 +146,7 @@ _PLACES = {
     "UnknownName": "errors",
     "UsageError": "errors",
     "Verdict": "evaluation",
+    "Verified": "recheck",
     "Workload": "problem",
     "Workshop": "equipment",
     "WriterError": "errors",
@@ -138,12 +158,18 @@ _PLACES = {
     "open_suite": "suites",
     "optimize": "runs",
     "plugins": "plugins",
-    "read_problem": "problem",
     "read_artefacts": "runs",
+    "read_problem": "problem",
+    "read_receipt": "receipt",
     "read_run": "runs",
+    "receipt_of": "evaluate.receipt",
+    "replay_failure": "recheck",
+    "save_receipt": "runs",
     "settings_for": "settings",
     "tail": "runs",
     "to_data": "codec",
+    "verify": "recheck",
+    "write_receipt": "receipt",
 }
 
 __all__ = sorted(_PLACES)

@@ -32,10 +32,10 @@ class Failure:
         workload, size: which inputs, e.g. `declared` at `scaled`; empty where no input was drawn.
         device: `cpu` under the interpreter, torch's name of an accelerator, `meta` where addresses or launches were
             looked at without data; empty where nothing was run.
-        seed, distribution, redraw_state: of the case; seed is -1 where no input was drawn.
+        seed, distribution: of the case; seed is -1 where no input was drawn.
         statistic, value, limit: the first failing one, see `Check`; empty where nothing was compared.
         choice: the knobs.
-        more: what only the check itself understands; `bounds` that it ran under, the `cases` that came before.
+        more: what only the check itself understands; `bounds` that it ran under, the `cases` until then, as data.
     """
 
     verdict: Verdict
@@ -49,7 +49,6 @@ class Failure:
     device: str = ""
     seed: int = -1
     distribution: str = ""
-    redraw_state: bool = True
     statistic: str = ""
     value: float = 0.0
     limit: float = 0.0

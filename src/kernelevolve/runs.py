@@ -18,17 +18,21 @@ from typing import Any
 
 from kernelevolve import codec, plugins
 from kernelevolve.errors import StoreError, StoreTooNew, UsageError
+from kernelevolve.evaluate.receipt import receipt_of
 from kernelevolve.events import Component, Created, Entry, Event
 from kernelevolve.graph import Graph, fold, fold_all
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Workbench, Writer
 from kernelevolve.propose.operator import Operator
+from kernelevolve.receipt import write_receipt
 from kernelevolve.run import Equip, Equipment, Parts, Run
 from kernelevolve.settings import Settings, settings_for
 from kernelevolve.store import Store
 from kernelevolve.store.artefacts import Artefacts
 from kernelevolve.store.blobs import blobs_of
 from kernelevolve.store.owner import this_process
+
+RECEIPT = "receipt.json"
 
 
 def create_run(
@@ -177,6 +181,23 @@ def read_artefacts(folder: Path, graph: Graph | None = None, *, store: str = "sq
     return Artefacts(graph, blobs_of(graph.created, folder))
 
 
+def save_receipt(folder: Path, graph: Graph, artefacts: Artefacts) -> Path | None:
+    """Writes the receipt of the best node into the run's folder; None where no node is correct, or the best one was
+    evaluated by a KernelEvolve without receipts.
+
+    Raises:
+        StoreError: it cannot be written, or an artefact is missing.
+    """
+    if graph.best is None or artefacts.circumstances(graph.best.id) is None:
+        return None
+    file = folder / RECEIPT
+    try:
+        file.write_text(write_receipt(receipt_of(graph, artefacts, graph.best.id)), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"the receipt cannot be written: {error}") from error
+    return file
+
+
 def optimize(
     problem: Problem,
     platforms: tuple[str, ...],
@@ -215,6 +236,7 @@ def optimize(
             )  # fmt: skip
         with run:
             asyncio.run(run.drive())
+            save_receipt(place, run.graph, run.artefacts)
             graphs.append(run.graph)
     return tuple(graphs)
 

@@ -26,6 +26,7 @@ FLOORS: tuple[set[str], ...] = (
     {"search", "propose", "evaluate", "ship", "drive"},
     {"run", "engineer"},
     {"runs", "equipment", "testing"},
+    {"recheck"},
     {"selftest"},
     {"cli", "web", "mcp"},
 )

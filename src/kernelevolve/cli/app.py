@@ -28,8 +28,9 @@ from kernelevolve import (
     load_problem,
     open_run,
     read_run,
+    save_receipt,
 )
-from kernelevolve.cli import admitting, judging, live, looking, places, public, summary
+from kernelevolve.cli import admitting, judging, live, looking, places, public, rechecking, summary
 from kernelevolve.cli.admitting import AdmitAnyway
 from kernelevolve.cli.door import (
     INTERRUPTED,
@@ -181,7 +182,10 @@ def _carry_on(
             with open_run(place, equip, settings=settings, by_force=by_force, builds=builds) as run:
                 ended = live.drive(run, door.console)
                 graphs[place] = run.graph
+                kept = run.artefacts
             print_lines(door, summary.lines(graphs[place], place, places.save_kernel(graphs[place], place)))
+            if ended and (receipt := save_receipt(place, graphs[place], kept)):
+                print_lines(door, [f"  receipt      {receipt}; check it: kernelevolve verify {receipt}"])
             if not ended:
                 break
     except KeyboardInterrupt:
@@ -211,6 +215,8 @@ def _wider(place: Path, wider: tuple[str | None, int | None, str | None]) -> Any
 
 app.command()(judging.evaluate)
 app.command()(admitting.admit)
+app.command()(rechecking.verify)
+app.command()(rechecking.replay)
 app.command()(looking.show)
 app.command("list")(looking.list_runs)
 app.command()(looking.problems)

@@ -16,19 +16,23 @@ import typer
 from kernelevolve import (
     NoCorrectCandidate,
     Node,
+    Receipt,
     Run,
     Rung,
     UnknownName,
+    UsageError,
     Verdict,
     create_run,
     lane_for,
     load_problem,
+    receipt_of,
     to_data,
+    write_receipt,
 )
 from kernelevolve.cli import artefacts as kept
 from kernelevolve.cli import places, public, summary, view
 from kernelevolve.cli.admitting import AdmitAnyway
-from kernelevolve.cli.door import PROBLEM, Device, Json, SuitePath, door_of, interruptible, known_platforms
+from kernelevolve.cli.door import PROBLEM, Device, Json, SuitePath, door_of, interruptible, known_platforms, print_lines
 
 RUNGS = tuple(str(rung) for rung in Rung if rung is not Rung.PROFILE)
 
@@ -43,6 +47,9 @@ def evaluate(
     effort: Annotated[str, typer.Option("--effort", help="quick, standard or deep: how hard to tune")] = "standard",
     seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
+    receipt: Annotated[
+        Path | None, typer.Option("--receipt", help="write the receipt here, for `kernelevolve verify`")
+    ] = None,
     unsealed: Annotated[
         bool, typer.Option("--unsealed", help="run the candidate without isolation; the result says so")
     ] = False,
@@ -60,7 +67,10 @@ def evaluate(
     if rung not in RUNGS:
         raise UnknownName("rung", rung, RUNGS)
     settings = places.chosen(effort, None, None)
-    settings = replace(settings, lane=lane_for(lane).name, last_rung="" if rung == "time" else rung)
+    wide = lane_for(lane)
+    settings = replace(settings, lane=wide.name, last_rung="" if rung == "time" else rung)
+    if wide.name != "screen":
+        settings = replace(settings, distributions=wide.distributions, seeds=wide.seeds)
     (name,) = known_platforms([platform])
     wanted, source = load_problem(problem, suite_path), places.read_kernel(candidate)
     folder = out or places.new_folder(wanted)
@@ -74,17 +84,32 @@ def evaluate(
         run.finish("one kernel evaluated")
         graph = run.graph
         found = judged(run, node)
+        if receipt is not None:
+            found["receipt"] = written(receipt, receipt_of(graph, run.artefacts, node.id))
     door.console.print(view.node_page(graph, node))
     door.console.print(kept.page(run.artefacts, node.id))
     door.finish(summary.result(graph, folder, places.save_kernel(graph, folder)) | found)
+    if receipt is not None:
+        print_lines(door, [f"receipt {found['receipt']['id']} in {receipt}; check it: kernelevolve verify {receipt}"])
     verdict = node.evaluation.verdict
     if not verdict.ok and verdict is not Verdict.UNJUDGED:
-        raise NoCorrectCandidate(f"{candidate}: {verdict}; see: kernelevolve show {folder} {node.id}")
+        again = f"; again: kernelevolve replay {folder}:{node.id}" if found["failure"] else ""
+        raise NoCorrectCandidate(f"{candidate}: {verdict}; see: kernelevolve show {folder} {node.id}{again}")
 
 
 def judged(run: Run, node: Node) -> dict[str, Any]:
     """What the result object says of one evaluation, whatever its verdict."""
-    evaluation = node.evaluation
+    evaluation, failure = node.evaluation, run.artefacts.failure(node.id)
+    replay = None
+    if failure is not None:
+        circumstances = run.artefacts.circumstances(node.id)
+        replay = {
+            "problem": to_data(run.graph.created.problem),
+            "settings": dict(run.graph.settings),
+            "seed": run.graph.created.seed,
+            "source": node.candidate.source,
+            "secret": circumstances.secret if circumstances else "",
+        }
     return {
         "node": node.id,
         "lane": run.settings.lane,
@@ -93,5 +118,19 @@ def judged(run: Run, node: Node) -> dict[str, Any]:
         "labels": list(evaluation.labels),
         "isolation": evaluation.isolation,
         "versions": dict(evaluation.versions),
-        "failure": to_data(run.artefacts.failure(node.id)),
+        "failure": to_data(failure),
+        "replay": replay,
     }
+
+
+def written(file: Path, receipt: Receipt) -> dict[str, str]:
+    """Where a receipt was written, and its id.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    try:
+        file.write_text(write_receipt(receipt), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"the receipt cannot be written: {error}") from error
+    return {"file": str(file), "id": receipt.id}
