@@ -107,11 +107,13 @@ class Patch:
         kind: `redrawn` as a whole from another seed; `row`: one row from another seed, which also says which one;
             `scaled` by a power of two; `expanded`: its first row (of the first dimension), repeated by a zero stride.
         number: the other seed; for `scaled` the power.
+        distribution: of what is drawn anew; empty for that of the case.
     """
 
     name: str
     kind: Literal["redrawn", "row", "scaled", "expanded"]
     number: int = 0
+    distribution: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,29 @@ class Case:
     state: int | None = None
     patches: tuple[Patch, ...] = ()
     cotangents: Literal["plain", "strided", "expanded"] = "plain"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the worker puts one call's inputs, and what it does around the call; the call itself is always the same.
+
+    Attributes:
+        slot: `fresh` tensors; `kept` ones, which stay for later calls; the `same` as kept before, with other bytes:
+            neither their addresses nor their version counters move.
+        bands: seed of the bytes before and after each input, which the call must leave alone; None for no bands.
+        fill: seed of what uninitialised memory holds; None for NaN in every float.
+        layouts: of inputs by name: `transposed`, `offset` (a slice in the middle of a larger tensor), `shifted` (by one
+            element, so that it is not aligned).
+        hold: whether the results are kept, to be asked for again with `again`.
+        back: whether inputs, state and bands are sent back after the call.
+    """
+
+    slot: Literal["fresh", "kept", "same"] = "fresh"
+    bands: int | None = None
+    fill: int | None = None
+    layouts: Mapping[str, Literal["transposed", "offset", "shifted"]] = field(default_factory=dict)
+    hold: bool = False
+    back: bool = False
 
 
 @dataclass(frozen=True)

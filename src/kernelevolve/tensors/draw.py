@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -126,7 +125,8 @@ def _patched(leaf: Any, patch: Patch, index: int, drawn: tuple[Description, Case
         return leaf * 2.0**patch.number
     if patch.kind == "expanded":
         return leaf[:1].expand(leaf.shape) if leaf.dim() and leaf.shape[0] else leaf
-    other = _leaves(description, replace(case, seed=patch.number, patches=()), device, module)[0][index]
+    other_case = Case(patch.number, patch.distribution or case.distribution)
+    other = _leaves(description, other_case, device, module)[0][index]
     if patch.kind == "redrawn":
         return other
     first, count = row_of(leaf.shape, patch.number)

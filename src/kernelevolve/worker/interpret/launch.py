@@ -84,6 +84,7 @@ class Recorder:
         self.options = options
         self.program_limit = program_limit
         self.poison = poison
+        self.fill: torch.Generator | None = None  # what uninitialised memory holds in place of NaN
         self.address_only = address_only
         self.programs = 0
         self.launches = 0

@@ -204,11 +204,18 @@ _UNINITIALISED = {
 }
 
 
-def fill_with_poison(tensor: torch.Tensor) -> None:
-    """NaN in every float, the byte 0x5B repeated in every integer (True in booleans)."""
+def fill_with_poison(tensor: torch.Tensor, source: torch.Generator | None = None) -> None:
+    """NaN in every float, the byte 0x5B repeated in every integer (True in booleans); with `source` numbers that look
+    like a result."""
     if tensor.device.type == "meta" or tensor.numel() == 0:
         return
     tensor = tensor.detach()
+    if source is not None and tensor.is_contiguous():
+        if tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1:
+            tensor.normal_(generator=source)
+        else:
+            tensor.view(-1).view(torch.uint8).random_(0, 2 if tensor.dtype is torch.bool else 64, generator=source)
+        return
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
         if tensor.dtype.itemsize == 1:
             tensor.view(torch.uint8).fill_(0x80 if "fnuz" in str(tensor.dtype) else 0x7F)
@@ -257,7 +264,7 @@ class _Pose(TorchFunctionMode):  # type: ignore[misc]
             if self.recorder.address_only and out == 0:
                 return self.recorder.region(args[0], "a tensor").first
         elif func in _UNINITIALISED and self.recorder.poison:
-            fill_with_poison(out)
+            fill_with_poison(out, self.recorder.fill)
         return out
 
 

@@ -1,0 +1,198 @@
+"""What surrounds a call: where its inputs lie, what its unused memory holds, what is sent back, what the process kept.
+
+In: drawn arguments and a Placement. Out: the same values in the asked places; after the call, inputs, state and guard
+bands as leaves for the judge, and a description of the process's own state. Left to others: the call itself, which is
+one function for every purpose (`run`), and every judgement (`judge.structure`, `evaluate.structure`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
+
+from kernelevolve.protocol import Placement
+from kernelevolve.tensors import bands, draw
+
+Leaves = list[tuple[str, Any]]
+# Taken before foreign code runs: what it may put in their place is not called.
+_clone, _detach, _empty, _set = torch.Tensor.clone, torch.Tensor.detach, torch.empty, torch.Tensor.set_
+_copy, _storage = torch.Tensor.copy_, torch.Tensor.untyped_storage
+
+
+class Stage:
+    """The places of one conversation's inputs."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.held: list[Leaves] = []
+        self._kept: list[Any] = []
+        self._blocks: dict[str, tuple[Any, int]] = {}  # block and first byte after its tensor
+
+    def placed(self, arguments: list[Any], names: Sequence[str], how: Placement) -> list[Any]:
+        """The arguments with the same values where `how` wants them.
+
+        Args:
+            names: of the flattened arguments.
+        """
+        leaves, tree = pytree.tree_flatten(arguments)
+        self._blocks = self._blocks if how.slot == "same" else {}
+        if how.slot == "same":
+            if len(self._kept) != len(leaves):
+                raise RuntimeError("no inputs are kept; ask for a call with the slot `kept` first")
+            for place, leaf in zip(self._kept, leaves, strict=True):
+                if isinstance(leaf, torch.Tensor):
+                    overwrite(place, leaf)
+            return list(pytree.tree_unflatten(self._kept, tree))
+        made = [
+            self._laid(name, leaf, how) if isinstance(leaf, torch.Tensor) and leaf.numel() else leaf
+            for name, leaf in zip(names, leaves, strict=True)
+        ]
+        if how.slot == "kept":
+            self._kept = made
+        return list(pytree.tree_unflatten(made, tree))
+
+    def _laid(self, name: str, leaf: Any, how: Placement) -> Any:
+        values = _detach(leaf)
+        layout = how.layouts.get(name, "")
+        if layout == "transposed" and values.dim() > 1:
+            values = _clone(values.transpose(-1, -2).contiguous()).transpose(-1, -2)
+        elif layout == "offset" and values.dim():
+            wide = torch.zeros((*values.shape[:-1], values.shape[-1] + 2), dtype=leaf.dtype, device=leaf.device)
+            wide[..., 1:-1].copy_(values)
+            values = wide[..., 1:-1]
+        elif layout == "shifted":
+            flat = torch.zeros(values.numel() + 1, dtype=leaf.dtype, device=leaf.device)
+            values = flat[1:].view(values.shape).copy_(values)
+        if how.bands is not None and not layout and not _overlapping(values):
+            values = self._banded(name, values, how.bands)
+        return values.requires_grad_() if leaf.requires_grad else values
+
+    def _banded(self, name: str, values: Any, seed: int) -> Any:
+        """The tensor with its own strides, between two bands in one block of memory."""
+        band, size = bands.width(self.device), values.element_size()
+        reach = 1 + sum((n - 1) * s for n, s in zip(values.shape, values.stride(), strict=True))
+        end = band + reach * size
+        block = _empty(end + band, dtype=torch.uint8, device=self.device)
+        block[:band] = bands.pattern(seed, name, "low", self.device)
+        block[end:] = bands.pattern(seed, name, "high", self.device)
+        self._blocks[name] = block, end
+        view = _empty(0, dtype=values.dtype, device=self.device)
+        _set(view, _storage(block), band // size, values.shape, values.stride())
+        _copy(view, values)
+        return view
+
+    def bands(self) -> Leaves:
+        """The bytes of all bands as they are now."""
+        band = bands.width(self.device)
+        found: Leaves = []
+        for name, (block, end) in self._blocks.items():
+            found += [(f"band:low:{name}", block[:band]), (f"band:high:{name}", block[end:])]
+        return found
+
+
+def overwrite(place: Any, values: Any) -> None:
+    """Other bytes in a tensor's memory, through an alias: its address and its version counter stay."""
+    alias = _empty(0, dtype=place.dtype, device=place.device)
+    _set(alias, _storage(place), place.storage_offset(), place.shape, place.stride())
+    _copy(alias, _detach(values))
+
+
+def _overlapping(values: Any) -> bool:
+    return any(s == 0 and n > 1 for n, s in zip(values.shape, values.stride(), strict=True))
+
+
+def snapshot(leaves: Leaves) -> Leaves:
+    """Contiguous copies of the plain tensors among the leaves as they are at this moment, enqueued and not waited for;
+    others as they are. Where memory is short the originals stand in."""
+    taken = []
+    with torch.no_grad(), _disable_current_modes():
+        for path, leaf in leaves:
+            plain = type(leaf) in (torch.Tensor, torch.nn.Parameter) and leaf.layout is torch.strided
+            try:
+                copied = _clone(_detach(leaf), memory_format=torch.contiguous_format) if plain else leaf
+            except torch.OutOfMemoryError:
+                copied = leaf
+            taken.append((path, copied))
+    return taken
+
+
+def poison_pool(shapes: Sequence[tuple[tuple[int, ...], Any]], fill: int | None, device: str) -> None:
+    """Fills free memory of the caching allocator in which outputs of these shapes will lie; nothing on the CPU, where
+    the interpreter fills what is allocated."""
+    if device == "cpu":
+        return
+    blocks = []
+    source = None if fill is None else draw.generator(fill, "pool", device)
+    for shape, dtype in shapes:
+        for _ in range(2):
+            try:
+                block = _empty(shape, dtype=dtype, device=device)
+            except torch.OutOfMemoryError:
+                return
+            raw = block.view(-1).view(torch.uint8)
+            if source is None:
+                raw.fill_(0xFF)
+            else:
+                raw.random_(0, 256, generator=source)
+            blocks.append(block)
+
+
+def process_state(device: str) -> dict[str, Any]:
+    """What a candidate could leave behind in its process, by name; values that `!=` can compare."""
+    matmul = torch.backends.cuda.matmul
+    found: dict[str, Any] = {
+        "default dtype": str(torch.get_default_dtype()),
+        "default device": str(torch.get_default_device()),
+        "grad mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "intra-op threads": torch.get_num_threads(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "float32 matmul precision": torch.get_float32_matmul_precision(),
+        "allow_tf32": [matmul.allow_tf32, torch.backends.cudnn.allow_tf32],
+        "reduced precision": [
+            matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction,
+        ],
+        "random state": hash(bytes(torch.get_rng_state().numpy())),
+        "threads": threading.active_count(),
+        "open files": len(os.listdir("/proc/self/fd")),
+        "children": len(children()),
+    }  # fmt: skip
+    if device.startswith("cuda"):
+        found["default stream"] = torch.cuda.current_stream().cuda_stream
+    return found
+
+
+def children() -> list[int]:
+    """Process ids of this process's living children; zombies and their own children count too."""
+    found: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found += [int(pid) for pid in (task / "children").read_text().split()]
+        except OSError:
+            continue  # that thread has ended, or this kernel does not tell
+    return found
+
+
+@contextmanager
+def as_before(state: Mapping[str, Any]) -> Iterator[None]:
+    """The state that drawing inputs depends on, as it was before foreign code ran; what that set returns after."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    with torch.set_grad_enabled(bool(state["grad mode"])):
+        torch.set_default_dtype(getattr(torch, str(state["default dtype"]).removeprefix("torch.")))
+        moved = str(device) != state["default device"]
+        if moved:
+            torch.set_default_device(None)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            if moved:
+                torch.set_default_device(device)
