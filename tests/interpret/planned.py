@@ -41,7 +41,8 @@ def loaded(source: str, folder: Path) -> ModuleType:
     path = folder / f"candidate_{next(NUMBER)}.py"
     path.write_text(source)
     spec = importlib.util.spec_from_file_location(f"{folder.name}_{path.stem}".replace("-", "_"), path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -15,15 +15,16 @@ from planned import FakeDriver, floats, generated, opened_for, packed
 
 from kernelevolve import codec
 from kernelevolve.evaluation import Verdict
-from kernelevolve.judge import claims, cubin
+from kernelevolve.judge import claims, cubin, replaying
 from kernelevolve.judge.claims import Limits, NotCovered, PlanFault
-from kernelevolve.judge.driver import Shape
+from kernelevolve.judge.driver import DriverRefused, Shape, driver_of
 from kernelevolve.judge.parameters import scalar_bytes
 from kernelevolve.judge.plan_lane import PlanArm, read
 from kernelevolve.judge.reference import Reference
 from kernelevolve.packed import PackedLaunch, PackedPlan, View
 from kernelevolve.protocol import Case
-from kernelevolve.tensors.outputs import meta_of
+from kernelevolve.tensors.outputs import TensorMeta, from_attachment, meta_of
+from kernelevolve.wire import Channel, Message, memory_bytes
 from kernelevolve.worker.pack import Unpackable
 
 POINTWISE = """
@@ -420,3 +421,84 @@ def test_numbers_as_tritons_launcher_packs_them(kind: str, value: bool | int | f
 def test_a_number_that_its_type_cannot_hold_is_tampering() -> None:
     with pytest.raises(PlanFault):
         scalar_bytes("fp32", 1e300)
+
+
+class Asking:
+    """The judge's child in this process, with a driver that runs kernels on the CPU."""
+
+    def __init__(
+        self, made: tuple[PackedPlan, dict[str, bytes]], driver: FakeDriver, patch: pytest.MonkeyPatch
+    ) -> None:
+        patch.setattr(replaying, "driver_of", lambda device: driver)
+        self.ours, self.theirs = Channel.pair()
+        self.state: dict[str, Any] = {}
+        plan, binaries = made
+        files = {digest: memory_bytes(data) for digest, data in binaries.items()}
+        body = {"opened": codec.to_data(opened_for(POINTWISE)), "plan": codec.to_data(plan)}
+        self.first = self(Message("replay", body, files))
+
+    def __call__(self, message: Message) -> Message:
+        assert replaying.answered(self.theirs, self.state, message)
+        return self.ours.receive(5)
+
+    def ask(self, kind: str, **body: Any) -> Message:
+        return self(Message(kind, body))
+
+
+def test_a_judges_child_answers_as_a_worker_would(
+    made: tuple[PackedPlan, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FakeDriver(KERNELS)
+    child = Asking(made, driver, monkeypatch)
+    assert child.first.body == {"covered": True, "reason": ""}
+    assert driver.launches == []
+    called = child.ask("call", case=codec.to_data(Case(3)), state=[])
+    ((name, file),) = called.attachments.items()
+    opened = opened_for(POINTWISE)
+    reference = Reference(opened)
+    metas = [codec.from_data(TensorMeta, m) for m in called.body["metas"]]
+    compared = reference.compare(Case(3), metas, lambda meta: from_attachment(meta, file))
+    assert name == "out"
+    assert all(c.passed for c in compared.checks)
+    assert child.ask("later", seconds=0.0).attachments["out"].read() == file.read()
+    assert not replaying.answered(child.theirs, child.state, Message("describe", {}))
+
+
+@pytest.mark.parametrize("mode", ["cold", "hot", "burst"])
+def test_a_plan_is_timed_as_any_arm(
+    mode: str, made: tuple[PackedPlan, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FakeDriver(KERNELS)
+    child = Asking(made, driver, monkeypatch)
+    rules = {"seed": 100, "state": 5, "distribution": "declared"}
+    warmed = child.ask("warm", **rules, seconds=0.0, slots=4, hold=3)
+    assert warmed.body["slots"] == 4
+    loads = driver.loads
+    child.ask("renew", calls=[[0, 200], [2, 201], [1, 202], [3, 203]], distribution="declared", drop=True)
+    assert driver.loads == loads + 2, "each burst begins with modules of its own"
+    timed = child.ask("burst", mode=mode, untimed=1, hold=True)
+    assert len(timed.body["milliseconds"]) == len(timed.body["sums"]) == 3
+    holding = child.ask("held")
+    arena = holding.attachments["arena"].read()
+    reference = Reference(opened_for(POINTWISE))
+    for seed, one in zip((201, 202, 203), holding.body["calls"], strict=True):
+        (meta,), (offset,) = [codec.from_data(TensorMeta, m) for m in one["metas"]], one["offsets"]
+        values = torch.frombuffer(bytearray(arena[offset : offset + meta.nbytes]), dtype=torch.float32)
+        case = Case(seed, "declared", state=5)
+        compared = reference.compare(case, [meta], lambda m, v=values: v.view(m.shape))
+        assert all(c.passed for c in compared.checks), seed
+
+
+def test_a_fault_of_the_plan_is_answered_with_its_verdict(
+    made: tuple[PackedPlan, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, binaries = made
+    said = Asking((fewer(plan), binaries), FakeDriver(), monkeypatch).first
+    assert (said.kind, said.body["verdict"]) == ("fault", "TAMPER")
+    said = Asking((with_store(plan, 2, nbytes=1 << 50), binaries), FakeDriver(), monkeypatch).first
+    assert (said.kind, said.body["covered"]) == ("replayed", False)
+
+
+def test_without_a_device_there_is_no_lane(made: tuple[PackedPlan, dict[str, bytes]]) -> None:
+    with pytest.raises(DriverRefused, match="needs a device"):
+        driver_of("cpu")

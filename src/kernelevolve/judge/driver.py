@@ -135,8 +135,8 @@ class CudaDriver:
     def __init__(self, device: str) -> None:
         self._cuda = ctypes.CDLL("libcuda.so.1")
         self._index = torch.device(device).index or 0
-        torch.cuda.init()
-        torch.cuda.current_stream(self._index).synchronize()
+        torch.cuda.set_device(self._index)
+        torch.cuda.current_stream().synchronize()  # makes the device's primary context current in this thread
         optin, number = ctypes.c_int(), ctypes.c_int()
         self._ask("cuDeviceGetAttribute", ctypes.byref(optin), _SHARED_OPTIN, self._index)
         self._ask("cuDriverGetVersion", ctypes.byref(number))

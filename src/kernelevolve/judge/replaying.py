@@ -6,7 +6,8 @@ worker, so that everything that judges and times a candidate can have the plan i
 
 replay  {opened, plan} + binaries by digest  -> replayed {covered, reason}
 call    {case, ipc, state}                   -> called {metas, changed, forbidden, aliases, handles?}     + bytes
-fetch   {}                                   -> called ..., the last call's outputs as bytes
+fetch, later {}                              -> called ..., the last call's outputs as bytes
+warm, renew, burst, held                     -> see `plan_timing`
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from kernelevolve import codec
 from kernelevolve.errors import MachineError
 from kernelevolve.evaluation import Verdict
-from kernelevolve.judge import plan_lane
+from kernelevolve.judge import plan_lane, plan_timing
 from kernelevolve.judge.claims import NotCovered, PlanFault
 from kernelevolve.judge.driver import DriverRefused, driver_of
 from kernelevolve.protocol import Case, Opened
@@ -105,9 +106,15 @@ def _held(state: State) -> Any:
     return state["plan"]
 
 
+def _timed(kind: str) -> Callable[[State, Message], Replied]:
+    return lambda state, message: plan_timing.ANSWERS[kind](_held(state), state, message)
+
+
 _ANSWERS: dict[str, Callable[[State, Message], Replied]] = {
     "replay": _replay,
     "call": _call,
     "fetch": _fetch,
+    "later": _fetch,
+    **{kind: _timed(kind) for kind in plan_timing.ANSWERS},
 }
 QUESTIONS = frozenset(_ANSWERS)
