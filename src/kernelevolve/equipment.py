@@ -67,6 +67,7 @@ class Workshop:
             raise UsageError(f"this workshop is for problem {self.problem.name!r}, not {created.problem.name!r}")
         platform: Platform = plugins.load("platforms", created.platform)
         settings = codec.from_data(Settings, codec.to_data(created.settings))
+        self.roles.lane = settings.lane
         device = self._device(platform, settings)
         bench = self.bench(builds)
         admission = self._admit(bench, created, settings, device)

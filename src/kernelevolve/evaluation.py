@@ -359,7 +359,8 @@ class Evaluation:
         timings: per workload; empty when untimed and unmodelled.
         diagnosis: what limits it and what to try, one line.
         labels: facts that describe and do not judge, e.g. `duplicate of n3`, `output identically zero`.
-        isolation: what held while foreign code ran: `bwrap`, `namespaces`, `landlock+seccomp`, `rlimits`, `none`.
+        isolation: what held while foreign code ran, strongest first: `bwrap+landlock+seccomp`,
+            `namespaces+landlock+seccomp`, `landlock+seccomp`, `rlimits` where limits were all, `none` by `--unsealed`.
         versions: of torch, triton, python, driver and so on.
         tuned_source: the candidate's file with the tuned choice as a literal; empty unless correct.
         artefacts: what is too large for the log, by name: `sha256:` and the digest of a blob beside it. `plan_name`,

@@ -17,6 +17,7 @@ from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.tune import Tuning, tuned
 from kernelevolve.evaluation import Correctness, Evaluation, Guard, Resources, Rung, RungReport, Timing, Verdict
 from kernelevolve.receipt import failure_of
+from kernelevolve.seal.layers import seal_guards
 from kernelevolve.settings import LANES, Lane
 
 Progress = Callable[[str], None]
@@ -126,7 +127,7 @@ class Climb:
             isolation=self.isolation,
             versions=dict(versions),
             artefacts=self.gathered.hand_over(keep),
-            guards=(*self.guards.values(), *self._not_run()),
+            guards=(*self.guards.values(), *self._not_run(), *seal_guards(self.isolation)),
         )
         if not verdict.ok:
             return made

@@ -22,6 +22,8 @@ from kernelevolve.evaluate.climb import Climb, Progress, Reached
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, Unseen, addresses, compare
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.secrets import Seeds
+from kernelevolve.evaluate.structure import examine
+from kernelevolve.evaluate.talk import Talk
 from kernelevolve.evaluate.tune import Group, Tuning, tuning
 from kernelevolve.evaluation import (
     Evaluation,
@@ -129,7 +131,11 @@ class Ladder:
             self._build(climb)
             if self.interpret:
                 self._interpret(climb)
-            verdict = self._measure(climb, self.device) if self.device else self._model(climb)
+            if self.device:
+                with self.device.health.watched():
+                    verdict = self._measure(climb, self.device)
+            else:
+                verdict = self._model(climb)
         except Failed as failed:
             climb.refused(failed)
             verdict = failed.verdict
@@ -137,6 +143,7 @@ class Ladder:
             verdict = climb.stopped()
         seat = (self.device.torch_name, self.device.name) if self.device else ("", "")
         climb.gathered.circumstances = circumstances(*seat, climb.seeds.secret)
+        climb.isolation = self.bench.roles.isolation or climb.isolation
         return climb.evaluation(verdict, self.bench.roles["builder"].known_versions(), self.bench.labels, keep)
 
     def _last(self) -> Rung | None:
@@ -220,9 +227,18 @@ class Ladder:
         return self._cases_of(climb, wanted, self.settings.seeds)
 
     def _interpret(self, climb: Climb) -> None:
-        self._compare_small(climb, self._cases(climb), [w.name for w in self.bench.problem.workloads])
+        names = [w.name for w in self.bench.problem.workloads]
+        looked_at = names if climb.lane.name != "screen" else names[:1]  # a screen is short
+        self._compare_small(climb, self._cases(climb), names, looked_at)
 
-    def _compare_small(self, climb: Climb, cases: Sequence[Case], workloads: Sequence[str]) -> None:
+    def _compare_small(
+        self, climb: Climb, cases: Sequence[Case], workloads: Sequence[str], looked_at: Sequence[str] = ()
+    ) -> None:
+        """Compares at the sizes that the interpreter runs; at `looked_at` with structure tests."""
+
+        def then(talk: Talk) -> None:
+            climb.labels += examine(talk, climb.lane, climb.seeds, climb.guard)
+
         def work() -> str:
             checks = 0
             small = [d for d in self.bench.small() if d.variant.workload in workloads]
@@ -238,7 +254,10 @@ class Ladder:
                     self.platform.device_answers(),
                     self.bounds,
                 )
-                found, climb.isolation = compare(self.bench, trial, wanted, Evidence.INTERPRETED)
+                further = description.variant.size == "scaled" and description.variant.workload in looked_at
+                found, climb.isolation = compare(
+                    self.bench, trial, wanted, Evidence.INTERPRETED, then if further else None
+                )
                 climb.correctness.append(found)
                 checks += len(found.checks)
             sizes = ", ".join(d.variant.label for d in small)

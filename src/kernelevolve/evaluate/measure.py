@@ -15,6 +15,7 @@ from kernelevolve.candidate import Choice
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder
 from kernelevolve.evaluate.correct import Bounds, Failed, Trial, candidate_asks, compare
+from kernelevolve.evaluate.health import Health
 from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.session import Measured, Session, worst_of
@@ -40,6 +41,7 @@ class Device:
 
     def __init__(self, torch_name: str, name: str, *, blocks: Blocks | None = None, full_cases: int) -> None:
         self.torch_name, self.name, self.blocks, self.full_cases = torch_name, name, blocks, full_cases
+        self.health = Health(torch_name)
         self._ranking = Seeds()  # of inputs on which nothing is judged
         self._baselines: dict[tuple[str, str, str], Conversation] = {}
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kernelevolve.evaluation import Guard
 from kernelevolve.seal import kernel, landlock, namespaces, seccomp
 from kernelevolve.seal.trees import Trees, needed
 
@@ -62,6 +63,25 @@ def absent(name: str) -> Layer:
 
 
 NO_LAYERS = Layers(absent("namespaces"), absent("landlock"), absent("seccomp"), bare=True)
+
+
+_WALLS = {
+    "bwrap": "a fresh process in bubblewrap",
+    "namespaces": "mounts, processes, network and shared memory of its own",
+    "landlock": "only named files are opened",
+    "seccomp": "system calls that no kernel needs are refused",
+}
+
+
+def seal_guards(isolation: str) -> tuple[Guard, ...]:
+    """What each layer did, as guards of an evaluation; bubblewrap and namespaces stand for each other."""
+    held = isolation.split("+")
+    outer = "bwrap" if "bwrap" in held else "namespaces"
+    return tuple(
+        Guard(f"seal-{name}", "held" if any(h.startswith(name) for h in held) else "not run", text)
+        for name, text in _WALLS.items()
+        if name in (outer, "landlock", "seccomp")
+    )
 
 
 @functools.cache
