@@ -37,7 +37,7 @@ from kernelevolve.protocol import Case
 from kernelevolve.settings import Lane
 from kernelevolve.wire import Message
 
-WARM_SECONDS = 0.2
+WARM_SECONDS = {"cuda": 0.2, "cpu": 0.02}  # of work, so that clocks are up
 FLOOR = 0.9  # of the least time: peaks and clocks are known no better
 SLOW_MS = 10.0
 _CALLS_HELD_AT_FIRST = 12
@@ -115,7 +115,8 @@ class Session:
 
     def _warm_body(self, seed: int, *, slots: int, hold: int) -> dict[str, Any]:
         rules = {"seed": seed, "state": self.state, "distribution": DISTRIBUTION}
-        return {**rules, "seconds": WARM_SECONDS, "slots": slots, "hold": hold}
+        seconds = WARM_SECONDS[self.place.torch_name.partition(":")[0]]
+        return {**rules, "seconds": seconds, "slots": slots, "hold": hold}
 
     def _seed(self, label: str) -> int:
         # Slots are filled from seed, seed + 1, ...: room for them below 2^63.

@@ -73,13 +73,12 @@ class TimedCalls:
         computed = self.reference.compute(case)
         if not computed.usable:
             return Looked(True, False, True)
+        self._learn(case)
         shown = [m for m in metas if m.path in computed.outputs or not m.path.startswith(("state:", "input:"))]
         compared = self.reference.compare(case, shown, lambda meta: _arrived(values, meta), candidate)
         # Buffers and inputs that a call changes are compared in the untimed calls, where each call starts afresh.
         checks = [c for c in compared.checks if not c.detail.startswith(("state:", "input:"))]
         wrong = [c for c in checks if not c.passed]
-        if not wrong:
-            self._learn(case)
         nearest = max(checks, key=lambda c: c.value / c.limit if c.limit else 0.0)
         return Looked(True, True, not wrong, tuple(wrong or [nearest]))
 

@@ -60,9 +60,9 @@ class Arm:
         self.drop()
         with torch.set_grad_enabled(self.grad):
             facts, result = clock.warm(self.function, self._ring, float(body["seconds"]))
-        metas = [meta_of(path, leaf) for path, leaf in self.leaves(result)]
-        arena = held.arena_bytes(metas, int(body.get("hold", 0)))
-        if arena and (self._held is None or self._held.arena.numel() < arena):
+        metas, hold = [meta_of(path, leaf) for path, leaf in self.leaves(result)], int(body.get("hold", 0))
+        arena = held.arena_bytes(metas, hold)
+        if hold and (self._held is None or self._held.arena.numel() < arena):
             self._held = None  # before the next one is made
             self._held = held.Held(self.leaves, self.device, arena)
         return dict(codec.to_data(facts))
