@@ -47,8 +47,9 @@ def renew(plan: PlanArm, state: dict[str, Any], message: Message) -> Replied:
 
 
 def burst(plan: PlanArm, state: dict[str, Any], message: Message) -> Replied:
-    """See above."""
-    return "timed", plan.guarded(lambda: _arm(state).burst(message.body)), {}
+    """See above; nothing foreign ran here that could have replaced a clock."""
+    found = plan.guarded(lambda: _arm(state).burst(message.body))
+    return "timed", {**found, "replaced": []}, {}
 
 
 def held(plan: PlanArm, state: dict[str, Any], message: Message) -> Replied:
