@@ -257,10 +257,55 @@ class ModelNew(nn.Module):
 """
 )
 
+ATTENTION_DECODE = (
+    _HEAD
+    + """@triton.jit
+def attend(query, keys, values, y, queries, tokens, width, scale, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    cols = tl.arange(0, WIDTH)
+    at = rows[:, None] * width + cols[None, :]
+    used = cols < width
+    some = (rows[:, None] < queries) & used[None, :]
+    q = tl.load(query + at, mask=some, other=0.0)
+    most = tl.full((BLOCK,), -float("inf"), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    acc = tl.zeros((BLOCK, WIDTH), tl.float32)
+    for start in range(0, tokens, BLOCK):
+        t = start + tl.arange(0, BLOCK)
+        known = (t[:, None] < tokens) & used[None, :]
+        k = tl.load(keys + t[:, None] * width + cols[None, :], mask=known, other=0.0)
+        v = tl.load(values + t[:, None] * width + cols[None, :], mask=known, other=0.0)
+        s = tl.where(t[None, :] < tokens, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, -float("inf"))
+        higher = tl.maximum(most, tl.max(s, 1))
+        p = tl.exp(s - higher[:, None])
+        shrink = tl.exp(most - higher)
+        total = total * shrink + tl.sum(p, 1)
+        acc = acc * shrink[:, None] + tl.dot(p, v, input_precision="ieee")
+        most = higher
+    tl.store(y + at, acc / total[:, None], mask=some)
+
+
+def compute(query, keys, values):
+    query, keys, values = query.contiguous(), keys.contiguous(), values.contiguous()
+    y = torch.empty_like(query)
+    queries, width = query.shape
+    grid = (triton.cdiv(queries, 32),)
+    block = max(16, triton.next_power_of_2(width))
+    attend[grid](query, keys, values, y, queries, keys.shape[0], width, width**-0.5, WIDTH=block, BLOCK=32)
+    return y
+
+
+class ModelNew(nn.Module):
+    def forward(self, query, keys, values):
+        return compute(query, keys, values)
+"""
+)
+
 KNOWN_GOOD: Mapping[str, str] = {
     "relu_gemm": RELU_GEMM,
     "softmax_rows": SOFTMAX_ROWS,
     "layer_norm_rows": LAYER_NORM_ROWS,
+    "attention_decode": ATTENTION_DECODE,
     "mean_square": MEAN_SQUARE,
     "row_facts": ROW_FACTS,
     "scale_in_place": SCALE_IN_PLACE,
@@ -279,3 +324,19 @@ def edit(source: str, *pairs: tuple[str, str]) -> str:
             raise ValueError(f"{old!r:.80} occurs {count} times; an edit needs exactly one")
         source = source.replace(old, new)
     return source
+
+
+def in_forward(source: str, *lines: str, header: str = "") -> str:
+    """`source` with these lines in place of the one that its `forward` returns by.
+
+    Args:
+        header: lines at the top level, before the class.
+    """
+    call = next(line for line in reversed(source.splitlines()) if line.startswith("        return "))
+    made = edit(source, (call, "\n".join(f"        {line}" for line in lines)))
+    return at_import(made, header) if header else made
+
+
+def at_import(source: str, header: str) -> str:
+    """`source` with these lines at the top level, before the class."""
+    return edit(source, ("\n\nclass ModelNew", f"\n\n{header.strip(chr(10))}\n\n\nclass ModelNew"))

@@ -2,7 +2,8 @@
 
 In: specimens, a device or none, guards to leave out. Out: a `Report`. Left to others: every finding (`evaluate`).
 
-On a machine without an accelerator launches run under the interpreter.
+On a machine without an accelerator the CPU takes its place: launches run under the interpreter and all rungs are
+climbed, timing included, so that what looks at timed calls is tried as well; no figure of such a climb means anything.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from kernelevolve.evaluate.correct import Bounds
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.roles import Roles
-from kernelevolve.evaluate.timing import Blocks
 from kernelevolve.evaluation import Evaluation, Rung, Verdict
 from kernelevolve.platforms import Platform
 from kernelevolve.selftest.honest import KNOWN_GOOD
@@ -210,7 +210,7 @@ class _Station:
     def __init__(self, problem: str, roles: Roles, platform: Platform, device: str, product: str) -> None:
         self.platform = platform
         self.on_cpu = device == "none"
-        self.torch_name, self.product = device, product
+        self.torch_name, self.product = "cpu" if self.on_cpu else device, product
         self.workshop = Workshop(read(problem), device="none")
         self.workshop.roles = roles
         self._builds = tempfile.TemporaryDirectory(prefix="kernelevolve-selftest-")
@@ -262,9 +262,8 @@ class _Station:
             settings_for("quick"), distributions=lane.distributions, seeds=lane.seeds, lane=lane.name
         )
         bounds = Bounds(specimen.seconds, specimen.seconds, specimen.seconds, memory_bytes=_MEMORY)
-        if self.seat is None and not self.on_cpu:
-            blocks = Blocks(lane.blocks, lane.doublings)
-            self.seat = Device(self.torch_name, self.product, blocks=blocks, full_cases=len(lane.distributions))
+        if self.seat is None:
+            self.seat = Device(self.torch_name, self.product, full_cases=len(lane.distributions))
         ladder = Ladder(
             self.bench,
             self.platform,
