@@ -282,6 +282,8 @@ class Timing:
         samples: empty; in logs of schema 1 raw samples in milliseconds by arm, which are an artefact (`Samples`) now.
         mode: `cold` (isolated calls, empty cache), `hot` (isolated, inputs just read) or `burst` (back to back); only
             `cold` counts in the fitness, and no figure mixes them.
+        lane: `plan` where the candidate's launches were carried out from its recorded plan, none of its Python being
+            there; else `process`.
     """
 
     workload: str
@@ -293,6 +295,7 @@ class Timing:
     knobs: Mapping[str, Choice] = field(default_factory=dict)
     samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     mode: str = "cold"
+    lane: Literal["process", "plan"] = "process"
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,7 @@ def settings_for(effort: str) -> Settings:
 
 
 DEFENCES = ("census", "checksums", "fresh-inputs", "timed-outputs", "clock", "floor", "frames")
+_CARRIED = (*DEFENCES, "plan-lane")
 _SCREENED = ("first-call", "overwrite", "hold", "poison", "guard-bands", "state")
 _ACCEPTED = (
     *_SCREENED, "single-input", "weights", "determinism", "layouts", "scaling", "cotangents", "opcheck", "size-ladder",
@@ -156,10 +157,10 @@ LANES: Mapping[str, Lane] = {
         "screen", ("declared", "D1", "D3", "D4", "D6"), 1, 2, _SCREENED, DEFENCES, 6, 1, ("cold",), 1, 0.25
     ),
     "accept": Lane(
-        "accept", ("declared", *_VALUES), 5, 6, _ACCEPTED, DEFENCES, 30, 2, ("cold", "hot"), 1, 0.25
+        "accept", ("declared", *_VALUES), 5, 6, _ACCEPTED, _CARRIED, 30, 2, ("cold", "hot"), 1, 0.25
     ),
     "publish": Lane(
-        "publish", ("declared", *_VALUES), 5, 6, (*_ACCEPTED, "sanitizer"), DEFENCES, 30, 2, ("cold", "hot", "burst"),
+        "publish", ("declared", *_VALUES), 5, 6, (*_ACCEPTED, "sanitizer"), _CARRIED, 30, 2, ("cold", "hot", "burst"),
         3, 0.25,
     ),
 }  # fmt: skip

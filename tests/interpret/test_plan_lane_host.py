@@ -14,14 +14,18 @@ from planned import FakeDriver
 from test_plan_lane import CANDIDATE, KERNELS, POINTWISE, add
 
 from kernelevolve import codec
+from kernelevolve.candidate import Candidate
+from kernelevolve.evaluate.artefacts import Gathered
 from kernelevolve.evaluate.asking import Bounds, Failed, Trial
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder
+from kernelevolve.evaluate.climb import Climb
 from kernelevolve.evaluate.measure import Device
-from kernelevolve.evaluate.plan_lane import PlanPlace, carry_out
+from kernelevolve.evaluate.plan_lane import PlanPlace, carry_out, planned
 from kernelevolve.evaluate.roles import Refusal, Roles
-from kernelevolve.evaluate.timing import Blocks
-from kernelevolve.evaluation import Verdict
+from kernelevolve.evaluate.session import Measured
+from kernelevolve.evaluate.timing import Blocks, Timed
+from kernelevolve.evaluation import Evidence, Figure, Guard, Samples, Timing, Verdict, samples_name
 from kernelevolve.judge import replaying
 from kernelevolve.packed import PackedPlan, kernel_name, packed_name
 from kernelevolve.platforms.nvidia import H200
@@ -140,11 +144,34 @@ def test_a_plan_is_compared_and_timed_beside_the_baseline(
     assert found.measured is not None
     (timed,) = found.measured.timed
     assert "from the launch plan" in timed.timing.candidate.how
+    assert timed.timing.lane == "plan"
     assert set(timed.samples.arms) == {"candidate", "eager"}
     assert {g.name: g.held for g in found.measured.guards}["plan-lane:timed-outputs"] == "held"
     assert found.artefacts is not None
     plan = codec.loads(PackedPlan, found.artefacts[packed_name("h200", "declared")].decode())
     assert {kernel_name(k.digest) for k in plan.kernels} <= set(found.artefacts)
+
+
+def test_a_climb_reports_the_plans_times(bench: Bench, builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    near(monkeypatch, FakeDriver(KERNELS))
+    figure = Figure(2.0, "ms", Evidence.MEASURED, "as a process")
+    timing = Timing("declared", "", figure, {"eager": figure}, "eager", replace(figure, unit="x"))
+    samples = Samples("declared", "", "ms", {"candidate": ((2.0,),), "eager": ((2.0,),)})
+    as_process = Measured((Timed(timing, samples, Verdict.OK_SAME),), (Guard("clock", "held"),))
+    lane = replace(LANES["screen"], defences=("fresh-inputs", "timed-outputs", "plan-lane"))
+    candidate = Candidate("n1", "b1", "guest", SOURCE)
+    climb = Climb(candidate, lambda text: None, Gathered("h200"), lane)
+    climb.choices = {"declared": {}}
+    place = Device("cpu", "a processor", full_cases=2, blocks=Blocks(2, 0))
+    found = planned(climb, builder, place, "declared", [Case(1), Case(2)], as_process, {})
+    place.free()
+    assert [t.timing.lane for t in found.timed] == ["plan"]
+    assert climb.guards["plan-lane"].held == "held"
+    assert climb.labels == ["declared cold: 2 ms as a process"]
+    kept: dict[str, bytes] = {}
+    names = climb.gathered.hand_over(lambda data: kept.setdefault(str(len(kept)), data) and str(len(kept) - 1))
+    assert {n.split(" h200")[0].split(" ")[0] for n in names} == {"packed", "kernel", "samples"}
+    assert samples_name("h200", "declared", "cold process") in names
 
 
 def test_who_behaves_otherwise_when_recorded_is_told_so(

@@ -30,6 +30,7 @@ class Gathered:
     errors: dict[Rung, str] = field(default_factory=dict)
     failure: Failure | None = None
     circumstances: Circumstances | None = None
+    carried: dict[str, bytes] = field(default_factory=dict)  # packed plans and their binaries, by the artefact's name
 
     def planned(self, plans: Iterable[LaunchPlan]) -> None:
         """These are what the candidate does at the choice that is judged from now on."""
@@ -64,4 +65,5 @@ class Gathered:
         if self.circumstances is not None:
             contents[CIRCUMSTANCES] = codec.dumps(self.circumstances)
         # Half a surrogate pair is no UTF-8, and a candidate's text may hold one.
-        return {name: keep(text.encode("utf-8", "backslashreplace")) for name, text in contents.items()}
+        written = {name: text.encode("utf-8", "backslashreplace") for name, text in contents.items()}
+        return {name: keep(data) for name, data in (written | self.carried).items()}

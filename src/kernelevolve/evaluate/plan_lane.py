@@ -12,16 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
 from kernelevolve.errors import ProblemError, SeatLost
-from kernelevolve.evaluate.asking import Failed, Trial
+from kernelevolve.evaluate.asking import Bounds, Failed, Trial
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder, Packed
+from kernelevolve.evaluate.climb import Climb
+from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal
 from kernelevolve.evaluate.secrets import Seeds
-from kernelevolve.evaluate.session import Measured, Place, Session
+from kernelevolve.evaluate.session import Measured, Place, Session, worst_of
 from kernelevolve.evaluate.talk import Talk
 from kernelevolve.evaluate.timing import Blocks
 from kernelevolve.evaluation import Correctness, Evidence, Guard, Verdict
@@ -32,6 +35,7 @@ from kernelevolve.settings import LANES, Lane
 from kernelevolve.wire import memory_bytes
 
 GUARD = "plan-lane"
+BOUNDS = Bounds(load_seconds=180.0, call_seconds=180.0)
 MOST_BINARIES = 200  # that one message carries
 _FAULTS = {v.value for v in Verdict if v.family in ("fault", "breach")}
 
@@ -91,10 +95,13 @@ def carry_out(
         found = _compare(bench, trial, planned.open(workload), cases)
         measured = None
         if timed:
-            own = Session(
-                bench, planned, trial, lane, seeds or Seeds(), figures=figures, candidates=candidates, blocks=blocks
-            )
-            measured = own.measure()
+            secret = seeds or Seeds()
+            rules = {"figures": figures, "candidates": candidates, "blocks": blocks}
+            runs = [
+                Session(bench, planned, trial, lane, _own(secret, number), **rules).measure()  # type: ignore[arg-type]
+                for number in range(lane.processes)
+            ]
+            measured = _together(runs)
     except NotCovered as reason:
         return Carried(Guard(GUARD, "not run", f"{workload}: timed as a process: {reason}"))
     except Failed as failed:
@@ -106,10 +113,58 @@ def carry_out(
         f"{workload}: {launches} launches carried out from {len(packed.binaries)} binaries, {len(found.checks)} checks"
     )
     if measured is not None:
-        guards = tuple(replace(g, name=f"{GUARD}:{g.name}") for g in measured.guards)
-        measured = replace(measured, guards=guards)
         said += f"; {measured.timed[0].timing.candidate.value:.4g} ms"
     return Carried(Guard(GUARD, "held", said), found, measured, kept)
+
+
+def planned(
+    climb: Climb,
+    builder: Builder,
+    device: Device,
+    workload: str,
+    cases: Sequence[Case],
+    measured: Measured,
+    rules: Mapping[str, Any],
+) -> Measured:
+    """What a climb reports of a workload: the times of its plan where that can be carried out, else `measured`.
+
+    One case of each distribution is compared. The times as a process are kept beside as samples, and in a label.
+
+    Args:
+        measured: what was timed as a process.
+        rules: `figures` and `candidates` of `carry_out`.
+
+    Raises:
+        Failed: see `carry_out`.
+    """
+    bench, choice = builder.bench, climb.choices[workload]
+    trial = Trial(climb.candidate.source, choice, bench.full(workload), device.torch_name, {}, BOUNDS)
+    few = list({case.distribution: case for case in reversed(cases)}.values())[::-1]
+    found = carry_out(
+        bench, builder, device, trial, few, lane=climb.lane, seeds=climb.seeds, blocks=device.blocks, **rules
+    )
+    climb.guard(found.guard.name, found.guard.held, found.guard.detail)
+    if found.measured is None or found.correctness is None:
+        return measured
+    climb.correctness.append(found.correctness)
+    climb.gathered.carried |= found.artefacts or {}
+    for timed in measured.timed:
+        samples, took = timed.samples, timed.timing.candidate.value
+        climb.gathered.timed(replace(samples, platform=climb.gathered.platform, mode=f"{samples.mode} process"))
+        climb.labels.append(f"{workload} {samples.mode}: {took:.4g} ms as a process")
+    return replace(found.measured, guards=(*measured.guards, *found.measured.guards))
+
+
+def _own(seeds: Seeds, number: int) -> Seeds:
+    """The secret of one process of the plan lane: its inputs are not those of the process lane."""
+    return Seeds(seeds.seed(f"plan/{number}").to_bytes(16, "big"))
+
+
+def _together(runs: Sequence[Measured]) -> Measured:
+    """The processes as one, each mode by its worst."""
+    timed = tuple(worst_of(modes) for modes in zip(*(run.timed for run in runs), strict=True))
+    guards = tuple(replace(guard, name=f"{GUARD}:{guard.name}") for run in runs for guard in run.guards)
+    return Measured(tuple(replace(t, timing=replace(t.timing, lane="plan")) for t in timed), guards)
 
 
 class PlanPlace:
