@@ -21,6 +21,8 @@ from kernelevolve.evaluate.circumstances import circumstances
 from kernelevolve.evaluate.climb import Climb, Progress, Reached
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, Unseen, addresses, compare
 from kernelevolve.evaluate.measure import Device
+from kernelevolve.evaluate.plan_lane import GUARD as PLAN_LANE
+from kernelevolve.evaluate.plan_lane import planned
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.structure import examine
 from kernelevolve.evaluate.talk import Talk
@@ -397,6 +399,9 @@ class Ladder:
                     figures=self.platform.figures,
                     candidates=self.candidates,
                 )
+                if climb.on(PLAN_LANE):
+                    rules = {"figures": self.platform.figures, "candidates": self.candidates}
+                    measured = planned(climb, self.builder, device, workload.name, self._cases(climb), measured, rules)
                 for guard in measured.guards:
                     climb.guard(guard.name, guard.held, guard.detail)
                 for timed in measured.timed:
