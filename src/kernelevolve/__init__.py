@@ -83,6 +83,8 @@ if TYPE_CHECKING:
     from kernelevolve.runs import read_run as read_run
     from kernelevolve.runs import save_receipt as save_receipt
     from kernelevolve.runs import tail as tail
+    from kernelevolve.seal.layers import Layer as Layer
+    from kernelevolve.seal.offered import seal_layers as seal_layers
     from kernelevolve.settings import Settings as Settings
     from kernelevolve.settings import lane_for as lane_for
     from kernelevolve.settings import settings_for as settings_for
@@ -116,6 +118,7 @@ _PLACES = {
     "Knobs": "candidate",
     "Launch": "evaluation",
     "LaunchPlan": "evaluation",
+    "Layer": "seal.layers",
     "MachineError": "errors",
     "MissingDevice": "errors",
     "NoCorrectCandidate": "errors",
@@ -165,6 +168,7 @@ _PLACES = {
     "receipt_of": "evaluate.receipt",
     "replay_failure": "recheck",
     "save_receipt": "runs",
+    "seal_layers": "seal.offered",
     "settings_for": "settings",
     "tail": "runs",
     "to_data": "codec",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kernelevolve import Layer
 from kernelevolve.cli import doctor
 from kernelevolve.cli.doctor import Finding
 from kernelevolve.hardware import Target
@@ -18,11 +19,14 @@ PROBED = (
     '"arch": "", "capability": [9, 0]}], "targets": {"h100": {"seconds": 0.5}, "mi300x": {"error": "no lld"}}}'
 )
 
+NAMES = ("bwrap", "namespaces", "landlock", "seccomp")
+LAYERS = tuple(Layer(name, True, "there") for name in NAMES)
+
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What subprocesses answer: by a word of their command line."""
-    said: dict[str, Any] = {"probe": (0, PROBED, ""), "unshare": (0, "ok", "")}
+    said: dict[str, Any] = {"probe": (0, PROBED, "")}
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         word = next(w for w in said if any(w in part for part in command))
@@ -32,6 +36,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(doctor, "seal_layers", lambda: said.get("layers", LAYERS))
     return said
 
 
@@ -45,7 +50,7 @@ def test_a_sound_machine(answers: dict[str, Any], tmp_path: Path) -> None:
     assert found["device"].found == "NVIDIA H200, 139.7 GiB, compute capability 9.0"
     assert (found["builds for h100"].state, found["builds for mi300x"].state) == ("ok", "note")
     assert found["builds for mi300x"].found == "no lld"
-    assert found["namespaces"].state == "ok"
+    assert found["seal: namespaces"].state == "ok" and found["isolation"].found == "namespaces+landlock+seccomp"
 
 
 def test_the_system_comes_first_and_must_be_linux(
@@ -81,12 +86,32 @@ def test_a_machine_without_a_device_is_sound_and_says_what_that_means(answers: d
     assert "modelled" in found["device"].found
 
 
-def test_namespaces_that_are_refused_have_a_remedy(answers: dict[str, Any], tmp_path: Path) -> None:
-    answers["unshare"] = (0, "Operation not permitted\n", "")
-    found = examine(tmp_path)["namespaces"]
-    assert found.state == "note"
-    assert "Operation not permitted" in found.found
-    assert "unprivileged_userns" in found.remedy
+@pytest.mark.parametrize(
+    ("absent", "isolation"),
+    [
+        (["bwrap"], "namespaces+landlock+seccomp"),
+        (["bwrap", "namespaces"], "landlock+seccomp"),
+        (["bwrap", "namespaces", "landlock"], "seccomp"),
+        (["landlock"], "namespaces+seccomp"),
+    ],
+)
+def test_a_layer_that_is_missing_is_named_with_what_remains_and_its_remedy(
+    answers: dict[str, Any], tmp_path: Path, absent: list[str], isolation: str
+) -> None:
+    answers["layers"] = [Layer(n, n not in absent, "refused" if n in absent else "there", f"allow {n}") for n in NAMES]
+    found = examine(tmp_path)
+    assert doctor.sound(found.values())
+    assert found["isolation"].found == isolation
+    for name in absent:
+        lost = found[f"seal: {name}"]
+        assert (lost.state, lost.remedy) == ("note", f"allow {name}") and "refused; without it" in lost.found
+
+
+def test_without_any_layer_nothing_foreign_runs_and_doctor_says_so(answers: dict[str, Any], tmp_path: Path) -> None:
+    answers["layers"] = [Layer(n, False, "refused", f"allow {n}") for n in NAMES]
+    found = examine(tmp_path)
+    assert not doctor.sound(found.values())
+    assert found["isolation"].state == "missing" and "--unsealed" in found["isolation"].remedy
 
 
 def test_a_folder_that_does_not_exist_yet_is_judged_by_its_parent(answers: dict[str, Any], tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from kernelevolve import Target
+from kernelevolve import Layer, Target, seal_layers
 from kernelevolve.cli import words
 
 State = Literal["ok", "note", "missing"]
@@ -28,8 +28,6 @@ _PACKAGES = ("numpy", "optuna", "sqlalchemy", "fsspec", "typer", "rich")
 _OLDEST_PYTHON = (3, 11)
 _ROOM_NEEDED = 2 << 30
 _PROBE_SECONDS = 300
-_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
-_NEWNS, _NEWUSER, _NEWPID, _NEWIPC, _NEWNET = 0x20000, 0x10000000, 0x20000000, 0x8000000, 0x40000000
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def examine(targets: Mapping[str, Target], folder: Path) -> list[Finding]:
     findings = [_system(), _python(), *(_package(name) for name in _PACKAGES)]
     findings += _accelerators(targets)
     findings += [
-        _namespaces(),
+        *_seal(seal_layers()),
         _room(folder, "runs"),
         _room(_triton_cache(), "Triton's cache"),
     ]
@@ -125,26 +123,28 @@ def _probed(found: Mapping[str, Any]) -> list[Finding]:
     return findings
 
 
-def _namespaces() -> Finding:
-    """Tries what the sandbox does, in a child: unshare, as root or with a user namespace of its own, then mount."""
-    flags = _NEWNS | _NEWPID | _NEWIPC | _NEWNET | (0 if os.getuid() == 0 else _NEWUSER)
-    code = (
-        "import ctypes, os, sys; libc = ctypes.CDLL(None, use_errno=True);"
-        f"failed = libc.unshare({flags}) or libc.mount(b'none', b'/', None, {_MS_REC | _MS_PRIVATE}, None);"
-        "print(os.strerror(ctypes.get_errno()) if failed else 'ok')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    answer = done.stdout.strip()
-    if answer == "ok":
-        return Finding("namespaces", "ok", "mount, pid, ipc and net can be unshared")
-    return Finding(
-        "namespaces",
-        "note",
-        f"cannot be unshared: {answer or 'no answer'}",
-        "candidates run with fewer walls around them; allow user namespaces "
-        "(sysctl kernel.unprivileged_userns_clone=1, or kernel.apparmor_restrict_unprivileged_userns=0), "
-        "in a container add --cap-add SYS_ADMIN or use a machine of its own",
-    )
+_SEAL = {
+    "bwrap": "the publish lane runs workers in forked namespaces in place of bubblewrap",
+    "namespaces": "foreign code sees this machine's processes, network and temporary files as far as Landlock lets it",
+    "landlock": "files are hidden by namespaces alone",
+    "seccomp": "every system call is open to foreign code",
+}
+
+
+def _seal(layers: Sequence[Layer]) -> list[Finding]:
+    """Each layer of the seal, and what all of them together come to."""
+    findings = []
+    for layer in layers:
+        if layer.holds:
+            findings.append(Finding(f"seal: {layer.name}", "ok", layer.found))
+        else:
+            lost = f"{layer.found}; without it {_SEAL[layer.name]}"
+            findings.append(Finding(f"seal: {layer.name}", "note", lost, layer.remedy))
+    held = [layer.name for layer in layers if layer.holds and layer.name != "bwrap"]
+    if held:
+        return [*findings, Finding("isolation", "ok", "+".join(held))]
+    remedy = "see the layers above; with --unsealed foreign code runs all the same, and may do all that you may"
+    return [*findings, Finding("isolation", "missing", "limits alone, so no foreign code is run", remedy)]
 
 
 def _room(folder: Path, what: str) -> Finding:
