@@ -7,6 +7,7 @@ and the build cache. Left to others: candidates (`ladder`). Sibling runs for sev
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import threading
@@ -18,6 +19,7 @@ from kernelevolve import codec
 from kernelevolve.errors import ProblemError, SeatLost
 from kernelevolve.evaluate.cache import BuildCache
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal, Roles
+from kernelevolve.evaluate.secrets import SECRET_BYTES
 from kernelevolve.nursery import Limits
 from kernelevolve.problem import Problem
 from kernelevolve.protocol import Description, Opened
@@ -40,6 +42,7 @@ class Bench:
         cache: of build results.
         admitted: which of some distributions are used, see `admission`; all, unless a gate was set.
         anyway: cases on which passing means nothing are compared all the same, as the user asked.
+        secret: from which a screen on a device draws the inputs of all candidates of this session.
         shares_memory: whether the judge may read outputs in the worker's device memory; false once that was refused.
     """
 
@@ -53,6 +56,7 @@ class Bench:
         self._oracles: dict[tuple[str, str], Conversation] = {}
         self.lock = threading.RLock()
         self.shares_memory = True
+        self.secret = os.urandom(SECRET_BYTES)
         self.admitted: Callable[[Sequence[str]], tuple[str, ...]] = tuple
         self.anyway = False
         self._stopped = threading.Event()

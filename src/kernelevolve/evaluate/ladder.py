@@ -120,7 +120,7 @@ class Ladder:
 
     def climb(self, candidate: Candidate, progress: Progress, keep: Keep) -> Evaluation:
         """All rungs in order, in this thread."""
-        seeds = Seeds(self.secret)
+        seeds = Seeds(self.secret or self._shared())
         climb = Climb(candidate, progress, Gathered(self.platform.name), self.lane, self._last(), seeds=seeds)
         try:
             finding = self._check(climb)
@@ -134,7 +134,7 @@ class Ladder:
             if self.interpret:
                 self._interpret(climb)
             if self.device:
-                with self.device.health.watched():
+                with self.device.seat, self.device.health.watched():
                     verdict = self._measure(climb, self.device)
             else:
                 verdict = self._model(climb)
@@ -147,6 +147,12 @@ class Ladder:
         climb.gathered.circumstances = circumstances(*seat, climb.seeds.secret)
         climb.isolation = self.bench.roles.isolation or climb.isolation
         return climb.evaluation(verdict, self.bench.roles["builder"].known_versions(), self.bench.labels, keep)
+
+    def _shared(self) -> bytes | None:
+        """The bench's secret: a screen on a device draws the same inputs for all candidates of one session, so that
+        their oracles are computed once. Where nothing keeps a candidate from what others left, each has its own.
+        """
+        return self.bench.secret if self.device and self.lane.name == "screen" and self.bench.roles.sealed else None
 
     def _last(self) -> Rung | None:
         """The last rung to climb, None for all. Values are compared on the device or, where there is none, by the
@@ -370,8 +376,10 @@ class Ladder:
             )
 
         # One case is enough to see that tuning is worth it; the rest is for the choice that is judged.
-        first = self._cases(climb) if climb.last is Rung.CORRECT else self._cases(climb)[:1]
-        climb.rung(Rung.CORRECT, lambda: correct(first))
+        tunable = any(group.tuner.size > 1 for group in climb.tuning.groups)
+        if tunable or climb.last is Rung.CORRECT:
+            first = self._cases(climb) if climb.last is Rung.CORRECT else self._cases(climb)[:1]
+            climb.rung(Rung.CORRECT, lambda: correct(first))
 
         def tune() -> str:
             device.tune(self.bench, self.builder, climb.candidate.source, climb.tuning, climb.default)
@@ -395,7 +403,7 @@ class Ladder:
                     climb.candidate.source,
                     choice,
                     lane=self.lane,
-                    seeds=climb.seeds,
+                    seeds=Seeds(self.secret),  # of the timed calls: nobody else's
                     figures=self.platform.figures,
                     candidates=self.candidates,
                 )

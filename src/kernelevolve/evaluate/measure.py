@@ -1,13 +1,15 @@
 """A device: full-size values, tuning by measured time, interleaved timing.
 
 In: a candidate and a choice. Out: what was measured. Left to others: the ladder's order; running (`worker`), the oracle
-and the baseline arm (`judge`). One device holds one worker at a time: the ladder is given a seat before it gets here.
+and the baseline arm (`judge`). One device holds one worker at a time: the ladder takes the `seat` before it gets here,
+and plans and builds before it asks for it.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+import threading
 from collections.abc import Mapping, Sequence
 
 from kernelevolve import codec
@@ -29,6 +31,7 @@ from kernelevolve.settings import LANES, Lane
 _BOUNDS = Bounds(load_seconds=180.0, call_seconds=180.0)
 _TUNE_CALLS = 7
 _ROOMY_BYTES = 2 << 30
+_SEATS: dict[str, threading.Lock] = {}
 
 
 class Device:
@@ -36,11 +39,13 @@ class Device:
 
     Attributes:
         name: the product's name, printed with every figure.
+        seat: held by the candidate that is measured; the same for everybody in this process who names this device.
         blocks: of timing, where it is not the lane's number.
     """
 
     def __init__(self, torch_name: str, name: str, *, blocks: Blocks | None = None, full_cases: int) -> None:
         self.torch_name, self.name, self.blocks, self.full_cases = torch_name, name, blocks, full_cases
+        self.seat = _SEATS.setdefault(torch_name, threading.Lock())
         self.health = Health(torch_name)
         self._ranking = Seeds()  # of inputs on which nothing is judged
         self._baselines: dict[tuple[str, str, str], Conversation] = {}
@@ -66,7 +71,8 @@ class Device:
             trial = Trial(source, choices[workload.name], bench.full(workload.name), self.torch_name, {}, _BOUNDS)
             self._make_room(trial.description)
             one, isolation = compare(bench, trial, ordered[: self.full_cases], Evidence.MEASURED)
-            bench.forget(trial.description, self.torch_name)
+            if footprint(trial.description) > _ROOMY_BYTES:
+                bench.forget(trial.description, self.torch_name)
             found.append(one)
         return found, isolation
 

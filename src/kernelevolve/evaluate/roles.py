@@ -303,11 +303,12 @@ class Roles:
     """The roles of one run, started when first needed, again when one was lost, closed together.
 
     Attributes:
+        sealed: whether foreign code runs behind walls; not so only where somebody asked for that.
         lane: in `publish`, each of the worker's children has a fresh process in bubblewrap, where there is one.
     """
 
     def __init__(self, *, seal: bool = True, lane: LaneName = "screen") -> None:
-        self._seal = seal
+        self.sealed = seal
         self.lane = lane
         self._roles: dict[RoleName, Role] = {}
         self._lock = threading.Lock()
@@ -323,9 +324,9 @@ class Roles:
             if name in self._roles and self._roles[name].gone:
                 self._roles.pop(name).close()
             if name not in self._roles:
-                self._roles[name] = Role(name, seal=self._seal)
+                self._roles[name] = Role(name, seal=self.sealed)
             if name == "worker":
-                wanted = self.lane == "publish" and self._seal and _bubblewrap().holds
+                wanted = self.lane == "publish" and self.sealed and _bubblewrap().holds
                 self._roles[name].wrap = bubblewrap.find() if wanted else ""
             return self._roles[name]
 

@@ -29,7 +29,8 @@ from kernelevolve.tensors import call, draw, load
 from kernelevolve.tensors.outputs import TensorMeta, dtype_of
 
 CALIBRATION_SECONDS = 5.0
-KEPT_BYTES = 1 << 28  # of oracles kept for a second candidate on the same case
+# Of oracles kept for other candidates on the same case: on the CPU, and on a device, where they are costly to compute.
+KEPT_BYTES, KEPT_ON_DEVICE = 1 << 28, 8 << 30
 ABSOLUTE_ELEMENTS = 1 << 28  # outputs larger than this get the simpler estimate of S
 Leaves = list[tuple[str, Any]]
 
@@ -218,7 +219,8 @@ class Reference:
 
     def _forget(self) -> None:
         """Drops the oldest oracles, before the next one is made, until few bytes are kept."""
-        while sum(leaf.nbytes for kept, _ in self._known.values() for leaf in kept) > KEPT_BYTES:
+        most = KEPT_ON_DEVICE if self.opened.device.startswith("cuda") else KEPT_BYTES
+        while sum(leaf.nbytes for kept, _ in self._known.values() for leaf in kept) > most:
             self._known.popitem(last=False)
 
     def _release(self) -> None:
