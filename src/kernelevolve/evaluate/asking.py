@@ -152,6 +152,7 @@ _ANSWERS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], object]]] = {
     "later": ("called", _called),
     "again": ("called", _called),
     "process": ("processed", _processed),
+    "opcheck": ("opchecked", lambda body: dict(body["ops"])),
     "choose": ("chosen", dict),
     "warm": ("warmed", dict),
     "renew": ("renewed", dict),
@@ -179,7 +180,8 @@ def candidate_asks(worker: Conversation, kind: str, body: Mapping[str, Any], *, 
         if refusal.verdict not in _FAULTS:
             message = f"the worker's process answered {kind!r} with the verdict {refusal.verdict[:40]!r}"
             raise Failed(Verdict.TAMPER, message) from refusal
-        raise Failed(Verdict(refusal.verdict), refusal.message, detail=detail) from refusal
+        refused = {"refused": True} if refusal.facts.get("refused") is True else None
+        raise Failed(Verdict(refusal.verdict), refusal.message, detail=detail, artefact=refused) from refusal
     except ChildSilent as error:
         raise Failed(Verdict.TIMEOUT, f"no answer to {kind!r} within {seconds:g} s; the process was killed") from error
     except ChildDied as error:

@@ -97,7 +97,7 @@ class Talk:
             return False
         how = how or Placement(back=not self.right or _luck.random() < _LOOKED_AT)
         try:
-            called = self._called(case, computed, how, ops)
+            called = self.called(case, computed, how, ops)
             wrong = self._compared(case, computed, how, called)
             if wrong is not None:
                 raise self._why(case, wrong)
@@ -108,7 +108,8 @@ class Talk:
         self.right.append(case)
         return True
 
-    def _called(self, case: Case, computed: Mapping[str, Any], how: Placement, ops: bool) -> Message:
+    def called(self, case: Case, computed: Mapping[str, Any], how: Placement, ops: bool) -> Message:
+        """One call, with what it may not do refused; the caller compares the values and closes the message."""
         question = {
             "case": codec.to_data(case),
             "ipc": self.trial.device != "cpu" and self.bench.shares_memory,
@@ -121,7 +122,6 @@ class Talk:
             if ops:
                 _refuse_ops(self.bench, called)
             _refuse_changes(self.bench, called, computed["changed_inputs"])
-            _refuse_aliases(self.bench, self.trial.description, called)
         except Failed:
             called.close()
             raise
@@ -130,6 +130,7 @@ class Talk:
     def _compared(self, case: Case, computed: Mapping[str, Any], how: Placement, called: Message) -> Check | None:
         """The first comparison that fails; closes the message."""
         body = {"case": codec.to_data(case), "metas": called.body["metas"], "candidate": self.trial.key}
+        claimed = called
         try:
             if called.body.get("handles"):
                 answer = self._in_place(body, called)
@@ -141,6 +142,7 @@ class Talk:
             else:
                 answer = None
             self._refuse_moved(case, computed, how, called)
+            _refuse_aliases(self.bench, self.trial.description, claimed)
             compared = answer if answer is not None else self.judge("compare", body, called)
         finally:
             called.close()

@@ -225,6 +225,12 @@ def _process(state: State, message: Message, channel: Channel) -> None:
     channel.send("processed", {"before": runner.before, "now": structure.process_state(runner.device)})
 
 
+def _opcheck(state: State, message: Message, channel: Channel) -> None:
+    """`opcheck {case}`: `torch.library.opcheck` of the operators that the candidate registered: what is wrong."""
+    runner: Runner = state["runner"]
+    channel.send("opchecked", {"ops": runner.opcheck(codec.from_data(Case, message.body["case"]))})
+
+
 def _choose(state: State, message: Message, channel: Channel) -> None:
     """`choose {choice}`: other knob values from the next call on."""
     state["runner"].choose(dict(message.body["choice"]))
@@ -241,6 +247,7 @@ ANSWERS: dict[str, Answer] = {
     "later": _later,
     "again": _again,
     "process": _process,
+    "opcheck": _opcheck,
     "choose": _choose,
     "warm": timed.warm,
     "renew": timed.renew,

@@ -27,6 +27,7 @@ def handle(channel: Channel) -> None:
             else:
                 answer(state, message, channel)
         except Fault as fault:
-            channel.send("fault", {"verdict": fault.verdict.value, "message": str(fault), "detail": fault.detail})
+            said = {"verdict": fault.verdict.value, "message": str(fault), "detail": fault.detail}
+            channel.send("fault", {**said, "refused": fault.refused})
         finally:
             message.close()

@@ -19,11 +19,12 @@ class Fault(Exception):
     """The candidate failed with `verdict`; the message names the reason and, where known, its line.
 
     Attributes:
+        refused: whether it is a ValueError or NotImplementedError that the candidate's own line raised.
         detail: the traceback with everything that the compiler or the interpreter said; empty where the message is all.
     """
 
-    def __init__(self, verdict: Verdict, message: str, detail: str = "") -> None:
-        self.verdict, self.detail = verdict, detail
+    def __init__(self, verdict: Verdict, message: str, detail: str = "", *, refused: bool = False) -> None:
+        self.verdict, self.detail, self.refused = verdict, detail, refused
         super().__init__(message)
 
 
@@ -31,13 +32,16 @@ def blame(error: BaseException, verdict: Verdict) -> Fault:
     """The fault for `error`, with the last line of the candidate's file on its traceback."""
     if isinstance(error, Fault):
         return error
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(CANDIDATE_FILE)]
+    stack = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in stack if f.filename.endswith(CANDIDATE_FILE)]
+    own = bool(stack) and stack[-1].filename.endswith(CANDIDATE_FILE)
     where = f" (candidate line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
     text = str(error).strip().splitlines()
     message = f"{type(error).__name__}: {' '.join(text[-3:])[:600]}{where}"
     if isinstance(error, MemoryError) or "out of memory" in message.lower() or "can't allocate memory" in message:
         verdict = Verdict.OOM
-    return Fault(verdict, message, _whole(error))
+    refused = own and isinstance(error, (ValueError, NotImplementedError))
+    return Fault(verdict, message, _whole(error), refused=refused)
 
 
 def _whole(error: BaseException) -> str:

@@ -41,9 +41,10 @@ class Runner:
         """
         self.opened, self.context = opened, context
         self.device = opened.device
-        self.before = structure.process_state(self.device)
         self.stage = structure.Stage(self.device)
         load.set_precision(opened.precision)
+        self.before = structure.process_state(self.device)
+        self.operators = structure.operators()
         self.problem = load.load_module(opened.description.variant.source)
         with load.seeded(opened.module_seed):
             init = self.problem.get_init_inputs()
@@ -51,6 +52,7 @@ class Runner:
             self.module = load_candidate(opened.candidate, opened.choice)
             model = build_candidate(self.module, init, opened.module_seed, "cpu")
         self.model = load.prepare(model, device=self.device, precision=opened.precision, mode=opened.mode)
+        self.before["random state"] = structure.random_state()  # constructing it may draw
         self._built = {name: tensor.detach().clone() for name, tensor in self._state()}
 
     def _state(self) -> list[tuple[str, Any]]:
@@ -110,7 +112,11 @@ class Runner:
         with self.context() as self.recorder, self._census() as census:
             if self.recorder is not None and how.fill is not None:
                 self.recorder.fill = draw.generator(how.fill, "fill", "cpu")
-            leaves = self.guarded(lambda: self._leaves(arguments, case, state))
+            try:
+                leaves = self.guarded(lambda: self._leaves(arguments, case, state))
+            except Fault as fault:
+                fault.refused = fault.refused and not (self.recorder is not None and self.recorder.launches)
+                raise
         self.forbidden = census.forbidden if census is not None else []
         self.aliases = outputs.shared_memory([(path, leaf) for path, leaf in leaves if path.startswith("out")], watched)
         changed = [name for name, tensor, was in before if digest(tensor) != was]
@@ -118,6 +124,17 @@ class Runner:
         if how.hold:
             self.stage.held.append([(path, leaf) for path, leaf in leaves if path.startswith(("out", "grad:"))])
         return leaves, changed
+
+    def opcheck(self, case: Case) -> dict[str, str]:
+        """What `torch.library.opcheck` has against each operator that the candidate registered and `case` calls."""
+        own = structure.operators() - self.operators
+        if not own:
+            return {}
+        arguments, seen = self.arguments(case), structure.Calls(own)
+        with self.context():
+            with seen:
+                self.guarded(lambda: self._leaves(arguments, case, ()))
+            return {name: structure.opcheck(*one) for name, one in seen.calls.items()}
 
     def _back(self, watched: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
         """Inputs, state and guard bands after a call, as the judge wants to see them."""

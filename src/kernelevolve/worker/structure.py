@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from kernelevolve.protocol import Placement
 from kernelevolve.tensors import bands, draw
@@ -160,7 +160,7 @@ def process_state(device: str) -> dict[str, Any]:
         "reduced precision": [
             matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction,
         ],
-        "random state": hash(bytes(torch.get_rng_state().numpy())),
+        "random state": random_state(),
         "threads": threading.active_count(),
         "open files": len(os.listdir("/proc/self/fd")),
         "children": len(children()),
@@ -168,6 +168,11 @@ def process_state(device: str) -> dict[str, Any]:
     if device.startswith("cuda"):
         found["default stream"] = torch.cuda.current_stream().cuda_stream
     return found
+
+
+def random_state() -> int:
+    """A fingerprint of the CPU's global generator."""
+    return hash(bytes(torch.get_rng_state().numpy()))
 
 
 def children() -> list[int]:
@@ -196,3 +201,32 @@ def as_before(state: Mapping[str, Any]) -> Iterator[None]:
             torch.set_default_dtype(dtype)
             if moved:
                 torch.set_default_device(device)
+
+
+def operators() -> frozenset[str]:
+    """The names of all operators that PyTorch knows."""
+    return frozenset(torch._C._dispatch_get_all_op_names())
+
+
+class Calls(TorchDispatchMode):  # type: ignore[misc]
+    """Notes the arguments of the first call of each of some operators."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__()
+        self.names = names
+        self.calls: dict[str, tuple[Any, Any, Any]] = {}
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = op._schema.name
+        if name in self.names or f"{name}.{op._overloadname}" in self.names:
+            copied = pytree.tree_map(lambda t: _clone(t) if isinstance(t, torch.Tensor) else t, (args, kwargs or {}))
+            self.calls.setdefault(name, (op, *copied))
+        return op(*args, **(kwargs or {}))
+
+
+def opcheck(op: Any, args: Any, kwargs: Any) -> str:
+    """What `torch.library.opcheck` finds against one call of an operator; empty if nothing."""
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    found = torch.library.opcheck(op, args, kwargs, test_utils=tests, raise_exception=False)
+    wrong = [f"{name}: {str(what).strip().splitlines()[0][:200]}" for name, what in found.items() if what != "SUCCESS"]
+    return wrong[0] if wrong else ""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .builder import Options
 from .compat import GPUTarget, active_driver, set_driver, target_facts
@@ -211,10 +212,11 @@ def fill_with_poison(tensor: torch.Tensor, source: torch.Generator | None = None
         return
     tensor = tensor.detach()
     if source is not None and tensor.is_contiguous():
-        if tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1:
-            tensor.normal_(generator=source)
-        else:
-            tensor.view(-1).view(torch.uint8).random_(0, 2 if tensor.dtype is torch.bool else 64, generator=source)
+        with _disable_current_modes():  # no op of the candidate's
+            if tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1:
+                tensor.normal_(generator=source)
+            else:
+                tensor.view(-1).view(torch.uint8).random_(0, 2 if tensor.dtype is torch.bool else 64, generator=source)
         return
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
         if tensor.dtype.itemsize == 1:

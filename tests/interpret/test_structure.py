@@ -1,0 +1,317 @@
+"""Every structure test against a cheat that it alone catches, and against honest kernels that are odd; real workers."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from kernelevolve import plugins
+from kernelevolve.equipment import Workshop
+from kernelevolve.evaluate.asking import Bounds, Failed, Trial
+from kernelevolve.evaluate.bench import Bench
+from kernelevolve.evaluate.correct import compare
+from kernelevolve.evaluate.secrets import Seeds
+from kernelevolve.evaluate.structure import STRUCTURE, examine
+from kernelevolve.evaluate.talk import Talk, stale
+from kernelevolve.evaluation import Evidence, Guard, Verdict
+from kernelevolve.problem import parse_problem
+from kernelevolve.protocol import Case, Patch
+from kernelevolve.settings import LANES
+
+REFERENCE = """
+import torch
+import torch.nn as nn
+
+ROWS, WIDTH = 24, 96
+
+
+class Model(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.gain = nn.Parameter(torch.rand(width) + 0.5)
+
+    def forward(self, x, y):
+        return x * self.gain + y
+
+
+def get_inputs():
+    return [torch.randn(ROWS, WIDTH), torch.randn(ROWS, WIDTH)]
+
+
+def get_init_inputs():
+    return [WIDTH]
+"""
+HEAD = """
+import torch
+import torch.nn as nn
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def scaled_sum(x, gain, y, out, n, width, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < n
+    v = tl.load(x + i, mask=inside) * tl.load(gain + i % width, mask=inside) + tl.load(y + i, mask=inside)
+    tl.store(out + i, v, mask=inside)
+
+
+class ModelNew(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.gain = nn.Parameter(torch.rand(width) + 0.5)
+        self.cache, self.calls = {}, 0
+
+    def compute(self, x, y, gain=None, out=None):
+        out = torch.empty_like(x) if out is None else out
+        gain = self.gain if gain is None else gain
+        n = x.numel()
+        scaled_sum[(triton.cdiv(n, 1024),)](x, gain, y, out, n, x.shape[-1], BLOCK=1024)
+        return out
+
+    def forward(self, x, y):
+"""
+HONEST = HEAD + "        if not (x.is_contiguous() and y.is_contiguous()):\n" + (
+    "            raise ValueError('inputs must be contiguous')\n        return self.compute(x, y)\n"
+)
+
+
+def forward(body: str, head: str = HEAD) -> str:
+    return head + textwrap.indent(textwrap.dedent(body).strip("\n"), " " * 8) + "\n"
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    problem = parse_problem(REFERENCE, None, name="scaled_sum", suite="folder", path="scaled_sum.py")
+    workshop = Workshop(problem, device="none")
+    yield workshop.bench(tmp_path_factory.mktemp("builds"))
+    workshop.close()
+
+
+def examined(bench: Bench, source: str, *names: str, warm: int = 2) -> tuple[dict[str, Guard], list[str]]:
+    """What the guards `names` say about a candidate, after `warm` regular calls."""
+    lane = replace(LANES["accept"], structure=names or tuple(STRUCTURE))
+    seeds, guards, labels = Seeds(bytes(16)), {}, []
+    description = next(d for d in bench.small() if d.variant.size == "scaled")
+    answers = plugins.load("platforms", "h100").device_answers()
+    trial = Trial(source, {}, description, "cpu", answers, Bounds(memory_bytes=3 << 30))
+
+    def report(name: str, held: str, detail: str = "") -> None:
+        guards[name] = Guard(name, held, detail)  # type: ignore[arg-type]
+
+    def then(talk: Talk) -> None:
+        labels.extend(examine(talk, lane, seeds, report))
+
+    compare(bench, trial, [seeds.case(f"{i}", "D1") for i in range(warm)], Evidence.INTERPRETED, then)
+    return guards, labels
+
+
+def refused(bench: Bench, source: str, *names: str, warm: int = 2) -> Failed:
+    with pytest.raises(Failed) as caught:
+        examined(bench, source, *names, warm=warm)
+    return caught.value
+
+
+def test_an_honest_kernel_holds_every_guard_that_applies(bench: Bench) -> None:
+    guards, labels = examined(bench, HONEST)
+    assert {n for n, g in guards.items() if g.held == "held"} == {
+        "first-call", "poison", "overwrite", "single-input", "weights", "determinism", "hold", "guard-bands", "layouts",
+        "state", "checksums",
+    }, guards  # fmt: skip
+    assert {n: g.detail for n, g in guards.items() if g.held == "not run"} == {
+        "scaling": "the reference is linear in no single input, to the last bit",
+        "cotangents": "the problem asks for no gradients",
+        "opcheck": "the candidate registers no operator",
+        "size-ladder": "needs times of several sizes on a device",
+    }
+    assert labels == ["layouts: refuses transposed, offset, expanded inputs"]
+    assert guards["determinism"].detail == "10 calls gave the same bits"
+    assert guards["state"].detail.startswith("nothing changed")
+
+
+CHEATS = {
+    "by address": ("overwrite", Verdict.REPLAY, """
+        key = (x.data_ptr(), y.data_ptr())
+        if key not in self.cache:
+            self.cache[key] = (x, y, self.compute(x, y))
+        return self.cache[key][2]
+    """),
+    "by object and version": ("overwrite", Verdict.REPLAY, """
+        if self.cache.get("x") is x and self.cache["version"] == x._version:
+            return self.cache["out"]
+        self.cache = {"x": x, "version": x._version, "out": self.compute(x, y)}
+        return self.cache["out"]
+    """),
+    "by a window of the content": ("overwrite", Verdict.REPLAY, """
+        key = bytes(x.reshape(-1)[:64].numpy()) + bytes(y.reshape(-1)[:64].numpy())
+        if key not in self.cache:
+            self.cache[key] = self.compute(x, y)
+        return self.cache[key]
+    """),
+    "one input by address": ("single-input", Verdict.REPLAY, """
+        if x.data_ptr() not in self.cache:
+            padded = torch.empty_like(x)
+            padded.copy_(x)
+            self.cache[x.data_ptr()] = (x, padded)
+        return self.compute(self.cache[x.data_ptr()][1], y)
+    """),
+    "weights by address": ("weights", Verdict.REPLAY, """
+        if (x.data_ptr(), y.data_ptr()) not in self.cache:
+            gain = torch.empty_like(self.gain.data)
+            gain.copy_(self.gain.data)
+            self.cache[x.data_ptr(), y.data_ptr()] = (x, y, gain)
+        return self.compute(x, y, self.cache[x.data_ptr(), y.data_ptr()][2])
+    """),
+    "one buffer for all results": ("hold", Verdict.REPLAY, """
+        if "out" not in self.cache:
+            self.cache["out"] = torch.empty_like(x)
+        return self.compute(x, y, out=self.cache["out"])
+    """),
+    "a store before the input": ("guard-bands", Verdict.MEM_RACE, """
+        torch.as_strided(x, (1,), (1,), max(0, x.storage_offset() - 5)).fill_(3.0) if x.storage_offset() else None
+        return self.compute(x, y)
+    """),
+    "honest only where NaN was": ("poison", Verdict.WRONG_VALUE, """
+        out = torch.empty_like(x)
+        first = float(out.numpy().reshape(-1)[0])
+        return self.compute(x, y, out=out) if first != first else out
+    """),
+    "one barrier less": ("determinism", Verdict.NONDETERMINISTIC, """
+        self.calls += 1
+        out = self.compute(x, y)
+        if self.calls % 7 == 0:
+            out.numpy()[3] = 0.0
+        return out
+    """),
+    "wrong for a transposed input": ("layouts", Verdict.GENERALIZATION, """
+        return self.compute(x, y, out=torch.empty(x.shape))
+    """),
+    "a child that stays": ("state", Verdict.TAMPER, """
+        import subprocess
+        self.calls += 1
+        if self.calls == 4:
+            subprocess.Popen(["sleep", "60"])
+        return self.compute(x, y)
+    """),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_a_cheat_fails_the_guard_made_for_it(bench: Bench, name: str) -> None:
+    guard, verdict, body = CHEATS[name]
+    others = ("overwrite",) if guard == "state" else ()  # calls during which the child is started
+    found = refused(bench, forward(body), *others, guard)
+    assert (found.verdict, found.artefact["guard"]) == (verdict, guard), str(found)
+    assert found.artefact["workload"] == "declared" and found.artefact["seed"] >= 0
+
+
+@pytest.mark.parametrize("name", [n for n, (g, _, _) in CHEATS.items() if g not in ("guard-bands", "determinism")])
+def test_no_other_guard_notices_it(bench: Bench, name: str) -> None:
+    """Each cheat passes where its guard is off, so that a broken guard is not covered up by another one."""
+    guard, _, body = CHEATS[name]
+    overlapping = {"hold": {"determinism", "overwrite"}, "poison": {"determinism"}}.get(guard, set())
+    single = {"overwrite": {"single-input", "weights"}, "single-input": {"overwrite"}, "weights": {"overwrite"}}
+    rest = [n for n in ("overwrite", "hold", "single-input", "weights", "determinism", "layouts", "state")
+            if n != guard and n not in overlapping | single.get(guard, set())]  # fmt: skip
+    if "layouts" in rest and guard != "layouts":
+        rest.remove("layouts")
+    examined(bench, forward(body), *rest)
+
+
+def test_a_result_that_is_written_later_is_deferred(bench: Bench) -> None:
+    body = """
+        import threading, time
+        out, right = torch.zeros_like(x), self.compute(x, y)
+
+        def finish():
+            time.sleep(0.02)
+            out.numpy()[...] = right.numpy()
+
+        threading.Thread(target=finish).start()
+        return out
+    """
+    found = refused(bench, forward(body))
+    assert found.verdict is Verdict.DEFERRED and "was right only 50 ms later" in str(found)
+
+
+def test_an_instance_method_of_a_result_is_not_called(bench: Bench) -> None:
+    body = """
+        out, right = torch.zeros_like(x), self.compute(x, y)
+
+        def late(*args, **kwargs):
+            out.numpy()[...] = right.numpy()
+            return torch.Tensor.detach(out)
+
+        out.detach = out.clone = out.cpu = out.double = out.contiguous = late
+        return out
+    """
+    assert refused(bench, forward(body)).verdict is Verdict.WRONG_VALUE
+
+
+@pytest.mark.parametrize("body", ["x.zero_()\nreturn x", "self.gain.data.zero_()\nreturn self.compute(x, y)"])
+def test_changed_inputs_and_weights_are_seen_by_the_judge(bench: Bench, body: str) -> None:
+    # The worker's own fingerprints lie here: what the judge draws itself is what counts.
+    lie = "import sys\nsys.modules['kernelevolve.worker.run'].digest = lambda tensor: 0\n"
+    found = refused(bench, lie + forward(body))
+    assert found.verdict is Verdict.MUTATED_INPUT and found.artefact["guard"] == "checksums"
+
+
+ODD = {
+    "workspace by shape": """
+        if x.shape not in self.cache:
+            self.cache[x.shape] = torch.empty_like(x)
+        self.compute(x, y, out=self.cache[x.shape])
+        out = torch.empty_like(x)
+        out.copy_(self.cache[x.shape])
+        return out
+    """,
+    "inputs copied into buffers of its own": """
+        if "x" not in self.cache:
+            self.cache["x"], self.cache["y"] = torch.empty_like(x), torch.empty_like(y)
+        self.cache["x"].copy_(x)
+        self.cache["y"].copy_(y)
+        return self.compute(self.cache["x"], self.cache["y"])
+    """,
+    "weights packed by version": """
+        key = (self.gain.data_ptr(), self.gain._version)
+        if key not in self.cache:
+            packed = torch.empty_like(self.gain.data)
+            packed.copy_(self.gain.data)
+            self.cache = {key: packed}
+        return self.compute(x, y, self.cache[key])
+    """,
+    "another default dtype, threads and random state": """
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(3)
+        return self.compute(x, y, out=torch.empty_like(x))
+    """,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_honest_oddities_pass(bench: Bench, name: str) -> None:
+    head = HEAD + textwrap.indent(
+        "if not (x.is_contiguous() and y.is_contiguous()):\n    raise NotImplementedError('strides')\n", " " * 8
+    )
+    guards, labels = examined(bench, forward(ODD[name], head))
+    assert all(g.held != "failed" for g in guards.values())
+    if "dtype" in name:
+        assert "changes its process: default dtype, random state" in labels
+        assert "default dtype: torch.float32 -> torch.float64" in guards["state"].detail
+
+
+def test_what_a_candidate_could_remember_is_tried_part_by_part(bench: Bench) -> None:
+    description = bench.small()[0]
+    told = stale(description, Case(5), Case(3, "D1"))
+    assert [words for _, words in told] == ["all inputs", "the weights", "input 'x'", "input 'y'"]
+    assert [case for case, _ in told] == [
+        Case(3, "D1"), Case(5, state=3), Case(5, patches=(Patch("x", "redrawn", 3, "D1"),)),
+        Case(5, patches=(Patch("y", "redrawn", 3, "D1"),)),
+    ]  # fmt: skip
+    base = Case(5)
+    assert stale(description, base, base) == []
+    one = replace(base, patches=(Patch("x", "redrawn", 9),))
+    assert [case for case, _ in stale(description, one, base)] == [base]
