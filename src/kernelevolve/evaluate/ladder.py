@@ -21,6 +21,8 @@ from kernelevolve.evaluate.circumstances import circumstances
 from kernelevolve.evaluate.climb import Climb, Progress, Reached
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, Unseen, addresses, compare
 from kernelevolve.evaluate.measure import Device
+from kernelevolve.evaluate.plan_lane import GUARD as PLAN_LANE
+from kernelevolve.evaluate.plan_lane import planned
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.structure import examine
 from kernelevolve.evaluate.talk import Talk
@@ -118,7 +120,7 @@ class Ladder:
 
     def climb(self, candidate: Candidate, progress: Progress, keep: Keep) -> Evaluation:
         """All rungs in order, in this thread."""
-        seeds = Seeds(self.secret)
+        seeds = Seeds(self.secret or self._shared())
         climb = Climb(candidate, progress, Gathered(self.platform.name), self.lane, self._last(), seeds=seeds)
         try:
             finding = self._check(climb)
@@ -132,7 +134,7 @@ class Ladder:
             if self.interpret:
                 self._interpret(climb)
             if self.device:
-                with self.device.health.watched():
+                with self.device.seat, self.device.health.watched():
                     verdict = self._measure(climb, self.device)
             else:
                 verdict = self._model(climb)
@@ -145,6 +147,12 @@ class Ladder:
         climb.gathered.circumstances = circumstances(*seat, climb.seeds.secret)
         climb.isolation = self.bench.roles.isolation or climb.isolation
         return climb.evaluation(verdict, self.bench.roles["builder"].known_versions(), self.bench.labels, keep)
+
+    def _shared(self) -> bytes | None:
+        """The bench's secret: a screen on a device draws the same inputs for all candidates of one session, so that
+        their oracles are computed once. Where nothing keeps a candidate from what others left, each has its own.
+        """
+        return self.bench.secret if self.device and self.lane.name == "screen" and self.bench.roles.sealed else None
 
     def _last(self) -> Rung | None:
         """The last rung to climb, None for all. Values are compared on the device or, where there is none, by the
@@ -368,8 +376,10 @@ class Ladder:
             )
 
         # One case is enough to see that tuning is worth it; the rest is for the choice that is judged.
-        first = self._cases(climb) if climb.last is Rung.CORRECT else self._cases(climb)[:1]
-        climb.rung(Rung.CORRECT, lambda: correct(first))
+        tunable = any(group.tuner.size > 1 for group in climb.tuning.groups)
+        if tunable or climb.last is Rung.CORRECT:
+            first = self._cases(climb) if climb.last is Rung.CORRECT else self._cases(climb)[:1]
+            climb.rung(Rung.CORRECT, lambda: correct(first))
 
         def tune() -> str:
             device.tune(self.bench, self.builder, climb.candidate.source, climb.tuning, climb.default)
@@ -393,10 +403,13 @@ class Ladder:
                     climb.candidate.source,
                     choice,
                     lane=self.lane,
-                    seeds=climb.seeds,
+                    seeds=Seeds(self.secret),  # of the timed calls: nobody else's
                     figures=self.platform.figures,
                     candidates=self.candidates,
                 )
+                if climb.on(PLAN_LANE):
+                    rules = {"figures": self.platform.figures, "candidates": self.candidates}
+                    measured = planned(climb, self.builder, device, workload.name, self._cases(climb), measured, rules)
                 for guard in measured.guards:
                     climb.guard(guard.name, guard.held, guard.detail)
                 for timed in measured.timed:
