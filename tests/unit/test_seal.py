@@ -17,8 +17,11 @@ from typing import Any
 import pytest
 
 from kernelevolve import nursery
+from kernelevolve.cli import main, public
+from kernelevolve.errors import UsageError
 from kernelevolve.seal import kernel, layers, seccomp
 from kernelevolve.seal.layers import NO_LAYERS, Layers, absent
+from kernelevolve.testing import fake_folder
 from kernelevolve.wire import Channel, WireError
 
 OFFERED = layers.probe()
@@ -423,3 +426,22 @@ def test_signals_end_a_child_by_their_name(spawn: Spawn) -> None:
             made.run(f"def attack():\n import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})")
         assert made.end(grace=2)["signal"] == "SIGSEGV"
     assert NO_LAYERS.isolation == "none"
+
+
+@pytest.mark.parametrize("flags", [(), ("--unsealed",)])
+def test_only_the_flag_takes_the_seal_off(
+    flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken: list[dict[str, object]] = []
+
+    def workshop(problem: object, device: str, **more: object) -> contextlib.AbstractContextManager[object]:
+        taken.append(more)
+        raise UsageError("enough seen")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(public, "workshop", workshop)
+    fake_folder(tmp_path)
+    for command in (["optimize", "relu.py"], ["evaluate", "relu.py", "--problem", "relu.py"]):
+        with pytest.raises(SystemExit):
+            main([*command, *flags])
+    assert taken == [{"seal": False} if flags else {}] * 2

@@ -40,6 +40,7 @@ from kernelevolve.cli.door import (
     Json,
     RunFolder,
     SuitePath,
+    Unsealed,
     door_of,
     interruptible,
     known_platforms,
@@ -94,6 +95,7 @@ def optimize(
     seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
     admit_anyway: AdmitAnyway = False,
+    unsealed: Unsealed = False,
     suite_path: SuitePath = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -109,7 +111,7 @@ def optimize(
     folder = out or places.new_folder(wanted)
     _header(door, wanted, platforms, effort, seed, folder)
     door.folder = folder
-    with interruptible(door), public.workshop(wanted, device) as equip:
+    with interruptible(door), public.workshop(wanted, device, **public.sealing(unsealed)) as equip:
         runs = _new_runs(folder, wanted, platforms, equip, settings, seed, admit_anyway)
         _carry_on(door, equip, runs, folder, None)
 
@@ -124,6 +126,7 @@ def resume(
     by_force: Annotated[
         bool, typer.Option("--by-force", help="take the run from a process that is known to be gone")
     ] = False,
+    unsealed: Unsealed = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -132,7 +135,7 @@ def resume(
     runs = places.runs_in(run)
     door.folder = run
     problem = read_run(runs[0]).created.problem
-    with interruptible(door), public.workshop(problem, device) as equip:
+    with interruptible(door), public.workshop(problem, device, **public.sealing(unsealed)) as equip:
         _carry_on(door, equip, runs, run, (effort, candidates, time), by_force=by_force)
 
 

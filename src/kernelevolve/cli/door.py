@@ -65,6 +65,8 @@ Device = Annotated[
     str, typer.Option("--device", help="auto (the first that is the platform), none, or torch's name of one")
 ]
 
+Unsealed = Annotated[bool, typer.Option("--unsealed", help="run foreign code without isolation; the result says so")]
+
 RunFolder = Annotated[Path, typer.Argument(help="the folder of a run, or of sibling runs")]
 
 Json = Annotated[bool, typer.Option("--json", help="people read stderr; the last line of stdout is one result object")]

@@ -32,7 +32,17 @@ from kernelevolve import (
 from kernelevolve.cli import artefacts as kept
 from kernelevolve.cli import places, public, summary, view
 from kernelevolve.cli.admitting import AdmitAnyway
-from kernelevolve.cli.door import PROBLEM, Device, Json, SuitePath, door_of, interruptible, known_platforms, print_lines
+from kernelevolve.cli.door import (
+    PROBLEM,
+    Device,
+    Json,
+    SuitePath,
+    Unsealed,
+    door_of,
+    interruptible,
+    known_platforms,
+    print_lines,
+)
 
 RUNGS = tuple(str(rung) for rung in Rung if rung is not Rung.PROFILE)
 
@@ -50,9 +60,7 @@ def evaluate(
     receipt: Annotated[
         Path | None, typer.Option("--receipt", help="write the receipt here, for `kernelevolve verify`")
     ] = None,
-    unsealed: Annotated[
-        bool, typer.Option("--unsealed", help="run the candidate without isolation; the result says so")
-    ] = False,
+    unsealed: Unsealed = False,
     admit_anyway: AdmitAnyway = False,
     suite_path: SuitePath = None,
     device: Device = "auto",
@@ -77,7 +85,7 @@ def evaluate(
     door.folder = folder
     with (
         interruptible(door),
-        public.workshop(wanted, device, **({"seal": False} if unsealed else {})) as equip,
+        public.workshop(wanted, device, **public.sealing(unsealed)) as equip,
         create_run(folder, wanted, name, equip, settings=settings, seed=seed, admit_anyway=admit_anyway) as run,
     ):
         node = asyncio.run(run.submit(run.ask().id, source, f"from {candidate.name}"))

@@ -27,6 +27,11 @@ def workshop(problem: Problem, device: str, **more: Any) -> Iterator[Any]:
         made.close()
 
 
+def sealing(unsealed: bool) -> dict[str, bool]:
+    """The arguments of a workshop that say whether foreign code is sealed."""
+    return {"seal": False} if unsealed else {}
+
+
 def version() -> str:
     """Of the installed package."""
     return _installed("kernelevolve")
