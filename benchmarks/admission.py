@@ -5,8 +5,8 @@ Usage:
     python benchmarks/admission.py --show table.json
 
 In: a KernelBench checkout and the problems' names. Out: lines, and a JSON file with every null model and honest control
-that was tried, the effective tolerances, versions, date, command. Each problem goes through the same door as
-`kernelevolve admit`.
+that was tried (those null models that fail by name), the effective tolerances, versions, date, command. Each problem
+goes through the same door as `kernelevolve admit`.
 """
 
 from __future__ import annotations
@@ -54,12 +54,22 @@ def examine(name: str, path: Path | None, device: str, distributions: tuple[str,
         return {
             "problem": name, "name": problem.name, "precision": problem.precision, "seconds": round(seconds, 2),
             "versions": versions, "labels": list(gate.bench.labels),
-            "admission": to_data(found), "sizes": to_data(sized),
+            "admission": to_data(found), "sizes": [short(size) for size in to_data(sized)],
         }  # fmt: skip
     except KernelEvolveError as error:
         return {"problem": name, "error": f"{type(error).__name__}: {error}"}
     finally:
         shop.close()
+
+
+def short(size: dict[str, Any]) -> dict[str, Any]:
+    """One size's record with the null models that fail as names: what each failed by is what `admit --json` prints."""
+    kept = []
+    for tried in size["tried"]:
+        failing = [m["name"] for m in tried["models"] if m["kind"] != "control" and m["outcome"] == "rejected"]
+        others = [m for m in tried["models"] if m["kind"] == "control" or m["outcome"] != "rejected"]
+        kept.append({**tried, "models": others, "rejected": failing})
+    return {**size, "tried": kept}
 
 
 def line(row: dict[str, Any]) -> str:
@@ -102,7 +112,7 @@ def main() -> int:
     for name in filter(None, arguments.problems.split(",")):
         record["rows"].append(examine(name, arguments.path, arguments.device, distributions))
         print(line(record["rows"][-1]), flush=True)
-        arguments.out.write_text(json.dumps(record, indent=1))
+        arguments.out.write_text(json.dumps(record))
     return 1 if any("error" in row for row in record["rows"]) else 0
 
 

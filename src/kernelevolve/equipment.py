@@ -83,14 +83,11 @@ class Workshop:
 
         Outside a search the full sizes are looked at too, where there is a device.
         """
-        gate = Gate(bench, created.admit_anyway)
+        full = () if device is None or settings.lane == "screen" else (device.torch_name,)
+        gate = Gate(bench, created.admit_anyway, ("cpu", *full))
         bench.admitted, bench.anyway = gate.admitted, created.admit_anyway
         gate.admitted(settings.distributions)
-        if device is None or settings.lane == "screen":
-            return gate.admission(settings.distributions)
-        full = Gate(bench, created.admit_anyway, device.torch_name)
-        bench.admitted = lambda asked: full.admitted(gate.admitted(asked))
-        return full.admission(gate.admitted(settings.distributions))
+        return gate.admission(settings.distributions)
 
     def bench(self, builds: Path) -> Bench:
         """The problem's bench, prepared when first needed."""
@@ -111,7 +108,7 @@ class Workshop:
         if self._wanted != "auto" and self._wanted not in here:
             raise MissingDevice(f"device {self._wanted!r} is not here; devices here: {', '.join(here) or 'none'}")
         device = next(iter(here), "cpu") if self._wanted == "auto" else self._wanted
-        return Gate(self.bench(builds), device=device)
+        return Gate(self.bench(builds), places=(device,))
 
     def program(self, workload: str) -> Program:
         """The captured reference at one workload's full size.

@@ -12,8 +12,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from judged import TENSOR, Bench, source_of
+from judged import TENSOR, Bench, problem_of, source_of
 
+from kernelevolve import Workshop
+from kernelevolve.evaluate.admission import Gate
 from kernelevolve.judge.admission import try_distribution
 from kernelevolve.judge.nulls import round_significand
 from kernelevolve.protocol import NullModel, Tried
@@ -176,6 +178,21 @@ def as_bf16(values: TENSOR) -> TENSOR:
 def test_eight_bits_are_bfloat16() -> None:
     exact = torch.randn(4096, generator=torch.Generator().manual_seed(0))
     assert torch.equal(round_significand(exact, 8), as_bf16(exact))
+
+
+def test_sizes_are_looked_at_in_turn_and_found_again_without_the_judge(tmp_path: Path) -> None:
+    shop = Workshop(problem_of(RELU), device="none")
+    try:
+        bench = shop.bench(tmp_path)
+        places = ("cpu", "cpu:0")  # the second one stands for a device: it has the full size
+        first = Gate(bench, places=places).admission(("declared", "D1"))
+        assert (first.sizes, first.distributions) == (("declared/scaled", "declared"), ("D1",))
+        assert list(first.dropped) == ["declared"]
+        bench.judged = None  # type: ignore[assignment]  # whoever asked would fail
+        assert Gate(bench, places=places).admission(("declared", "D1")) == first
+        assert Gate(bench).admitted(("D1",)) == ("D1",)
+    finally:
+        shop.close()
 
 
 def kernelevolve(*arguments: str) -> tuple[int, dict[str, object], str]:

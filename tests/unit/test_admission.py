@@ -104,6 +104,14 @@ def test_every_size_has_a_say() -> None:
     assert found.dropped == {"declared": "the null model 'zeros' passes (b/scaled)"}
 
 
+def test_a_size_that_was_not_looked_at_has_no_say() -> None:
+    small = Sized("declared/scaled", (tried("declared", null("zeros")), tried("D1")))
+    full = Sized("declared", (tried("D1"),))  # what was dropped at the small size is not tried again
+    found = decide(PROBLEM, [small, full], ("cpu", "cuda:0"))
+    assert (found.admitted, found.distributions, found.device) == (True, ("D1",), "cpu, cuda:0")
+    assert found.dropped == {"declared": "the null model 'zeros' passes (declared/scaled)"}
+
+
 def test_going_on_all_the_same_keeps_every_distribution_and_says_so() -> None:
     found = decided(tried("declared", null("zeros")), tried("D1", null("zeros")), anyway=True)
     assert not found.admitted

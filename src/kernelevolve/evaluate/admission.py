@@ -30,7 +30,7 @@ from kernelevolve.protocol import Description, NullModel, Tolerance, Tried
 TOPIC = "admission"  # of the note in a run's log
 AGAIN = "the reference again"  # the control whose failure means that the reference is not deterministic
 DECLARED = "declared"
-_SECONDS = 10.0  # of null models per size and distribution; a typical one takes a tenth of a second
+_SECONDS = 5.0  # of null models per size and distribution; a typical one takes a tenth of a second
 _ASK_SECONDS = 300.0
 _LIMITS = Limits(memory_bytes=16 << 30)
 
@@ -70,7 +70,7 @@ class Admission:
         limits: effective tolerances.
         labels: facts that describe, such as NaN in the output, or null models that pass for one of several outputs.
         sizes: labels of the sizes that were looked at.
-        device: where: `cpu` at scaled sizes, else full sizes.
+        device: where: `cpu` at scaled sizes, a device at full ones, or both.
         models: null models and controls that were tried.
         seconds: what it took, also if it was known already.
     """
@@ -103,12 +103,13 @@ class Gate:
 
     Args:
         anyway: never refuse; what would be refused is judged on every distribution, and says so.
-        device: `cpu` for the scaled sizes, or torch's name of a device for the full ones.
+        places: `cpu` for the scaled sizes, torch's name of a device for the full ones; what is dropped at one is not
+            looked at again at the next.
     """
 
     bench: Bench
     anyway: bool = False
-    device: str = "cpu"
+    places: tuple[str, ...] = ("cpu",)
     _known: dict[str, dict[str, Tried]] = field(default_factory=dict)
 
     def admission(self, distributions: Sequence[str]) -> Admission:
@@ -118,7 +119,7 @@ class Gate:
             ProblemError: the reference cannot be run on one of them.
             SeatLost: the judge died.
         """
-        return decide(self.bench.problem, self.sized(distributions), self.device, anyway=self.anyway)
+        return decide(self.bench.problem, self.sized(distributions), self.places, anyway=self.anyway)
 
     def admitted(self, distributions: Sequence[str]) -> tuple[str, ...]:
         """Those of `distributions` that are used.
@@ -133,34 +134,36 @@ class Gate:
 
     def sized(self, distributions: Sequence[str]) -> tuple[Sized, ...]:
         """What was found at each size, on each distribution."""
-        made = []
-        for description in self._descriptions():
-            label = description.variant.label
-            with self.bench.lock:
-                known = self._known.setdefault(label, {})
-                known |= self._find(description, [name for name in distributions if name not in known])
-            made.append(Sized(label, tuple(known[name] for name in distributions)))
+        made: list[Sized] = []
+        left = tuple(distributions)
+        for place in self.places:
+            size = "scaled" if place == "cpu" else "full"
+            for description in self.bench.descriptions:
+                if description.variant.size != size:
+                    continue
+                label = description.variant.label
+                with self.bench.lock:
+                    known = self._known.setdefault(label, {})
+                    known |= self._find(description, place, [name for name in left if name not in known])
+                made.append(Sized(label, tuple(known[name] for name in left)))
+            found = decide(self.bench.problem, made, anyway=self.anyway)
+            left = tuple(name for name in left if name not in found.dropped or self.anyway)
         return tuple(made)
 
-    def _descriptions(self) -> list[Description]:
-        size = "scaled" if self.device == "cpu" else "full"
-        return [d for d in self.bench.descriptions if d.variant.size == size]
-
-    def _find(self, description: Description, distributions: Sequence[str]) -> dict[str, Tried]:
+    def _find(self, description: Description, device: str, distributions: Sequence[str]) -> dict[str, Tried]:
         """From the cache, else from a judge of its own: what pooled errors of few elements it sees must not loosen or
         tighten what a candidate meets later."""
         bench = self.bench
         if not distributions:
             return {}
         versions = dict(bench.roles["judge"].known_versions())
-        place = [bench.problem.key, harness(), versions, self.device, codec.to_data(description.variant)]
-        keys = {name: BuildCache.key("admission", *place, name) for name in distributions}
+        facts = [bench.problem.key, harness(), versions, device, codec.to_data(description.variant)]
+        keys = {name: BuildCache.key("admission", *facts, name) for name in distributions}
         found = {name: kept for name, key in keys.items() if (kept := bench.cache.get(key)) is not None}
         absent = [name for name in distributions if name not in found]
         if absent:
-            with bench.roles["judge"].open(_LIMITS if self.device == "cpu" else None) as judge:
-                opened = codec.to_data(bench.opened(description, self.device))
-                bench.judged(judge, "oracle", {"opened": opened})
+            with bench.roles["judge"].open(_LIMITS if device == "cpu" else None) as judge:
+                bench.judged(judge, "oracle", {"opened": codec.to_data(bench.opened(description, device))})
                 for name in absent:
                     bench.go_on()
                     body = {"distribution": name, "seconds": _SECONDS}
@@ -177,7 +180,9 @@ def refused(problem: Problem, found: Admission) -> ProblemError:
     )
 
 
-def decide(problem: Problem, sized: Sequence[Sized], device: str = "cpu", *, anyway: bool = False) -> Admission:
+def decide(
+    problem: Problem, sized: Sequence[Sized], places: Sequence[str] = ("cpu",), *, anyway: bool = False
+) -> Admission:
     """The rules at the head of this file; pure."""
     asked = tuple(dict.fromkeys(t.distribution for size in sized for t in size.tried))
     dropped: dict[str, str] = {}
@@ -186,7 +191,9 @@ def decide(problem: Problem, sized: Sequence[Sized], device: str = "cpu", *, any
     unfair = ""
     for distribution in asked:
         for size in sized:
-            tried = next(t for t in size.tried if t.distribution == distribution)
+            tried = next((t for t in size.tried if t.distribution == distribution), None)
+            if tried is None:
+                continue  # it was dropped before this size was looked at
             where = f" ({size.label})" if len(sized) > 1 else ""
             what, cause = _against(tried)
             if what:
@@ -220,7 +227,7 @@ def decide(problem: Problem, sized: Sequence[Sized], device: str = "cpu", *, any
         _limits(sized, used or asked),
         tuple(dict.fromkeys(labels)),
         tuple(size.label for size in sized),
-        device,
+        ", ".join(places),
         sum(len(t.models) for size in sized for t in size.tried),
         sum(t.seconds for size in sized for t in size.tried),
     )
