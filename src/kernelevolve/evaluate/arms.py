@@ -27,7 +27,6 @@ from kernelevolve.evaluation import Check, Verdict
 from kernelevolve.protocol import Case, Description
 from kernelevolve.wire import Message
 
-DISTRIBUTION = "declared"
 PAUSE = 0.05  # seconds after which a wrong output is read once more
 EARLIER = 48  # calls of which one may be what a wrong output was remembered from
 _LOOK_SECONDS = 300.0
@@ -110,7 +109,7 @@ class Arm:
         due = self.turns(self.number, self.shape.untimed + calls)
         self.number += 1
         seeds = [[call.slot, call.case.seed] for call in due]
-        self.ask("renew", {"calls": seeds, "distribution": DISTRIBUTION, "drop": not self.pending})
+        self.ask("renew", {"calls": seeds, "distribution": due[0].case.distribution, "drop": not self.pending})
         start = time.monotonic()
         answer = self.ask("burst", {"mode": self.mode, "untimed": self.shape.untimed, "hold": True})
         wall = (time.monotonic() - start) * 1e3
@@ -132,14 +131,16 @@ class Arm:
         self.pending = []
 
 
-def turns_of(seeds: Seeds, label: str, slots: int, state: int) -> Callable[[int, int], list[Call]]:
+def turns_of(
+    seeds: Seeds, label: str, slots: int, state: int, distribution: str = "declared"
+) -> Callable[[int, int], list[Call]]:
     """The calls of each burst: slots in shuffled order, inputs from the secret; the same for every arm."""
 
     def calls(number: int, count: int) -> list[Call]:
         order = list(range(slots))
         seeds.stream(f"{label}/{number}/slots").shuffle(order)
         return [
-            Call(slot, Case(seeds.seed(f"{label}/{number}/{i}"), DISTRIBUTION, state=state))
+            Call(slot, Case(seeds.seed(f"{label}/{number}/{i}"), distribution, state=state))
             for i, slot in enumerate(order[:count])
         ]
 

@@ -20,6 +20,7 @@ from kernelevolve.evaluate.check import Finding, check_source
 from kernelevolve.evaluate.circumstances import circumstances
 from kernelevolve.evaluate.climb import Climb, Progress, Reached
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, Unseen, addresses, compare
+from kernelevolve.evaluate.hidden import compare_hidden
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.plan_lane import GUARD as PLAN_LANE
 from kernelevolve.evaluate.plan_lane import planned
@@ -268,6 +269,8 @@ class Ladder:
                 )
                 climb.correctness.append(found)
                 checks += len(found.checks)
+                if further:
+                    self._hidden(climb, trial)
             sizes = ", ".join(d.variant.label for d in small)
             places = [
                 addresses(self.bench, replace(trial, description=d, choice=climb.choices[d.variant.workload]))
@@ -283,6 +286,17 @@ class Ladder:
                 raise
             # The device will see what the interpreter cannot.
             climb.reports[-1] = replace(climb.reports[-1], status="skipped")
+
+    def _hidden(self, climb: Climb, trial: Trial) -> None:
+        """Sizes that no file names: in a screen the same for all candidates of a session, since none is told them."""
+        if not climb.lane.hidden:
+            return
+        screen, workload = climb.lane.name == "screen", trial.description.variant.workload
+        seeds = Seeds(self.bench.secret) if screen else climb.seeds
+        sizes = self.bench.hidden(workload, trial.device, seeds.seed(f"hidden/{workload}"), climb.lane.hidden)
+        climb.labels += compare_hidden(
+            self.bench, trial, sizes, climb.seeds, Evidence.INTERPRETED, climb.guard, keep=screen
+        )
 
     def _full(self) -> list[Description]:
         return [self.bench.full(w.name) for w in self.bench.problem.workloads]
@@ -406,6 +420,7 @@ class Ladder:
                     seeds=Seeds(self.secret),  # of the timed calls: nobody else's
                     figures=self.platform.figures,
                     candidates=self.candidates,
+                    distribution=self._cases(climb)[0].distribution,
                 )
                 if climb.on(PLAN_LANE):
                     rules = {"figures": self.platform.figures, "candidates": self.candidates}

@@ -11,6 +11,7 @@ import math
 import statistics
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
@@ -157,6 +158,7 @@ class Device:
         seeds: Seeds | None = None,
         figures: HardwareFigures | None = None,
         candidates: int = 1,
+        distribution: str = "declared",
     ) -> Measured:
         """Candidate and baselines interleaved, in as many fresh processes as the lane says.
 
@@ -165,6 +167,7 @@ class Device:
         Args:
             figures: of the platform, for the floor.
             candidates: how many are measured of which the best will be taken.
+            distribution: of the inputs of timed calls.
 
         Raises:
             Failed: a timed call was wrong, or its time cannot be true.
@@ -176,7 +179,8 @@ class Device:
             if number:
                 self.free()
             own = seeds if not number else Seeds(seeds.seed(f"process/{number}").to_bytes(16, "big"))
-            session = Session(bench, self, trial, lane, own, figures=figures, candidates=candidates, blocks=self.blocks)
+            rules: dict[str, Any] = {"figures": figures, "candidates": candidates, "distribution": distribution}
+            session = Session(bench, self, trial, lane, own, blocks=self.blocks, **rules)
             runs.append(session.measure())
         timed = tuple(worst_of(modes) for modes in zip(*(run.timed for run in runs), strict=True))
         return Measured(timed, tuple(guard for run in runs for guard in run.guards))

@@ -96,9 +96,10 @@ def carry_out(
         measured = None
         if timed:
             secret = seeds or Seeds()
-            rules = {"figures": figures, "candidates": candidates, "blocks": blocks}
+            rules: dict[str, Any] = {"figures": figures, "candidates": candidates, "blocks": blocks}
+            rules["distribution"] = cases[0].distribution if cases else "declared"
             runs = [
-                Session(bench, planned, trial, lane, _own(secret, number), **rules).measure()  # type: ignore[arg-type]
+                Session(bench, planned, trial, lane, _own(secret, number), **rules).measure()
                 for number in range(lane.processes)
             ]
             measured = _together(runs)

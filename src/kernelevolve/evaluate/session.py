@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
-from kernelevolve.evaluate.arms import DISTRIBUTION, Arm, Call, Looks, Shape, shape_for, turns_of
+from kernelevolve.evaluate.arms import Arm, Call, Looks, Shape, shape_for, turns_of
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.consistency import Consistency, consistency
 from kernelevolve.evaluate.correct import Failed, Trial, candidate_asks
@@ -71,6 +71,8 @@ class Session:
     Args:
         figures: of the platform, for the floor; None where nobody knows them.
         candidates: how many are measured of which the best will be taken.
+        blocks: in place of the lane's.
+        distribution: of the inputs of timed calls; one on which passing means something.
     """
 
     def __init__(
@@ -84,12 +86,14 @@ class Session:
         figures: HardwareFigures | None = None,
         candidates: int = 1,
         blocks: Blocks | None = None,
+        distribution: str = "declared",
     ) -> None:
         self.bench, self.place, self.trial, self.lane, self.seeds = bench, place, trial, lane, seeds
         self.figures, self.candidates = figures, candidates
         self.blocks = blocks or Blocks(lane.blocks, lane.doublings)
         self.workload = trial.description.variant.workload
         self.state = seeds.seed(f"time/{self.workload}/state")
+        self.distribution = distribution
         self.guards: list[Guard] = []
 
     def measure(self) -> Measured:
@@ -114,7 +118,7 @@ class Session:
         return [self.bench.judged(judge, "warm", body).body for judge in judges.values()][-1]
 
     def _warm_body(self, seed: int, *, slots: int, hold: int) -> dict[str, Any]:
-        rules = {"seed": seed, "state": self.state, "distribution": DISTRIBUTION}
+        rules = {"seed": seed, "state": self.state, "distribution": self.distribution}
         seconds = WARM_SECONDS[self.place.torch_name.partition(":")[0]]
         return {**rules, "seconds": seconds, "slots": slots, "hold": hold}
 
@@ -167,7 +171,7 @@ class Session:
 
         label = f"time/{self.workload}/{mode}"
         slots, output, free = int(facts["slots"]), int(facts["output"]), int(facts["free"])
-        turns = turns_of(self.seeds, label, slots, self.state)
+        turns = turns_of(self.seeds, label, slots, self.state, self.distribution)
         short = Shape(slots, 1, 1, 1, 0, False)
         first = {name: Arm(judge_asks(judge), turns, short, mode) for name, judge in judges.items()}
         fastest = pilot(first)
@@ -187,7 +191,7 @@ class Session:
             self.bench, self.trial.description, self.place.torch_name, worker, self.trial.key, self.lane.verified,
             self.seeds, label, self.trial.bounds.call_seconds,
         )  # fmt: skip
-        looks.started([Call(i, Case(seed + i, DISTRIBUTION, state=self.state)) for i in range(slots)])
+        looks.started([Call(i, Case(seed + i, self.distribution, state=self.state)) for i in range(slots)])
         return arms, looks
 
     def _clock(self, arms: Mapping[str, Arm], against: str, after: Any, shape: Shape) -> None:
@@ -233,7 +237,7 @@ class Session:
         self._held("floor", said)
 
     def _compulsory(self) -> Mapping[str, Any]:
-        case = Case(self.seeds.seed(f"time/{self.workload}/floor"), DISTRIBUTION, state=self.state)
+        case = Case(self.seeds.seed(f"time/{self.workload}/floor"), self.distribution, state=self.state)
         with self.bench.lock:
             judge = self.bench.oracle(self.trial.description, self.place.torch_name)
             body = {"case": codec.to_data(case), "seconds": _COMPULSORY_SECONDS}
