@@ -101,8 +101,8 @@ class Receipt:
         evaluation: verdict, guards, every comparison with its seed, limit and statistic, times, binaries, versions,
             isolation; its references to artefacts are left out.
         fitness: see `search.fitness`.
-        timed_in: `process` where the candidate's Python was in the timed process, `plan` where its launches were
-            replayed without it; empty where nothing was timed.
+        timed_in: `plan` where every time is that of recorded launches, carried out without the candidate's Python;
+            `process` where that Python was in a timed process; empty where nothing was timed.
         samples: raw samples of both sides, by workload and mode.
         failure: the check that said no; None where none did.
         admission: what admission found of the problem, tolerances included; empty where it was not asked.

@@ -44,11 +44,12 @@ class Verified:
     evaluation: Evaluation | None = None
 
 
-def verify(receipt: Receipt, claimed_id: str, *, device: str = "auto") -> Verified:
+def verify(receipt: Receipt, claimed_id: str, *, device: str = "auto", seal: bool = True) -> Verified:
     """Runs a receipt again, here.
 
     Args:
         claimed_id: what the file says that the receipt's id is.
+        seal: false runs the candidate without isolation.
 
     Raises:
         MachineError: a process or the device was lost on the way.
@@ -65,8 +66,10 @@ def verify(receipt: Receipt, claimed_id: str, *, device: str = "auto") -> Verifi
         told = f"{receipt.circumstances.harness[:16]} (kernelevolve {receipt.circumstances.kernelevolve})"
         mine = f"{harness()[:16]} (kernelevolve {version('kernelevolve')})"
         return Verified("cannot compare", (f"another harness: made by {told}, this is {mine}",))
+    facts = (receipt.problem, receipt.platform, receipt.settings, receipt.seed)
+    anyway = bool(receipt.admission.get("anyway"))
     try:
-        with _ladder(receipt, device if receipt.measured else "none") as ladder:
+        with _equipped(*facts, device if receipt.measured else "none", anyway, seal) as ladder:
             return _verified(receipt, ladder)
     except MissingDevice as missing:
         return Verified("cannot compare", (str(missing),))
@@ -119,19 +122,21 @@ def replay_failure(
     *,
     secret: str = "",
     device: str = "auto",
+    seal: bool = True,
 ) -> Replayed:
     """Runs exactly the check that failed once more, here.
 
     Args:
         settings, seed: of the run in which it failed.
         secret: of the evaluation in which it failed, see `Circumstances`.
+        seal: false runs the candidate without isolation.
 
     Raises:
         MachineError: a process or the device was lost on the way.
     """
-    with_device = failure.device not in ("", "cpu", "meta")
+    wanted = device if failure.device not in ("", "cpu", "meta") else "none"
     try:
-        with _equipped(problem, failure.platform, settings, seed, device if with_device else "none", True) as ladder:
+        with _equipped(problem, failure.platform, settings, seed, wanted, True, seal) as ladder:
             ladder.secret = bytes.fromhex(secret) or None
             return replay(ladder, source, failure)
     except (MissingDevice, ProblemError) as error:
@@ -139,15 +144,8 @@ def replay_failure(
 
 
 @contextmanager
-def _ladder(receipt: Receipt, device: str) -> Iterator[Ladder]:
-    anyway = bool(receipt.admission.get("anyway"))
-    with _equipped(receipt.problem, receipt.platform, receipt.settings, receipt.seed, device, anyway) as ladder:
-        yield ladder
-
-
-@contextmanager
 def _equipped(
-    problem: Problem, platform: str, settings: Mapping[str, Any], seed: int, device: str, anyway: bool
+    problem: Problem, platform: str, settings: Mapping[str, Any], seed: int, device: str, anyway: bool, seal: bool
 ) -> Iterator[Ladder]:
     """A ladder like the one of the run in which it was found, with nothing built before."""
     created = Created(
@@ -161,7 +159,7 @@ def _equipped(
         version=version("kernelevolve"),
         admit_anyway=anyway,
     )
-    workshop = Workshop(problem, device=device)
+    workshop = Workshop(problem, device=device, seal=seal)
     try:
         with tempfile.TemporaryDirectory(prefix="kernelevolve-") as builds:
             equipment = workshop(created, Path(builds))

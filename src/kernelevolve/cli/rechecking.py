@@ -30,7 +30,8 @@ from kernelevolve import (
     to_data,
 )
 from kernelevolve import verify as run_again
-from kernelevolve.cli.door import Device, Door, Json, door_of, interruptible, print_lines
+from kernelevolve.cli import public
+from kernelevolve.cli.door import Device, Door, Json, Unsealed, door_of, interruptible, print_lines
 
 _GOOD = ("confirmed", "reproduced")
 _UNSAID = ("cannot compare", "cannot replay")
@@ -40,6 +41,7 @@ def verify(
     context: typer.Context,
     receipt: Annotated[Path, typer.Argument(help="a receipt: RUN/receipt.json, or what `evaluate --receipt` wrote")],
     device: Device = "auto",
+    unsealed: Unsealed = False,
     as_json: Json = False,
 ) -> None:
     """Runs a receipt again on this machine and says whether it is confirmed, different or cannot be compared.
@@ -55,7 +57,7 @@ def verify(
     head = f"receipt {claimed_id}: {claimed.problem.name} on {claimed.platform}, {claimed.evaluation.verdict}"
     print_lines(door, [f"{head}, made {claimed.made}"])
     with interruptible(door):
-        found = run_again(claimed, claimed_id, device=device)
+        found = run_again(claimed, claimed_id, device=device, **public.sealing(unsealed))
     here = found.evaluation
     data = {
         "verdict": str(here.verdict) if here else None,
@@ -75,6 +77,7 @@ def replay(
         str, typer.Argument(help="RUN:NODE, a receipt, or a file whose last line `evaluate --json` printed")
     ],
     device: Device = "auto",
+    unsealed: Unsealed = False,
     as_json: Json = False,
 ) -> None:
     """Runs exactly the check again that said no to a candidate: same source, knobs, size, inputs and guard.

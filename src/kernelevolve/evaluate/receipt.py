@@ -37,7 +37,9 @@ from kernelevolve.receipt import SCHEMA, Receipt
 from kernelevolve.store.artefacts import Artefacts
 
 EXACT = 1e-6  # relative: a modelled figure, and one that is computed again from raw samples
-SHARE, OF_LIMIT = 0.25, 0.05  # of a statistic and of its limit: another processor's order of summation
+# Of a statistic, or of a limit that was calibrated by the reference's own error; and of its limit: another processor's
+# order of summation, and what the judge had seen of small outputs before.
+SHARE, OF_LIMIT = 0.25, 0.05
 _TIMED = (Verdict.OK_FASTER, Verdict.OK_SAME, Verdict.OK_SLOWER, Verdict.INCONCLUSIVE)
 
 
@@ -68,7 +70,7 @@ def receipt_of(graph: Graph, artefacts: Artefacts, node: str) -> Receipt:
         evaluation=replace(found.evaluation, artefacts={}),
         fitness=found.fitness,
         circumstances=circumstances,
-        timed_in="process" if timed else "",
+        timed_in="" if not timed else "plan" if all(t.lane == "plan" for t in timed) else "process",
         samples=tuple(artefacts.samples(node).values()),
         failure=artefacts.failure(node),
         admission=notes[-1] if notes else {},
@@ -201,7 +203,7 @@ def _comparison(check: Check, some: list[Check]) -> str:
         if other.passed != check.passed:
             said = {True: "passed", False: "failed"}
             return f"{_named(check)}: {said[check.passed]} claimed, {said[other.passed]} found"
-        if not _near(other.limit, check.limit):
+        if not math.isclose(other.limit, check.limit, rel_tol=SHARE):
             return f"{_named(check)}: limit {check.limit:.6g} claimed, {other.limit:.6g} found"
         room = SHARE * max(abs(check.value), abs(other.value)) + OF_LIMIT * abs(check.limit)
         if math.isfinite(check.value) and math.isfinite(other.value) and abs(check.value - other.value) > room:
