@@ -27,19 +27,24 @@ class Variant:
 
     Attributes:
         workload: the workload's name.
-        size: `full`, `scaled` (small enough for the interpreter) or `ragged` (scaled, with odd and prime sizes).
+        size: `full`, `scaled` (small enough for the interpreter), `ragged` (scaled, with odd and prime sizes) or
+            `hidden` (drawn by a secret).
         source: the problem file's text at this size.
         scaled: what was changed, one line each, e.g. `dim: 4096 -> 64 (line 12, 15)`; empty at full size.
+        number: tells hidden ones apart.
     """
 
     workload: str
-    size: Literal["full", "scaled", "ragged"]
+    size: Literal["full", "scaled", "ragged", "hidden"]
     source: str
     scaled: tuple[str, ...] = ()
+    number: int = 0
 
     @property
     def label(self) -> str:
         """`declared` or `declared/scaled`: what checks print."""
+        if self.size == "hidden":
+            return f"{self.workload}/hidden-{self.number}"
         return self.workload if self.size == "full" else f"{self.workload}/{self.size}"
 
 

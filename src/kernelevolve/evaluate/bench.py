@@ -53,6 +53,7 @@ class Bench:
             ProblemError: the reference cannot be used.
         """
         self.problem, self.roles, self.cache = problem, roles, BuildCache(cache_folder)
+        self._hidden: dict[tuple[str, str, int, int], tuple[Description, ...]] = {}
         self._oracles: dict[tuple[str, str], Conversation] = {}
         self.lock = threading.RLock()
         self.shares_memory = True
@@ -75,6 +76,28 @@ class Bench:
     def small(self) -> tuple[Description, ...]:
         """Every workload at the sizes that the interpreter runs."""
         return tuple(d for d in self.descriptions if d.variant.size != "full")
+
+    def hidden(self, workload: str, device: str, seed: int, count: int) -> tuple[Description, ...]:
+        """At most `count` sizes of a workload that no file names, drawn by `seed`, each no larger than what the
+        interpreter runs; the same for the same seed.
+
+        Raises:
+            ProblemError, SeatLost: the judge could not draw them.
+        """
+        key = (workload, device, seed, count)
+        if key not in self._hidden:
+            small = next(d for d in self.small() if d.variant.workload == workload and d.variant.size == "scaled")
+            body = {
+                "problem": codec.to_data(self.problem),
+                "opened": codec.to_data(self.opened(small, device)),
+                "workload": workload,
+                "seed": seed,
+                "count": count,
+            }
+            with self.roles["judge"].open(_JUDGE_LIMITS if device == "cpu" else None) as judge:
+                answer = self.judged(judge, "hidden", body, seconds=_DESCRIBE_SECONDS)
+            self._hidden[key] = tuple(codec.from_data(Description, d) for d in answer.body["descriptions"])
+        return self._hidden[key]
 
     def opened(self, description: Description, device: str, *, candidate: str = "", choice: Any = None) -> Opened:
         """What a conversation about one size starts from."""

@@ -12,6 +12,7 @@ results  {case, metas, keep | power}       -> results {difference}              
 explain  {cases, metas}                    -> explained {index}                 + bytes or handles
 linear   {case}                            -> linear {inputs}
 hidden   {problem, workload, seed, count, like, budget?}  -> described {descriptions}
+hidden   {problem, opened, workload, seed, count, budget?}  -> described {descriptions}
 admit    {distribution, seconds}           -> tried {...}   see `protocol.Tried`; ask `oracle` first
 baseline {opened, arm, seed, distribution} -> ready {}      arm: eager, compile, compile-max-autotune
 warm     {seed, seconds, slots, hold}      -> warmed {calls, seconds, first, slots, flush, ...}   `tensors.arm`
@@ -25,7 +26,10 @@ replay   {opened, plan}                    -> replayed {covered, reason}   and w
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,7 +43,7 @@ from kernelevolve.judge.reference import Reference
 from kernelevolve.judge.timed import TimedCalls
 from kernelevolve.problem import Problem, workload_source
 from kernelevolve.protocol import Case, Description, Opened, Variant
-from kernelevolve.tensors import describe, scale
+from kernelevolve.tensors import describe, hidden, scale
 from kernelevolve.wire import Channel, Message
 
 State = dict[str, Any]
@@ -95,6 +99,7 @@ def _labelled(description: Description, found: tuple[str, ...]) -> Description:
 
 
 Answered = tuple[str, dict[str, Any]]
+HIDDEN_SECONDS = 20.0
 
 
 def _describe(state: State, message: Message) -> Answered:
@@ -102,6 +107,27 @@ def _describe(state: State, message: Message) -> Answered:
     budget = codec.from_data(scale.Budget, message.body["budget"]) if message.body.get("budget") else None
     descriptions = describe_problem(problem, tuple(message.body.get("workloads", ())), budget)
     return "described", {"descriptions": codec.to_data(descriptions)}
+
+
+def _hidden(state: State, message: Message) -> Answered:
+    """Hidden sizes at which the oracle says something, on the device and near the size of `opened`."""
+    body = message.body
+    problem, opened = codec.from_data(Problem, body["problem"]), codec.from_data(Opened, body["opened"])
+    budget = codec.from_data(scale.Budget, body["budget"]) if body.get("budget") else scale.Budget()
+    source = workload_source(problem, problem.workload(str(body["workload"])))
+    luck, count, found = random.Random(int(body["seed"])), int(body["count"]), []
+    deadline = time.monotonic() + HIDDEN_SECONDS
+    for variant in hidden.draws(source, problem, opened.description, luck, count, budget):
+        try:
+            described = describe.describe(problem, variant, opened.description)
+            usable = Reference(replace(opened, description=described)).compute(Case(luck.getrandbits(62))).usable
+        except ProblemError:
+            continue  # fake tensors let pass what real ones do not
+        if usable:
+            found.append(described)
+        if len(found) == count or time.monotonic() > deadline:
+            break
+    return "described", {"descriptions": codec.to_data(found)}
 
 
 def _oracle(state: State, message: Message) -> Answered:
@@ -191,6 +217,7 @@ def _held(state: State, name: str, question: str) -> Any:
 
 ANSWERS: dict[str, Callable[[State, Message], Answered]] = {
     "describe": _describe,
+    "hidden": _hidden,
     "oracle": _oracle,
     "case": _case,
     "compare": _compare,
