@@ -1,0 +1,15 @@
+"""A product of bf16 numbers."""
+
+import torch
+import torch.nn as nn
+
+ROWS, INNER, WIDTH = 64, 128, 48
+
+
+class Model(nn.Module):
+    def forward(self, a, b):
+        return a @ b
+
+
+def get_inputs():
+    return [torch.randn(ROWS, INNER, dtype=torch.bfloat16), torch.randn(INNER, WIDTH, dtype=torch.bfloat16)]
