@@ -263,6 +263,15 @@ def test_there_is_no_network(child: Child) -> None:
             assert "error" in child.run(code, name=name)
 
 
+@needs_seccomp
+def test_a_socket_in_the_file_system_is_out_of_reach(child: Child, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(str(tmp_path / "docker.sock"))
+        engine.listen()
+        code = "def attack(name):\n import socket; socket.socket(socket.AF_UNIX).connect(name); return 'connected'"
+        assert "error" in child.run(code, name=str(tmp_path / "docker.sock"))
+
+
 DAEMON = """
 def attack(beat):
     import os, time
@@ -396,6 +405,7 @@ def test_the_filter_decides_as_it_is_told_to(machine: str) -> None:
     assert decide(code, clone, arch, 17) == allow and decide(code, clone, arch, 17 | 0x10000000) == eperm
     assert decide(code, clone3, arch) == enosys
     assert [decide(code, socket_call, arch, family) for family in (1, 2, 10, 17)] == [allow, eacces, eacces, eacces]
+    assert decide(seccomp.program(machine, local=False), socket_call, arch, 1) == eacces
     assert decide(code, execve, arch ^ 1) == kill
     if machine == "x86_64":
         assert decide(code, 0x40000000 | execve, arch) == eperm

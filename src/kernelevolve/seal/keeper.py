@@ -178,7 +178,7 @@ def _seal(sealing: Sealing, name: str) -> str:
         landlock.restrict(read, write, sealing.trees.devices, landlock.abi())
         held.append("landlock")
     if sealing.layers.seccomp.holds:
-        seccomp.restrict()
+        seccomp.restrict(local=bool(name or sealing.layers.outer))
         held.append("seccomp")
     return "+".join(filter(None, held)) or ("none" if sealing.layers.bare else NO_WALL)
 

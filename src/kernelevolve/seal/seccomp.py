@@ -83,7 +83,7 @@ class _Return:
 _Line = _Jump | _Load | _Place | _Return
 
 
-def _lines(machine: str) -> list[_Line]:
+def _lines(machine: str, local: bool) -> list[_Line]:
     index = kernel.MACHINES.index(machine)
     lines: list[_Line] = [_Load(_ARCH_AT), _Jump(_JUMP_EQUAL, _ARCH[index], otherwise="kill"), _Load(_NUMBER_AT)]
     if machine == "x86_64":
@@ -97,7 +97,7 @@ def _lines(machine: str) -> list[_Line]:
     lines.append(_Jump(_JUMP_EQUAL, _PRCTL[index], then="prctl", otherwise="allow"))
     lines += [_Place("clone"), _Load(_FIRST_AT), _Jump(_JUMP_ANY_BIT, _NAMESPACES, then="deny", otherwise="allow")]
     lines += [_Place("socket"), _Load(_FIRST_AT)]
-    lines += [_Jump(_JUMP_EQUAL, family, then="allow") for family in _LOCAL_FAMILIES]
+    lines += [_Jump(_JUMP_EQUAL, family, then="allow") for family in _LOCAL_FAMILIES if local]
     lines += [_Return(_ERRNO | errno.EACCES), _Place("ioctl"), _Load(_SECOND_AT)]
     lines += [_Jump(_JUMP_EQUAL, request, then="deny") for request in _TTY_IOCTLS]
     lines += [_Return(_ALLOW), _Place("prctl"), _Load(_FIRST_AT)]
@@ -107,15 +107,15 @@ def _lines(machine: str) -> list[_Line]:
     return [*lines, _Place("kill"), _Return(_KILL)]
 
 
-def program(machine: str) -> bytes:
-    """The filter for `x86_64` or `aarch64`, as an array of `struct sock_filter`.
+def program(machine: str, *, local: bool = True) -> bytes:
+    """The filter for `x86_64` or `aarch64`, as an array of `struct sock_filter`; see `restrict` for `local`.
 
     `clone3` is answered as an unknown call, because its flags lie in memory that a filter cannot read: the C library
     goes back to `clone`, whose flags it can.
     """
     places: dict[str, int] = {}
     instructions: list[_Jump | _Load | _Return] = []
-    for line in _lines(machine):
+    for line in _lines(machine, local):
         if isinstance(line, _Place):
             places[line.name] = len(instructions)
         else:
@@ -150,13 +150,17 @@ def available() -> bool:
     return True
 
 
-def restrict() -> None:
+def restrict(*, local: bool = True) -> None:
     """Puts the filter in place; `no_new_privs` must be set.
+
+    Args:
+        local: whether new local sockets may be made. Landlock does not see a connection to a socket in the file system,
+            such as that of a container engine, so where no namespace hides those there must be none.
 
     Raises:
         OSError: the kernel refuses; the process is as restricted as before.
     """
-    code = program(platform.machine())
+    code = program(platform.machine(), local=local)
     buffer = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
     kernel.call("seccomp", ctypes.c_uint(_SET_MODE_FILTER), ctypes.c_uint(0), header)
