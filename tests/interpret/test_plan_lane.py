@@ -386,6 +386,13 @@ def test_what_the_lane_does_not_cover_is_no_fault(made: tuple[PackedPlan, dict[s
     assert fault.value.verdict is Verdict.WRONG_META
 
 
+def test_binaries_for_another_device_are_not_loaded(made: tuple[PackedPlan, dict[str, bytes]]) -> None:
+    plan, binaries = made
+    limits = dataclasses.replace(LIMITS, target="sm_100")
+    with pytest.raises(NotCovered, match="sm_90, and the device is sm_100"):
+        PlanArm(opened_for(POINTWISE), plan, binaries, FakeDriver(), limits)
+
+
 def _names(step: Any, store: str) -> bool:
     return isinstance(step, PackedLaunch) and any(p.store == store for p in step.parameters)
 

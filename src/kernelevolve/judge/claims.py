@@ -56,10 +56,12 @@ class NotCovered(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What the device has: shared memory per block, and how much memory a plan may ask for, in bytes."""
+    """What the device has: shared memory per block, and how much memory a plan may ask for, in bytes; and what kernels
+    have to be compiled for, `sm_90`; empty where that does not matter."""
 
     shared: int
     memory: int
+    target: str = ""
 
 
 def check(
@@ -79,6 +81,8 @@ def check(
     """
     if len(plan.steps) > MOST_STEPS or len(plan.stores) > MOST_STORES:
         raise NotCovered(f"{len(plan.steps)} steps on {len(plan.stores)} pieces of memory")
+    if limits.target not in ("", plan.target):
+        raise NotCovered(f"it is compiled for {plan.target[:20]}, and the device is {limits.target}")
     stores = {s.name: s for s in plan.stores}
     if len(stores) != len(plan.stores):
         raise _tamper("two pieces of memory have one name")

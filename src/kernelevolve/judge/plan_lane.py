@@ -385,7 +385,8 @@ def limits_of(device: str) -> claims.Limits:
         return claims.Limits(227 << 10, CPU_MEMORY)
     properties = torch.cuda.get_device_properties(device)
     shared = int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
-    return claims.Limits(shared, int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]))
+    target = f"sm_{properties.major}{properties.minor}"
+    return claims.Limits(shared, int(MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]), target)
 
 
 def read(data: Any) -> PackedPlan:
