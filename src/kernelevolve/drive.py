@@ -39,6 +39,8 @@ class Loop(Protocol):
 
     def reason(self) -> str: ...
 
+    async def confirm(self) -> None: ...
+
     def finish(self, reason: str) -> str: ...
 
 
@@ -65,7 +67,7 @@ class Driver:
             while True:
                 why = self._fill()
                 if not self._flight:
-                    return self._run.finish(why)
+                    return self._run.finish(why) if await self._confirmed(stopped) else ""
                 await asyncio.wait({*self._flight, stopped}, return_when=asyncio.FIRST_COMPLETED)
                 done = {task for task in self._flight if task.done()}
                 self._flight -= done
@@ -76,6 +78,18 @@ class Driver:
                     return ""
         finally:
             await _cancel({*self._flight, stopped})
+
+    async def _confirmed(self, stopped: asyncio.Task[Any]) -> bool:
+        """Whether the best was measured again before somebody said stop."""
+        confirming = asyncio.create_task(self._run.confirm())
+        try:
+            await asyncio.wait({confirming, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not confirming.done():
+                return False
+            confirming.result()
+            return True
+        finally:
+            await _cancel({confirming})
 
     def _fill(self) -> str:
         """Starts as many briefs as fit; why no more will come, once nothing is in flight."""

@@ -21,19 +21,18 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Refusal, Roles
-from kernelevolve.evaluate.timing import Blocks
+from kernelevolve.evaluation import Evaluation
 from kernelevolve.events import Created, Noted
 from kernelevolve.nursery import Limits
 from kernelevolve.platforms import Platform
 from kernelevolve.problem import Problem, workload_source
 from kernelevolve.run import Equipment
-from kernelevolve.settings import Settings
+from kernelevolve.settings import Settings, lane_for
 from kernelevolve.translate.ir import Program
 
 _CAPTURE_SECONDS = 300.0
 _PROBE_SECONDS = 120
 _LIMITS = Limits(memory_bytes=16 << 30)
-_BLOCKS = {"quick": Blocks(6, 1), "standard": Blocks(12, 2), "deep": Blocks(30, 2)}
 _FULL_CASES = {"quick": 5, "standard": 12, "deep": 30}
 
 
@@ -76,7 +75,17 @@ class Workshop:
             bench, platform, settings, engineer, seed=created.seed, device=device, interpret=self._interpret
         )
         notes = (Noted(TOPIC, admission.sentence, codec.to_data(admission)),)
-        return Equipment(ladder, platform.figures, engineer, notes=notes, close=ladder.builder.close)
+
+        def confirm(screened: Evaluation, count: int) -> Ladder:
+            made = Ladder(
+                bench, platform, settings, engineer, seed=created.seed, device=device, interpret=False,
+                lane=lane_for("accept"), candidates=count, builder=ladder.builder,
+            )  # fmt: skip
+            made.pinned = {timing.workload: timing.knobs for timing in screened.timings}
+            return made
+
+        again = confirm if device is not None and settings.lane == "screen" else None
+        return Equipment(ladder, platform.figures, engineer, notes=notes, confirm=again, close=ladder.builder.close)
 
     def _admit(self, bench: Bench, created: Created, settings: Settings, device: Device | None) -> Admission:
         """Whether the problem is admitted for this run; from now on the bench uses the admitted distributions only.
@@ -162,7 +171,7 @@ class Workshop:
         if not names:
             return None
         place, name = next(iter(names.items()))
-        made = Device(place, name, blocks=_BLOCKS[settings.effort], full_cases=_FULL_CASES[settings.effort])
+        made = Device(place, name, full_cases=_FULL_CASES[settings.effort])
         self._seats.append(made)
         return made
 

@@ -36,7 +36,7 @@ from kernelevolve.graph import Graph, Node, Reducer, fold
 from kernelevolve.hardware import HardwareFigures
 from kernelevolve.propose import Answer, Translator
 from kernelevolve.propose.operator import Articles, Operator
-from kernelevolve.search import Policy
+from kernelevolve.search import Policy, contenders
 from kernelevolve.search.fitness import fitness
 from kernelevolve.search.novelty import BinariesReducer, same_source, told_as_duplicate
 from kernelevolve.search.termination import rules_for
@@ -82,6 +82,8 @@ class Equipment:
         translator: for the built-in writer.
         articles: knowledge for a query, as Markdown.
         notes: what was found out on the way and belongs in the run's log.
+        confirm: gives an evaluator that measures a node's evaluation again, as one of so many; None where no device
+            measures.
         close: called once when the run is closed.
     """
 
@@ -90,6 +92,7 @@ class Equipment:
     translator: Translator | None = None
     articles: Articles | None = None
     notes: tuple[Noted, ...] = ()
+    confirm: Callable[[Evaluation, int], Evaluator] | None = None
     close: Callable[[], None] = _nothing
 
 
@@ -278,6 +281,35 @@ class Run:
             return await Driver(self, self._stop[1]).drive()
         finally:
             self._stop = None
+
+    async def confirm(self) -> None:
+        """Measures the best nodes again, where a device measures: what is in the note `result` is the run's result.
+
+        Raises:
+            MachineError: the machine's fault, RETRIES times over; nothing is noted.
+        """
+        nodes = contenders.contenders(self._graph)
+        confirm = self._equipment.confirm
+        if confirm is None or not nodes or contenders.measured_again(self._graph, nodes):
+            return
+        again = []
+        for node in nodes:
+            found = await self._again(node, confirm(node.evaluation, len(nodes)))
+            worth = fitness(self._graph.created.problem, found)
+            again.append(contenders.Again(node.id, node.fitness, worth, found))
+        self._append(contenders.result(again))
+
+    async def _again(self, node: Node, evaluator: Evaluator) -> Evaluation:
+        def progress(rung: str) -> None:
+            self.feed.tell(node.candidate.brief, node.id, rung)
+
+        async def once() -> Evaluation:
+            return await evaluator.evaluate(node.candidate, progress=progress, keep=self._blobs.put)
+
+        try:
+            return await self._retried("seat", node.id, once)
+        finally:
+            self.feed.tell(node.candidate.brief, node.id, "done")
 
     def stop(self) -> None:
         """Makes `drive` cancel the work in flight and return; its briefs stay pending. Safe from any thread."""

@@ -82,6 +82,7 @@ class Ladder:
         bounds: Bounds = BOUNDS,
         lane: Lane | None = None,
         candidates: int = 1,
+        builder: Builder | None = None,
     ) -> None:
         """For one platform.
 
@@ -90,6 +91,7 @@ class Ladder:
             interpret: false leaves that rung out, where a device will compare the values at full size anyway.
             bounds: what a candidate may use.
             candidates: how many are measured of which the best will be taken as the result: intervals are wider then.
+            builder: that of another ladder of the same platform, to share its processes.
         """
         self.bench, self.platform, self.settings, self.costs = bench, platform, settings, costs
         self.seed, self.device, self.interpret = seed, device, interpret or device is None
@@ -97,7 +99,7 @@ class Ladder:
         self.pinned: Mapping[str, Mapping[str, Choice]] = {}
         self.secret: bytes | None = None
         self.candidates = candidates
-        self.builder = Builder(bench, platform, bounds)
+        self.builder = builder or Builder(bench, platform, bounds)
 
     async def evaluate(self, candidate: Candidate, *, progress: Progress, keep: Keep) -> Evaluation:
         """The candidate's Evaluation; `keep` has stored every artefact that it names.
