@@ -19,6 +19,8 @@ from kernelevolve.errors import StoreError, UsageError
 from kernelevolve.evaluation import Evaluation, Figure
 from kernelevolve.events import Asked, Created, Dropped, Entry, Evaluated, Event, Finished, Noted, Written
 
+RESULT = "result"
+
 
 @dataclass(frozen=True)
 class Node:
@@ -136,6 +138,11 @@ class Graph:
     @property
     def notes(self) -> tuple[Noted, ...]:
         return tuple(self._notes)
+
+    @property
+    def result(self) -> Noted | None:
+        """What came out when the best was measured again: the latest note with topic `result`; None where none was."""
+        return next((note for note in reversed(self._notes) if note.topic == RESULT), None)
 
     @property
     def asked(self) -> int:

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from kernelevolve.candidate import Candidate
+from kernelevolve.cli import summary
 from kernelevolve.errors import SeatLost
 from kernelevolve.evaluation import Evaluation, Evidence, Figure, Verdict
-from kernelevolve.graph import Graph
+from kernelevolve.graph import RESULT, Graph
 from kernelevolve.run import Equipment, Run
 from kernelevolve.runs import create_run, open_run, read_run
-from kernelevolve.search.contenders import MOST, TOPIC, contenders
+from kernelevolve.search.contenders import MOST, contenders
 from kernelevolve.settings import settings_for
 from kernelevolve.testing import FAKE_PLATFORM, FakeEvaluator, FakeTranslator, fake_evaluation, fake_problem
 
@@ -52,7 +53,7 @@ def begin(folder: Path, confirm: Again | None) -> Run:
 
 
 def results(graph: Graph) -> list[tuple[str, dict[str, object]]]:
-    return [(note.text, dict(note.data)) for note in graph.notes if note.topic == TOPIC]
+    return [(note.text, dict(note.data)) for note in graph.notes if note.topic == RESULT]
 
 
 def test_the_best_is_measured_again_and_that_is_the_result(tmp_path: Path) -> None:
@@ -64,8 +65,10 @@ def test_the_best_is_measured_again_and_that_is_the_result(tmp_path: Path) -> No
     ((text, data),) = results(read_run(tmp_path))
     assert data["result"] == best.id and confirm.asked == [(best.id, 1)]
     assert text.startswith(f"{best.id}: 1.25x, OK_FASTER") and f"{best.fitness.value:.4g}x by screen" in text
-    kinds = [type(note).__name__ for note in run.graph.notes]
-    assert kinds and run.graph.finished == "12 candidates"
+    shown = summary.lines(run.graph, tmp_path, None)
+    assert f"  result       {text}" in shown
+    said = summary.result(run.graph, tmp_path, None)["result"]
+    assert said["said"] == text and said["again"][0]["fitness"]["value"] == 1.25
 
 
 def test_a_run_that_was_confirmed_is_not_confirmed_again(tmp_path: Path) -> None:

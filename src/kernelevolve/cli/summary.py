@@ -37,6 +37,7 @@ def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
         "finished": graph.finished or None,
         "seconds": round(graph.active_seconds, 3),
         "kernelevolve": created.version,
+        "result": {"said": graph.result.text, **graph.result.data} if graph.result else None,
         "admission": dict(admitting.facts(graph)) or None,
         "admit_anyway": created.admit_anyway,
     }
@@ -88,6 +89,8 @@ def lines(graph: Graph, folder: Path, kernel: Path | None) -> list[str]:
     if best is not None:
         out += [f"  kernel       {kernel}"] if kernel else []
         out += list(_best(best))
+    if graph.result is not None:
+        out.append(f"  result       {graph.result.text}")
     out += admitting.lines(graph)
     out += _moves(graph)
     reason = graph.finished or "interrupted"

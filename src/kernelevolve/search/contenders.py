@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from kernelevolve import codec
 from kernelevolve.evaluation import Evaluation, Evidence, Figure
 from kernelevolve.events import Noted
-from kernelevolve.graph import Graph, Node
+from kernelevolve.graph import RESULT, Graph, Node
 
-TOPIC = "result"
 MOST = 5
 
 
@@ -52,8 +51,8 @@ def contenders(graph: Graph) -> tuple[Node, ...]:
 
 def measured_again(graph: Graph, nodes: Sequence[Node]) -> bool:
     """Whether the latest result rests on these very nodes."""
-    notes = [note.data for note in graph.notes if note.topic == TOPIC]
-    return bool(notes) and [again["node"] for again in notes[-1]["again"]] == [node.id for node in nodes]
+    known = graph.result
+    return known is not None and [again["node"] for again in known.data["again"]] == [node.id for node in nodes]
 
 
 def result(again: Sequence[Again]) -> Noted:
@@ -63,11 +62,11 @@ def result(again: Sequence[Again]) -> Noted:
     data = {"result": best.node if best else "", "again": codec.to_data(tuple(again))}
     if best is None:
         verdicts = ", ".join(f"{a.node} {a.evaluation.verdict.value}" for a in again)
-        return Noted(TOPIC, f"no candidate held when measured again in lane accept: {verdicts}", data)
+        return Noted(RESULT, f"no candidate held when measured again in lane accept: {verdicts}", data)
     figure = best.fitness
     interval = f" [{figure.low:.4g}, {figure.high:.4g}]" if figure.low and figure.high else ""
     return Noted(
-        TOPIC,
+        RESULT,
         f"{best.node}: {figure.value:.4g}x{interval}, {best.evaluation.verdict.value}, measured again in lane accept "
         f"with intervals for the best of {len(again)}; {best.screen.value:.4g}x by screen",
         data,
