@@ -231,3 +231,16 @@ def test_where_nothing_can_be_had_nothing_foreign_runs_unless_it_was_asked_for(
         assert child.isolation == "none" == unsealed.isolation
         assert echo(child)
     unsealed.close()
+
+
+def test_a_worker_that_takes_the_devices_memory_is_ended(made: Roles) -> None:
+    shares = iter([0.1, 0.7, 0.9])
+    worker = made["worker"]
+    worker.held = lambda pids: next(shares) if pids else 0.0
+    with worker.open(Limits(device=True)) as child, pytest.raises(Failed, match="90% of a device's memory") as caught:
+        candidate_asks(child, "hang", {}, seconds=20)
+    assert caught.value.verdict is Verdict.OOM
+    worker.held = lambda pids: 0.5 if len(pids) > 1 else 1.0
+    with worker.open(Limits(device=True)) as child:
+        time.sleep(0.3)
+        assert echo(child)

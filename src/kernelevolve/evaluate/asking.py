@@ -32,6 +32,7 @@ class Bounds:
         load_seconds: for import and construction.
         call_seconds: for one call.
         memory_bytes: of private memory, in a builder and in a worker on the CPU.
+        host_bytes: of memory beside a device's, in a worker that uses one.
         file_bytes: of one file that it writes, what it prints included.
     """
 
@@ -39,12 +40,18 @@ class Bounds:
     load_seconds: float = 120.0
     call_seconds: float = 120.0
     memory_bytes: int = 12 << 30
+    host_bytes: int = 64 << 30
     file_bytes: int = 2 << 30
 
     @property
     def limits(self) -> Limits:
         """Those that the kernel enforces."""
         return Limits(memory_bytes=self.memory_bytes, file_bytes=self.file_bytes)
+
+    @property
+    def on_device(self) -> Limits:
+        """Those of a worker that uses a device; its outputs may be files of any size."""
+        return Limits(memory_bytes=self.host_bytes, device=True)
 
 
 BOUNDS = Bounds()

@@ -23,6 +23,7 @@ __all__ = ["BOUNDS", "Bounds", "Failed", "Trial", "Unseen", "addresses", "candid
 _ADDRESS_PROGRAMS = 24
 _ADDRESS_SECONDS = 30.0
 
+
 def compare(
     bench: Bench,
     trial: Trial,
@@ -41,7 +42,8 @@ def compare(
     """
     description = trial.description
     on_cpu = trial.device == "cpu"
-    limits, scratch = (trial.bounds.limits, None) if on_cpu else (None, bench.scratch(trial.source))
+    limits = trial.bounds.limits if on_cpu else trial.bounds.on_device
+    scratch = None if on_cpu else bench.scratch(trial.source)
     with bench.roles["worker"].open(limits, scratch) as worker:
         talk = Talk(bench, trial, worker)
         try:

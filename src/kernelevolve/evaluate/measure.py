@@ -94,7 +94,7 @@ class Device:
         Raises:
             Failed: it cannot be loaded.
         """
-        worker = bench.roles["worker"].open(scratch=bench.scratch(source))
+        worker = bench.roles["worker"].open(_BOUNDS.on_device, bench.scratch(source))
         opened = bench.opened(bench.full(workload), self.torch_name, candidate=source, choice=choice)
         try:
             body = {"opened": codec.to_data(opened), "answers": {}}

@@ -20,9 +20,10 @@ from typing import Any, Literal
 
 from kernelevolve import codec
 from kernelevolve.errors import KernelEvolveError, SeatLost, Unsealed
+from kernelevolve.evaluate.device_memory import DeviceMemoryWatch, Held, held_by_nvml
 from kernelevolve.seal import bubblewrap
 from kernelevolve.seal.layers import NO_WALL, Layer
-from kernelevolve.seal.limits import Limits
+from kernelevolve.seal.limits import Limits, descendants
 from kernelevolve.settings import LaneName
 from kernelevolve.wire import Attachment, Channel, Message, WireError, WireTimeout, memory_file
 
@@ -75,6 +76,8 @@ class Conversation:
     def __init__(self, role: Role, pid: int, channel: Channel, isolation: str) -> None:
         self.role, self.pid, self.channel, self.isolation = role, pid, channel, isolation
         self._ended: Mapping[str, Any] | None = None
+        self._reason = ""
+        self._watch: DeviceMemoryWatch | None = None
         self._lost = False
 
     def __enter__(self) -> Conversation:
@@ -106,7 +109,8 @@ class Conversation:
             ended = self.end(grace=_DYING_SECONDS)
             if self._lost:
                 raise SeatLost(f"the {self.role.name} process is gone; it is started again when next needed") from error
-            raise ChildDied(f"{self.role.name} child", ended["status"], ended["signal"], ended["log"]) from error
+            log = self._reason or ended["log"]
+            raise ChildDied(f"{self.role.name} child", ended["status"], ended["signal"], log) from error
         if answer.kind == "fault":
             answer.close()
             raise Refusal(str(answer.body.get("verdict", "")), str(answer.body.get("message", "")), answer.body)
@@ -115,6 +119,8 @@ class Conversation:
     def end(self, *, grace: float = 0.0) -> Mapping[str, Any]:
         """Hangs up and ends the child, after `grace` seconds in which it may end by itself; how it ended."""
         if self._ended is None:
+            if self._watch is not None:
+                self._watch.stop()
             self.channel.close()
             self._ended = self.role.end(self.pid, grace=grace)
             self._lost = self.role.gone
@@ -123,10 +129,16 @@ class Conversation:
                 self.role.close()  # it was there for this child alone
         return self._ended
 
-    def abort(self) -> None:
-        """Kills the child while another thread waits for its answer, which then ends with `ChildDied`."""
+    def abort(self, reason: str = "") -> None:
+        """Kills the child while another thread waits for its answer, which then ends with `ChildDied` and `reason`."""
         if self._ended is None:
+            self._reason = reason
             self.role.end(self.pid)
+
+    def watch(self, share: float, held: Held) -> None:
+        """Ends the child once its processes hold more than `share` of a device's memory."""
+        root = self.role.process_id if self.role.wrapped else self.pid  # in bubblewrap it is counted from 1 again
+        self._watch = DeviceMemoryWatch(lambda: {root, *descendants(root)}, share, self.abort, held)
 
 
 class Role:
@@ -139,6 +151,7 @@ class Role:
 
     Attributes:
         wrap: bubblewrap's binary, where each conversation is to have a fresh process in it; empty for a forked child.
+        held: how much of a device some processes hold; what NVML says if None.
     """
 
     def __init__(
@@ -178,6 +191,7 @@ class Role:
         self._open: set[Conversation] = set()
         self._fresh: list[Role] = []
         self.wrap = ""
+        self.held: Held | None = None
 
     def _wait_ready(self) -> None:
         if self._ready:
@@ -218,6 +232,7 @@ class Role:
         if self.wrap:
             fresh = Role(self.name, seal=self.seal, wrapped=self.wrap, scratch=scratch)
             self._fresh = [role for role in self._fresh if not role.gone] + [fresh]
+            fresh.held = self.held
             made = fresh.open(limits, scratch)
             self.isolation = made.isolation
             return made
@@ -241,6 +256,8 @@ class Role:
         if self.seal and self.isolation == NO_WALL:
             made.end()
             raise Unsealed(self.name)
+        if limits.device and (held := self.held or held_by_nvml()) is not None:
+            made.watch(limits.device_share, held)
         self._open.add(made)
         return made
 

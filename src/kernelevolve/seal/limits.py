@@ -28,6 +28,7 @@ class Limits:
         output_bytes: printed on stdout and stderr together.
         device: whether it will use an accelerator, whose driver reserves addresses that nobody ever touches: then
             memory is only watched, and not refused by the kernel as it is asked for.
+        device_share: of an accelerator's memory that it may hold, with `device`; the rest is the judge's.
     """
 
     memory_bytes: int = 0
@@ -35,6 +36,7 @@ class Limits:
     processes: int = 256
     output_bytes: int = 1 << 30
     device: bool = False
+    device_share: float = 0.75
 
 
 def apply(limits: Limits) -> None:
