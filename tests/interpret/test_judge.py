@@ -283,6 +283,15 @@ def test_tf32_is_accepted_where_it_is_declared_and_bf16_is_not() -> None:
     assert bench.failed(case, torch.relu(x.bfloat16().float() @ w.bfloat16().float()))
 
 
+@pytest.mark.parametrize("distribution", [*DISTRIBUTIONS, "D2"])
+def test_operands_that_a_tensor_core_cuts_off_are_tf32(distribution: str) -> None:
+    """They make every sum of terms of one sign too small, far beyond the floor where the output hardly varies."""
+    bench, case = Bench(PRODUCT, 'precision = "tf32"'), Case(1, distribution)
+    x, w = bench.inputs(case)
+    cut = [(t.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32) for t in (x, w)]
+    assert bench.failed(case, torch.relu(cut[0] @ cut[1])) == []
+
+
 def test_the_oracle_is_not_defeated_by_casts_inside_the_model() -> None:
     forward = (
         "y = (x.half().float() * 3).to(torch.bfloat16).float(); return y + torch.full_like(y, 1, dtype=torch.half)"

@@ -6,12 +6,12 @@ output). Out: `Check` values with statistic and limit. Left to others: obtaining
 1. shape and dtype exact; any layout, but not one element repeated by a zero stride where the reference has none.
 2. NaN, +inf and -inf stand exactly where O, rounded to the output's dtype, has them. Elements where R itself differs
    from O in this are left out, and the case is unusable.
-3. rms rule: rms(C-O) <= max(2 rms(R-O), FLOOR rms(O - mean(O)), ORDER 2^-24 sqrt(K) rms(O), ULPS u rms(O)); factor 5
-   instead of 2 for gradients. The third term is twice what adding up K terms one after the other in fp32 does to sums
-   that do not cancel (inputs above zero); K is the longest reduction, at most 16384. The last leaves room for two units
-   in the last place, u = 2^-23, of a float32 output that hardly varies. Outputs with fewer than 64 elements: rms(O)
-   for the centred one, R-O and O pooled over the reference's calibration draws, factor 4 for one case alone and 2 for
-   the pool once it holds 32 cases.
+3. rms rule: rms(C-O) <= max(2 rms(R-O), FLOOR rms(O - mean(O)), ORDER 2^-24 sqrt(K) rms(O), ULPS u rms(O)), and for
+   tf32 sums also CUT_OFF rms(O), since tensor cores cut their operands off; factor 5 instead of 2 for gradients. The
+   third term is twice what adding up K terms one after the other in fp32 does to sums that do not cancel (inputs above
+   zero); K is the longest reduction, at most 16384. The fourth leaves room for two units in the last place, u = 2^-23,
+   of a float32 output that hardly varies. Outputs with fewer than 64 elements: rms(O) for the centred one, R-O and O
+   pooled over the reference's calibration draws, factor 4 for one case alone and 2 for the pool once it holds 32 cases.
 4. element rule: |C-O| <= max(4 max|R-O|, 8 u_out |O| + 8 u_acc S), factor 10 for gradients. S is the reference run on
    absolute values where it only adds, multiplies, moves and clips from below; else sqrt(K) rms(O). Where R's errors
    have a heavy tail, max|R-O| is one draw of few: `conditioning` then gives a second opinion.

@@ -28,6 +28,10 @@ ORDER, ORDER_TERMS = 0.5, 16384
 # Units in the last place of float32 by which an honest kernel may miss every element: where the output varies by much
 # less than its size (a sigmoid around 0.5), no floor relative to the variation leaves room for that.
 ULPS = 2.0
+# Tensor cores cut off the low 13 bits of the operands of a tf32 product and do not round them: each of the two loses
+# 2^-11 ln 2 of itself on average, so every sum of products is 0.7 * 2^-10 too small, whatever its order. Where all
+# terms have one sign, that is far more than the floor allows relative to the variation.
+CUT_OFF = 2.0**-10
 
 
 @dataclass
@@ -233,6 +237,7 @@ def rms_terms(leaf: Leaf, precision: str, *, factor: float | None = None) -> dic
         f"{factor:g} times the reference's own error": factor * reference,
         f"the floor of {precision} and {dtype_name(leaf.dtype)}": floor_of(precision, leaf.dtype) * leaf.base,
         f"another order of {leaf.reduction} terms": order * size,
+        "operands of tf32 cut off": CUT_OFF * size if precision == "tf32" and leaf.reduction > 1 else 0.0,
         f"{ULPS:g} units in the last place": ULPS * torch.finfo(leaf.dtype).eps * size if wide else 0.0,
     }
 
