@@ -6,7 +6,7 @@ both in turn (ABBA, cold L2, CUDA events behind a spin). Then it tries what must
 its output, one that crashes, one that writes nothing, a plan with too few parameters. Without a device (`--no-device`)
 it records and packs only.
 
-    python benchmarks/plan_lane.py --out plan_lane.json [--device cuda:0] [--blocks 24] [--host]
+    python benchmarks/plan_lane.py --out plan_lane.json [--device cuda:0] [--blocks 24] [--host [--no-seal]]
 
 `--host` also takes one problem through builder, judge and worker processes, as a run does (`evaluate.plan_lane`).
 """
@@ -20,9 +20,9 @@ import importlib.util
 import io
 import json
 import math
-import multiprocessing
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -36,8 +36,8 @@ import torch
 import triton
 
 from kernelevolve.errors import KernelEvolveError
-from kernelevolve.judge.claims import PlanFault
-from kernelevolve.judge.driver import driver_of
+from kernelevolve.judge.claims import NotCovered, PlanFault
+from kernelevolve.judge.driver import DriverRefused, driver_of
 from kernelevolve.judge.plan_lane import PlanArm
 from kernelevolve.judge.reference import Reference
 from kernelevolve.packed import PackedLaunch, PackedPlan
@@ -57,6 +57,7 @@ from kernelevolve.worker.plan import record_plan
 FLUSH_BYTES = 256 << 20
 SPIN_CYCLES = 200_000
 CALLS = 6  # of a burst
+SAID = "said: "
 HEAD = """import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -268,8 +269,8 @@ def time_both(opened: Opened, arm: PlanArm, module: ModuleType, blocks: int) -> 
     }
 
 
-def _refused(device: str, name: str, result: Any) -> None:
-    """In a process of its own: what the lane says of a kernel that does wrong."""
+def refused(device: str, name: str) -> str:
+    """What the lane says of a kernel that does wrong; it may take the process with it."""
     shift, mask, _ = REFUSED[name]
     with tempfile.TemporaryDirectory() as folder:
         opened = opened_for(RELU.source, device)
@@ -277,21 +278,22 @@ def _refused(device: str, name: str, result: Any) -> None:
         plan, binaries = packed_for(opened, module, accelerator_of(device))
         try:
             ((_, leaf),) = PlanArm(opened, plan, binaries, driver_of(device)).replay(Case(1)).leaves
-            result.put("not finite" if bool(leaf.isnan().all().item()) else "nothing was said")
         except PlanFault as fault:
-            result.put(f"{fault.verdict.value}: {fault}")
+            return f"{fault.verdict.value}: {fault}"
+        return "not finite" if bool(leaf.isnan().all().item()) else "nothing was said"
 
 
 def refusals(device: str) -> dict[str, dict[str, str]]:
     """What must be refused, each tried in a process of its own."""
-    context, found = multiprocessing.get_context("spawn"), {}
+    found = {}
     for name, (_, _, wanted) in REFUSED.items():
-        result = context.Queue()
-        child = context.Process(target=_refused, args=(device, name, result))
-        child.start()
-        said = result.get(timeout=120)
-        child.join(30)
-        found[name] = {"wanted": wanted, "said": said}
+        command = [sys.executable, str(Path(__file__).resolve()), "--device", device, "--refuse", name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        said = [line for line in done.stdout.splitlines() if line.startswith(SAID)]
+        found[name] = {
+            "wanted": wanted,
+            "said": said[-1].removeprefix(SAID) if said else f"exit {done.returncode}: {done.stderr[-300:]}",
+        }
     return found
 
 
@@ -309,8 +311,8 @@ def too_few(opened: Opened, plan: PackedPlan, binaries: dict[str, bytes], device
     return "nothing was said"
 
 
-def through_the_host(device: str, folder: Path) -> dict[str, Any]:
-    """One problem through builder, judge and worker processes, as a run does."""
+def through_the_host(device: str, folder: Path, *, seal: bool = True) -> dict[str, Any]:
+    """One problem through builder and judge processes, as a run does, beside eager PyTorch."""
     from kernelevolve.evaluate.bench import Bench
     from kernelevolve.evaluate.building import Builder
     from kernelevolve.evaluate.correct import Bounds, Trial
@@ -321,7 +323,8 @@ def through_the_host(device: str, folder: Path) -> dict[str, Any]:
 
     source = PROBLEMS["pointwise"].source
     problem = parse_problem(source, None, name="pointwise", suite="benchmark", path="problem.py")
-    accelerator, roles = accelerator_of(device), Roles()
+    problem = dataclasses.replace(problem, baselines=("eager",))  # compiling takes longer than all the rest
+    accelerator, roles, start = accelerator_of(device), Roles(seal=seal), time.monotonic()
     place = Device(device, accelerator.name, full_cases=4)
     try:
         bench = Bench(problem, roles, folder)
@@ -336,6 +339,7 @@ def through_the_host(device: str, folder: Path) -> dict[str, Any]:
             "milliseconds": {t.mode: t.candidate.value for t in timed},
             "guards": [dataclasses.asdict(g) for g in found.measured.guards] if found.measured else [],
             "artefacts": {name: len(data) for name, data in (found.artefacts or {}).items()},
+            "seconds": time.monotonic() - start,
         }
     finally:
         place.free()
@@ -357,8 +361,13 @@ def main() -> None:
     reader.add_argument("--device", default="cuda:0")
     reader.add_argument("--blocks", type=int, default=24)
     reader.add_argument("--host", action="store_true", help="also through builder, judge and worker processes")
+    reader.add_argument("--no-seal", action="store_true", help="those processes without their sandbox")
     reader.add_argument("--no-device", action="store_true", help="record and pack only")
+    reader.add_argument("--refuse", choices=list(REFUSED), help=argparse.SUPPRESS)
     options = reader.parse_args()
+    if options.refuse:
+        print(SAID + refused(options.device, options.refuse), flush=True)
+        return
     device = "cpu" if options.no_device else options.device
     out: dict[str, Any] = {"machine": facts(options.device), "problems": {}}
 
@@ -384,7 +393,7 @@ def main() -> None:
                 arm = PlanArm(opened, plan, binaries, driver_of(device))
                 row |= compare(opened, arm, module)
                 row |= time_both(opened, arm, module, options.blocks)
-            except (PlanFault, KernelEvolveError) as error:
+            except (PlanFault, NotCovered, DriverRefused, KernelEvolveError, RuntimeError) as error:
                 row["failed"] = f"{type(error).__name__}: {error}"
             torch.cuda.empty_cache()
         row["seconds"] = time.monotonic() - start
@@ -398,7 +407,7 @@ def main() -> None:
         print(json.dumps(out["refused"], indent=1), flush=True)
         write()
         if options.host:
-            out["host"] = through_the_host(device, cache)
+            out["host"] = through_the_host(device, cache, seal=not options.no_seal)
             print(json.dumps(out["host"], indent=1), flush=True)
             write()
 

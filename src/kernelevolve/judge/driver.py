@@ -124,6 +124,7 @@ _SHARED_OPTIN = 97  # CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
 _SHARED_BY_DEFAULT = 48 << 10
 _NON_PORTABLE = 16  # a cluster of so many blocks needs leave
 _L2_PROMOTION_128B = 2
+_MOST_PARAMETERS = 4096
 _NAN_FILL = 1
 # Drivers up to 13.1 set a bit in the map of a tensor of less than 128 KiB that must not be set; CUTLASS b7ecaa6.
 _FAULTY_UP_TO, _SMALL_BYTES, _FAULTY_BIT = 13010, 128 << 10, 1 << 21
@@ -177,15 +178,15 @@ class CudaDriver:
         return made
 
     def parameter_sizes(self, function: Any) -> Sequence[int]:
-        if not hasattr(self._cuda, "cuFuncGetParamInfo"):  # drivers before CUDA 12.4
-            return cubin.parameter_sizes(*self._symbols[int(function.value or 0)])
         sizes: list[int] = []
         offset, size = ctypes.c_size_t(), ctypes.c_size_t()
-        while not self._cuda.cuFuncGetParamInfo(
-            function, ctypes.c_size_t(len(sizes)), ctypes.byref(offset), ctypes.byref(size)
-        ):
+        ask = getattr(self._cuda, "cuFuncGetParamInfo", None)  # since CUDA 12.4
+        while ask is not None and len(sizes) < _MOST_PARAMETERS:
+            if ask(function, ctypes.c_size_t(len(sizes)), ctypes.byref(offset), ctypes.byref(size)):
+                break
             sizes.append(int(size.value))
-        return sizes
+        # No kernel of Triton's is without parameters: a driver that knows of none does not answer this question.
+        return sizes or cubin.parameter_sizes(*self._symbols[int(function.value or 0)])
 
     def encode(self, wanted: Encoded) -> bytes:
         rank = len(wanted.sizes)
