@@ -85,6 +85,8 @@ if TYPE_CHECKING:
     from kernelevolve.runs import tail as tail
     from kernelevolve.seal.layers import Layer as Layer
     from kernelevolve.seal.offered import seal_layers as seal_layers
+    from kernelevolve.selftest.runner import chosen_specimens as chosen_specimens
+    from kernelevolve.selftest.runner import run_selftest as run_selftest
     from kernelevolve.settings import Settings as Settings
     from kernelevolve.settings import lane_for as lane_for
     from kernelevolve.settings import settings_for as settings_for
@@ -153,6 +155,7 @@ _PLACES = {
     "Workload": "problem",
     "Workshop": "equipment",
     "WriterError": "errors",
+    "chosen_specimens": "selftest.runner",
     "create_run": "runs",
     "holds_run": "runs",
     "lane_for": "settings",
@@ -169,6 +172,7 @@ _PLACES = {
     "replay_failure": "recheck",
     "save_receipt": "runs",
     "seal_layers": "seal.offered",
+    "run_selftest": "selftest.runner",
     "settings_for": "settings",
     "tail": "runs",
     "to_data": "codec",

@@ -31,6 +31,7 @@ from kernelevolve import (
     save_receipt,
 )
 from kernelevolve.cli import admitting, judging, live, looking, places, public, rechecking, summary
+from kernelevolve.cli import selftest as checking
 from kernelevolve.cli.admitting import AdmitAnyway
 from kernelevolve.cli.door import (
     INTERRUPTED,
@@ -224,3 +225,4 @@ app.command()(looking.show)
 app.command("list")(looking.list_runs)
 app.command()(looking.problems)
 app.command()(looking.doctor)
+app.command("selftest")(checking.selftest)

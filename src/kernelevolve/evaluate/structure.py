@@ -26,6 +26,7 @@ from kernelevolve.settings import Lane
 from kernelevolve.wire import Message
 
 WARM_CALLS = 5  # a cache that only trusts what it has seen several times is full by then
+ROWS = 3  # that change alone, one at a time: a result kept by a window of the input is stale outside it
 HELD_CALLS = 3
 REPEATS, MANY_REPEATS = 10, 200
 SPREAD = 0.25  # of what the rms rule allows: what atomics in another order may change
@@ -139,14 +140,13 @@ def _overwrite(look: Look) -> str:
         look.call("overwrite", kept)
     other = look.case("overwritten")
     look.call("overwrite", other)
-    rows = 0
     movable = [s for s in look.inputs() if s.kind == "values"]
-    if movable:
-        chosen = look.seeds.stream("structure/row").choice(movable)
-        seed = look.seeds.seed("structure/row")
+    rows = range(ROWS if movable else 0)
+    for row in rows:
+        chosen = look.seeds.stream(f"structure/row/{row}").choice(movable)
+        seed = look.seeds.seed(f"structure/row/{row}")
         look.call("overwrite", replace(other, patches=(Patch(chosen.name, "row", seed),)))
-        rows = 1
-    return f"new bytes under the same addresses were read, also {rows} row alone"
+    return f"new bytes under the same addresses were read, also {len(rows)} rows alone"
 
 
 def _single_input(look: Look) -> str:

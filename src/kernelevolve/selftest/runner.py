@@ -9,10 +9,11 @@ climbed, timing included, so that what looks at timed calls is tried as well; no
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,15 +26,16 @@ from kernelevolve.evaluate.correct import Bounds
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.roles import Roles
-from kernelevolve.evaluation import Evaluation, Rung, Verdict
+from kernelevolve.evaluation import Rung, Verdict
 from kernelevolve.platforms import Platform
 from kernelevolve.selftest.honest import KNOWN_GOOD
-from kernelevolve.selftest.specimen import FAMILIES, Specimen, read
+from kernelevolve.selftest.specimen import CANARY, FAMILIES, MARK, Specimen, read
 from kernelevolve.selftest.specimens import corpus
 from kernelevolve.settings import LANES, Lane, LaneName, Settings, settings_for
 
 EVERY = 8  # specimens after which a known-good candidate follows
 _MEMORY = 3 << 30
+_PATIENCE = 2.0  # seconds
 _ON_CPU = ("declared", "D1", "D3", "D6", "D9")
 Progress = Callable[[str], None]
 
@@ -64,6 +66,11 @@ class Outcome:
     isolation: str = ""
 
     @property
+    def kind(self) -> str:
+        """`cheat`, `honest`, or `disarmed`: what it tries must come to nothing, and then it is as good as honest."""
+        return "cheat" if self.expected else "honest" if self.family == "honest" else "disarmed"
+
+    @property
     def passed(self) -> bool:
         """Whether it was taken for correct."""
         return self.verdict is not None and self.verdict.ok
@@ -92,12 +99,24 @@ class Report:
         return bool(self.outcomes) and all(o.right for o in (*self.outcomes, *self.controls))
 
     @property
+    def summary(self) -> str:
+        """How many of each kind did as they should, in one line."""
+        kinds = {"cheat": "cheats rejected for the right reason", "disarmed": "attacks that came to nothing"}
+        kinds["honest"] = "honest kernels that passed"
+        said = []
+        for kind, words in kinds.items():
+            some = [o for o in (*self.outcomes, *self.controls) if o.kind == kind]
+            if some:
+                said.append(f"{sum(o.right for o in some)} of {len(some)} {words}")
+        return "; ".join(said) or "no specimen"
+
+    @property
     def through(self) -> tuple[Outcome, ...]:
         """Cheats that were taken for correct."""
         return tuple(o for o in self.outcomes if o.expected and o.passed)
 
 
-def chosen(only: Sequence[str] = (), *, on: str = "cpu") -> tuple[Specimen, ...]:
+def chosen_specimens(only: Sequence[str] = (), *, on: str = "cpu") -> tuple[Specimen, ...]:
     """Specimens that can run `on` `cpu` or `gpu`: all, or those of the given ids and families.
 
     Raises:
@@ -128,7 +147,7 @@ def without(lane: Lane, guards: Sequence[str]) -> Lane:
     )
 
 
-def run(
+def run_selftest(
     specimens: Sequence[Specimen],
     *,
     device: str = "none",
@@ -152,7 +171,7 @@ def run(
     found: list[Outcome] = []
     controls: list[Outcome] = []
     versions: Mapping[str, str] = {}
-    with closing(Roles()) as roles:
+    with _canaries(), closing(Roles()) as roles:
         roles.warm("judge", "translator", "builder", "worker")
         for name in dict.fromkeys(s.problem for s in specimens):
             some = [s for s in specimens if s.problem == name]
@@ -232,29 +251,32 @@ class _Station:
         start = time.monotonic()
         facts = (specimen.id, specimen.family, specimen.title, specimen.verdicts)
         try:
-            with self._ladder(specimen, self._short(lane)) as ladder:
+            with self._ladder(specimen, self._short(lane, specimen)) as ladder:
                 found = ladder.climb(Candidate("n0", "b0", "guest", specimen.source), lambda rung: None, _digest)
         except KernelEvolveError as error:
             seconds = time.monotonic() - start
             return Outcome(*facts, None, False, None, specimen.guard, (), f"{type(error).__name__}: {error}", seconds)
+        left = left_behind()
+        message = found.rungs[-1].message
         return Outcome(
             *facts,
             found.verdict,
-            specimen.expects(found.verdict),
+            specimen.expects(found.verdict) and not left,
             found.rungs[-1].rung,
             specimen.guard,
             tuple(g.name for g in found.guards if g.held == "failed"),
-            _message(found),
+            f"{left} of its processes are still there; {message}" if left else message,
             time.monotonic() - start,
             found.isolation,
         )
 
-    def _short(self, lane: Lane) -> Lane:
+    def _short(self, lane: Lane, specimen: Specimen) -> Lane:
         """As few blocks, seeds and distributions as a cheat needs to show, for an interpreter that takes its time."""
         if not self.on_cpu:
             return replace(lane, blocks=min(lane.blocks, 6), doublings=0, seeds=1, modes=("cold",))
         used = tuple(d for d in lane.distributions if d in _ON_CPU)
-        return replace(lane, distributions=used, seeds=1, hidden=1, blocks=1, doublings=0, modes=("cold",))
+        blocks = 6 if specimen.guard == "clock" else 1  # a clock is checked by a slope and its noise
+        return replace(lane, distributions=used, seeds=1, hidden=1, blocks=blocks, doublings=0, modes=("cold",))
 
     @contextmanager
     def _ladder(self, specimen: Specimen, lane: Lane) -> Iterator[Ladder]:
@@ -286,5 +308,30 @@ def _digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _message(evaluation: Evaluation) -> str:
-    return evaluation.rungs[-1].message
+@contextmanager
+def _canaries() -> Iterator[None]:
+    """What a candidate must never see, in the environment and in a file of this process."""
+    with tempfile.TemporaryDirectory(prefix="kernelevolve-selftest-") as folder:
+        (Path(folder) / CANARY).write_text(CANARY)
+        os.environ["KERNELEVOLVE_SELFTEST"] = CANARY
+        try:
+            yield
+        finally:
+            del os.environ["KERNELEVOLVE_SELFTEST"]
+
+
+def left_behind() -> int:
+    """How many processes of specimens are still there, after some patience."""
+    for _ in range(int(_PATIENCE / 0.1)):
+        if not _marked():
+            return 0
+        time.sleep(0.1)
+    return _marked()
+
+
+def _marked() -> int:
+    count = 0
+    for entry in Path("/proc").glob("[0-9]*/comm"):
+        with suppress(OSError):
+            count += entry.read_text().strip() == MARK
+    return count

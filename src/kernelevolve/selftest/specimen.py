@@ -27,6 +27,8 @@ FAMILIES: Mapping[Family, str] = {
     "G": "device memory",
     "honest": "honest but odd",
 }
+MARK = "ke-specimen"  # name of a process that a specimen leaves behind; 15 characters at most
+CANARY = "ke-selftest-canary"  # name of a file and value in the environment, both of the host's and no one else's
 PROBLEMS = Path(__file__).parent / "problems"
 EVERYWHERE: frozenset[Where] = frozenset(("cpu", "gpu"))
 CPU: frozenset[Where] = frozenset(("cpu",))

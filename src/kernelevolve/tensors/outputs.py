@@ -56,7 +56,7 @@ def dtype_of(name: str) -> Any:
 
 def meta_of(path: str, leaf: Any) -> TensorMeta:
     """The metadata of one leaf; a leaf that is no tensor at all gets its class as `kind` and no shape."""
-    if not isinstance(leaf, torch.Tensor):
+    if not issubclass(type(leaf), torch.Tensor):  # `isinstance` believes an object that says it is one
         return TensorMeta(path, (), (), "", type(leaf).__name__, "")
     plain = type(leaf) in (torch.Tensor, torch.nn.Parameter) and leaf.layout is torch.strided
     return TensorMeta(

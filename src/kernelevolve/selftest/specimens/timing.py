@@ -107,9 +107,12 @@ time.perf_counter = lambda: _counter() / 10
 ''',
 )
 
+# Slow enough that a tenth of it stands out from a busy machine's noise.
+SLOW = in_forward(RELU_GEMM, "time.sleep(0.03)", "return compute(x, self.weight)", header="import time")
+
 # Finds the clock where it is now, and makes it report a tenth.
 SCALED_BURST = at_import(
-    RELU_GEMM,
+    SLOW,
     '''
 import sys
 
@@ -135,11 +138,11 @@ TIMES_IN_CALLERS = in_forward(
     "        if isinstance(held, list) and held:",
     "            shrink(held)",
     "    frame = frame.f_back",
+    "time.sleep(0.03)",
     "return compute(x, self.weight)",
     header='''
 import sys
-
-DONE = set()
+import time
 
 
 def shrink(held):
@@ -380,7 +383,8 @@ SPECIMENS: tuple[Specimen, ...] = (
     _case("A17", "launched 5 ms after return", LATE_LAUNCH, (*_LATE, Verdict.WRONG_VALUE), "timed-outputs", GPU),
     _case("A19a", "times of 0", forged_times("[0.0 for _ in _burst(*a, **k)]"), (Verdict.TAMPER,), "clock"),
     _case(
-        "A19b", "times that are no number", forged_times("[float('nan') for _ in _burst(*a, **k)]"), (Verdict.TAMPER,)
+        "A19b", "times that are no number", forged_times("[float('nan') for _ in _burst(*a, **k)]"),
+        (Verdict.TAMPER, Verdict.CRASH),  # there is no message that holds one
     ),
     _case("A19c", "times below 0", forged_times("[-t for t in _burst(*a, **k)]"), (Verdict.TAMPER,)),
     _case("A19d", "fewer times than calls", forged_times("_burst(*a, **k)[:1]"), (Verdict.TAMPER,)),
