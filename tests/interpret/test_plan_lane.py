@@ -15,7 +15,7 @@ from planned import FakeDriver, floats, generated, opened_for, packed
 
 from kernelevolve import codec
 from kernelevolve.evaluation import Verdict
-from kernelevolve.judge import claims, cubin, replaying
+from kernelevolve.judge import claims, cubin, plan_lane, replaying
 from kernelevolve.judge.claims import Limits, NotCovered, PlanFault
 from kernelevolve.judge.driver import DriverRefused, Shape, driver_of
 from kernelevolve.judge.parameters import scalar_bytes
@@ -194,7 +194,9 @@ def test_changed_inputs_and_weights_are_named(made: tuple[PackedPlan, dict[str, 
     assert arm_of(made, FakeDriver(KERNELS)).replay(Case(1)).changed == []
 
 
-def test_what_is_prepared_is_kept_for_the_clock(made: tuple[PackedPlan, dict[str, bytes]]) -> None:
+def test_what_is_prepared_is_kept_for_the_clock(
+    made: tuple[PackedPlan, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     driver = FakeDriver(KERNELS)
     arm = arm_of(made, driver)
     slots = [arm.inputs(Case(seed)) for seed in (1, 2)]
@@ -205,6 +207,10 @@ def test_what_is_prepared_is_kept_for_the_clock(made: tuple[PackedPlan, dict[str
         (out,) = arm(*slot)
         assert torch.equal(out, (slot[0] + bias).relu())
     before = driver.loads
+    monkeypatch.setattr(plan_lane, "MOST_PREPARED", 4)
+    arm.fresh()
+    assert driver.loads == before, "with very many launches the modules of a timing stay"
+    monkeypatch.undo()
     arm.fresh()
     assert driver.loads == before + 2
     (out,) = arm(*slots[0])

@@ -32,6 +32,7 @@ from kernelevolve.tensors import draw, load
 from kernelevolve.tensors.outputs import dtype_of, shared_memory
 
 POISON = 0xFF
+MOST_PREPARED = 20_000  # launches that are prepared again before a burst, which takes about a second
 MEMORY_SHARE = 0.5  # of what is free: the ring of inputs needs the rest
 CPU_MEMORY = 1 << 30
 Leaves = list[tuple[str, Any]]
@@ -121,12 +122,16 @@ class PlanArm:
     def fresh(self) -> None:
         """Loads all modules again and poisons what a call would allocate.
 
+        Where that would mean preparing very many launches again, the modules of a timing stay.
+
         Raises:
             PlanFault: the driver does not load a binary, or its kernel takes other parameters than the plan gives.
         """
         own = [g for bound in self._bound.values() for g in bound.owned.values()]
         for guarded in (*self._scratches, self._kernel_scratch, *own):
             guarded.bytes.fill_(POISON)
+        if self._modules and len(self.plan.steps) * len(self._bound) > MOST_PREPARED:
+            return
         try:
             self._unload()
             for kernel in self.plan.kernels:
