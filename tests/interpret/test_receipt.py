@@ -242,3 +242,20 @@ def test_a_climb_that_stops_early_has_judged_nothing(ladder: Ladder) -> None:
         assert (found.rungs[-1].rung, found.verdict, found.timings) == (Rung.INTERPRET, Verdict.OK_UNTIMED, ())
     finally:
         ladder.settings = settings
+
+
+def test_a_solution_that_asks_for_its_device_climbs_as_it_is(ladder: Ladder) -> None:
+    """As KernelBench's Triton solutions are written: no knobs, and they insist on a GPU."""
+    insisting = KERNEL.replace(
+        "        y = torch.empty_like(x)\n",
+        "        assert x.is_cuda and x.device.type == 'cuda'\n        x = x.contiguous().to('cuda')\n"
+        "        y = torch.empty(x.shape, device=x.device, dtype=x.dtype)\n",
+    )
+    assert insisting.count("is_cuda") == 1
+    settings = ladder.settings
+    try:
+        ladder.settings = replace(settings, last_rung="interpret")
+        found, _ = climbed(ladder, insisting)
+    finally:
+        ladder.settings = settings
+    assert found.verdict is Verdict.OK_UNTIMED, found.rungs[-1].message

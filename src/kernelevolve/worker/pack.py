@@ -140,7 +140,7 @@ def _op(step: OpStep, stores: _Stores) -> list[PackedFill | PackedCopy]:
         return [PackedFill(stores.view(filled), _number(step, short))]
     if short == "copy_":
         target, source = step.args[:2]
-        if not isinstance(source, torch.Tensor) or source.device.type != "meta":
+        if not isinstance(source, torch.Tensor) or not source.is_meta:
             raise Unpackable("forward copies from host memory")
         return [PackedCopy(stores.view(target), stores.view(source))]
     if short in ALLOCATIONS and short != "resize_":

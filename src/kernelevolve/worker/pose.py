@@ -35,9 +35,10 @@ class _Pose(TorchFunctionMode):  # type: ignore[misc]
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if function is _IS_CUDA:
+        # A descriptor's `__get__` is made anew each time that it is asked for: equal, never the same.
+        if function == _IS_CUDA:
             return True
-        if function is _DEVICE:
+        if function == _DEVICE:
             return _CUDA
         if function is _GET_DEVICE:
             return 0
@@ -49,7 +50,8 @@ class _Pose(TorchFunctionMode):  # type: ignore[misc]
             self.addresses += not caller.startswith("triton")
         if "device" in kwargs:
             kwargs = {**kwargs, "device": _elsewhere(kwargs["device"])}
-        return function(*(_elsewhere(a) if isinstance(a, torch.device) else a for a in args), **kwargs)
+        places = (torch.device, str) if function is torch.Tensor.to else torch.device
+        return function(*(_elsewhere(a) if isinstance(a, places) else a for a in args), **kwargs)
 
 
 _IS_CUDA = torch.Tensor.is_cuda.__get__
