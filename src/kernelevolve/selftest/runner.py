@@ -9,6 +9,7 @@ climbed, timing included, so that what looks at timed calls is tried as well; no
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 import time
@@ -68,7 +69,7 @@ class Outcome:
     @property
     def kind(self) -> str:
         """`cheat`, `honest`, or `disarmed`: what it tries must come to nothing, and then it is as good as honest."""
-        return "cheat" if self.expected else "honest" if self.family == "honest" else "disarmed"
+        return "cheat" if self.expected else "honest" if self.family == "honest" else "disarmed"  # see `Specimen`
 
     @property
     def passed(self) -> bool:
@@ -83,6 +84,7 @@ class Report:
     Attributes:
         weakened: guards that were left out on purpose.
         controls: the known-good candidates between the specimens.
+        left: ids of what time did not suffice for.
     """
 
     device: str
@@ -92,11 +94,12 @@ class Report:
     controls: tuple[Outcome, ...]
     versions: Mapping[str, str]
     seconds: float
+    left: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Every cheat rejected for the right reason, no honest kernel rejected."""
-        return bool(self.outcomes) and all(o.right for o in (*self.outcomes, *self.controls))
+        return bool(self.outcomes) and not self.left and all(o.right for o in (*self.outcomes, *self.controls))
 
     @property
     def summary(self) -> str:
@@ -108,6 +111,8 @@ class Report:
             some = [o for o in (*self.outcomes, *self.controls) if o.kind == kind]
             if some:
                 said.append(f"{sum(o.right for o in some)} of {len(some)} {words}")
+        if self.left:
+            said.append(f"{len(self.left)} not run: {', '.join(self.left)}")
         return "; ".join(said) or "no specimen"
 
     @property
@@ -153,6 +158,7 @@ def run_selftest(
     device: str = "none",
     lane: LaneName | None = None,
     weaken: Sequence[str] = (),
+    within: float = math.inf,
     progress: Progress = lambda line: None,
 ) -> Report:
     """Runs them, problem by problem, in order.
@@ -161,6 +167,7 @@ def run_selftest(
         device: `none`, or torch's name of an accelerator.
         lane: in place of each specimen's own.
         weaken: guards to leave out.
+        within: seconds after which no further specimen begins.
 
     Raises:
         MissingDevice: it is not here.
@@ -175,8 +182,12 @@ def run_selftest(
         roles.warm("judge", "translator", "builder", "worker")
         for name in dict.fromkeys(s.problem for s in specimens):
             some = [s for s in specimens if s.problem == name]
+            if time.monotonic() - start > within:
+                break
             with _Station(name, roles, platform, device, product) as station:
                 for number, specimen in enumerate(some, 1):
+                    if time.monotonic() - start > within:
+                        break
                     wanted = without(LANES[lane or specimen.lane], weaken)
                     found.append(station.outcome(specimen, wanted))
                     progress(line_of(found[-1]))
@@ -193,6 +204,7 @@ def run_selftest(
         controls=tuple(controls),
         versions=versions,
         seconds=time.monotonic() - start,
+        left=tuple(s.id for s in specimens if s.id not in {o.id for o in found}),
     )
 
 
@@ -280,8 +292,9 @@ class _Station:
 
     @contextmanager
     def _ladder(self, specimen: Specimen, lane: Lane) -> Iterator[Ladder]:
+        last = Rung.INTERPRET if self.on_cpu and specimen.disarmed else ""  # nothing of it depends on timing
         settings: Settings = replace(
-            settings_for("quick"), distributions=lane.distributions, seeds=lane.seeds, lane=lane.name
+            settings_for("quick"), distributions=lane.distributions, seeds=lane.seeds, lane=lane.name, last_rung=last
         )
         bounds = Bounds(specimen.seconds, specimen.seconds, specimen.seconds, memory_bytes=_MEMORY)
         if self.seat is None:

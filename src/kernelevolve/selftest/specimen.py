@@ -70,6 +70,11 @@ class Specimen:
         """Whether it must pass."""
         return not self.verdicts
 
+    @property
+    def disarmed(self) -> bool:
+        """Whether it must pass although it means harm: what it tries must come to nothing."""
+        return not self.verdicts and self.family != "honest"
+
     def expects(self, verdict: Verdict) -> bool:
         """Whether `verdict` is right for it."""
         return verdict in self.verdicts if self.verdicts else verdict.ok
