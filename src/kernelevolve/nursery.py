@@ -21,7 +21,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from kernelevolve import codec
-from kernelevolve.seal import kernel, layers, trees
+from kernelevolve.seal import cgroup, kernel, layers, trees
+from kernelevolve.seal.cgroup import Group
 from kernelevolve.seal.keeper import Sealing, end_all, keep
 from kernelevolve.seal.layers import NO_LAYERS, Layers, absent
 from kernelevolve.seal.limits import Limits as Limits
@@ -35,10 +36,11 @@ _KILL_PATIENCE = 5.0
 
 @dataclass(frozen=True)
 class _Kept:
-    """What a child leaves behind: what it printed, and the folder of one that has no temporary files of its own."""
+    """What a child leaves behind: what it printed, the folder of one without temporary files of its own, its group."""
 
     printed: Printed
     folder: str
+    group: Group | None
 
 
 class _Nursery:
@@ -47,6 +49,7 @@ class _Nursery:
     def __init__(self, control: Channel, handle: Callable[[Channel], None], pid_offset: int, offered: Layers) -> None:
         self.control, self.handle, self.pid_offset, self.offered = control, handle, pid_offset, offered
         self.children: dict[int, _Kept] = {}
+        self.born = 0
 
     def spawn(self, body: Mapping[str, object]) -> None:
         """Answers `spawned`, with an error where the child could not be sealed as it should have been."""
@@ -65,6 +68,9 @@ class _Nursery:
             folder=folder,
             pid_offset=self.pid_offset,
         )
+        if used is not NO_LAYERS:
+            sealing = replace(sealing, group=cgroup.make(sealing.limits, f"kernelevolve-{os.getpid()}-{self.born}"))
+        self.born += 1
         ready, told = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -75,7 +81,7 @@ class _Nursery:
         theirs.sock.close()
         with os.fdopen(ready, "rb") as pipe:
             isolation = pipe.read().decode(errors="replace")
-        self.children[pid] = _Kept(printed, folder)
+        self.children[pid] = _Kept(printed, folder, sealing.group)
         if isolation and not isolation.startswith("!"):
             line = {"socket": Attachment(ours.fileno(), 0)}
             self.control.send("spawned", {"pid": pid, "isolation": isolation}, line)
@@ -99,6 +105,8 @@ class _Nursery:
                 status = _wait(pid, _KILL_PATIENCE)
         del self.children[pid]
         end_all(os.getpid(), self.children)
+        if kept.group is not None:
+            kept.group.end()
         log = kept.printed.tail(_LOG_TAIL)
         kept.printed.close()
         if kept.folder:

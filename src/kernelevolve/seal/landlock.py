@@ -58,7 +58,7 @@ def restrict(read: Sequence[str], write: Sequence[str], devices: Sequence[str], 
     size = ctypes.c_size_t(len(attributes))
     ruleset = kernel.call("landlock_create_ruleset", attributes, size, ctypes.c_uint(0))
     try:
-        used = _READ | _WRITE_FILE | _IOCTL_DEV
+        used = _READ | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV
         for paths, rights in ((read, _READ), (write, handled), (devices, used)):
             for path in paths:
                 _allow(ruleset, path, rights & handled)

@@ -20,6 +20,8 @@ _HOME = "/tmp"
 SCRATCH = f"{_HOME}/.triton"
 _SHARED_MEMORY = f"{_HOME}/.shm"
 _TEMPORARY_BYTES = 4 << 30
+# Of /proc: user 0 may write to these even without capabilities.
+_MACHINE = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "driver", "mtrr")
 _LEAST_PIDS = 301  # the kernel takes no smaller limit for one process namespace
 
 
@@ -92,7 +94,10 @@ def enter(trees: Trees, scratch: str, processes: int = 0) -> bool:
 
 
 def _processes(folder: str, limit: int) -> None:
-    """A /proc of this namespace, read-only once the limit is set."""
+    """A /proc of this namespace; what in it belongs to the machine is read-only once the limit is set.
+
+    The rest stays writable, as in a container: CUDA names its threads there and gives up where it may not.
+    """
     os.mkdir(f"{folder}/proc")
     kernel.mount("proc", f"{folder}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
     if limit:
@@ -102,7 +107,12 @@ def _processes(folder: str, limit: int) -> None:
                 Path(f"{folder}/proc/sys/kernel/pid_max").write_text(str(max(THREADS * limit, _LEAST_PIDS)))
         except OSError:
             pass  # the keeper counts them, too
-    kernel.read_only(f"{folder}/proc", below=False)
+    for name in _MACHINE:
+        place = f"{folder}/proc/{name}"
+        if os.path.exists(place):
+            kernel.mount(place, place, None, kernel.MS_BIND)
+            if not kernel.read_only(place):
+                kernel.mount("none", place, None, kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY)
 
 
 def _bind(handle: int, target: str, *, device: bool) -> bool:

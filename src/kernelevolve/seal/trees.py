@@ -23,7 +23,7 @@ _SETTINGS = (
 )  # fmt: skip
 _VENDORS = ("/opt/rocm*", "/opt/cuda*", "/opt/nvidia*", "/opt/amdgpu*", "/usr/local/cuda*", "/usr/local/nvidia*")
 _NODES = ("null", "zero", "full", "random", "urandom")
-_DEVICES = ("nvidia[0-9]*", "nvidiactl", "nvidia-uvm*", "nvidia-modeset", "nvidia-caps", "kfd", "dri", "dxg")
+_DEVICES = ("nvidia[0-9]*", "nvidiactl", "nvidia-uvm*", "nvidia-modeset", "nvidia-caps*", "kfd", "dri", "dxg")
 _ENVIRONMENT = ("CUDA_HOME", "CUDA_PATH", "ROCM_PATH", "VIRTUAL_ENV", "CONDA_PREFIX")
 _TOO_MUCH = frozenset(("/", "/home", "/root", "/tmp", "/var", "/opt", "/mnt", "/srv", "/etc", "/work", "/workspace"))
 # A folder of packages holds one of these; a source tree that is on the path holds this package alone.
@@ -72,10 +72,16 @@ def _python() -> list[str]:
     found = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, sys.executable, str(own)]
     asked = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # of the processes that this one starts
     for entry in (e for e in (*sys.path, *asked) if e):
-        mere_source = own.parent == Path(entry) and not any((own.parent / name).exists() for name in _PACKAGES)
-        if not mere_source:
+        if any((Path(entry) / name).exists() for name in _PACKAGES) or not _is_source(Path(entry), own.parent):
             found.append(entry)
     return found
+
+
+def _is_source(entry: Path, own: Path) -> bool:
+    """Whether a folder on the path is somebody's work and no installed package: a checkout, or where a command was
+    typed, which `python -m` puts on the path.
+    """
+    return entry in (own, Path.cwd()) or any((entry / name).exists() for name in (".git", "pyproject.toml"))
 
 
 def _libraries() -> list[str]:
