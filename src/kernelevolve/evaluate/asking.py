@@ -145,8 +145,11 @@ def _holding(body: Mapping[str, Any]) -> None:
         offsets = codec.from_data(tuple[int, ...], one["offsets"])
         if not isinstance(one["metas"], list) or len(offsets) != len(one["metas"]):
             raise ValueError("metas and offsets of a call do not fit each other")
-    if not isinstance(body.get("handle", {}), dict):
-        raise ValueError("the handle is no object")
+    if "handle" in body:
+        handle = body["handle"]
+        numbers = (handle["offset"], handle["nbytes"], handle["device"])
+        if not isinstance(handle["handle"], str) or any(type(number) is not int for number in numbers):
+            raise ValueError("the handle has other fields than a handle has")
 
 
 _ANSWERS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], object]]] = {

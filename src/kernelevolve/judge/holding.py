@@ -63,7 +63,7 @@ def _arena(stack: contextlib.ExitStack, message: Message, device: str) -> Any:
 
 
 def _call(message: Message, number: int, body: dict[str, Any], arena: Any, device: str) -> HeldCall:
-    metas = tuple(codec.from_data(TensorMeta, m) for m in body["metas"])
+    metas = tuple(_meta(m) for m in body["metas"])
     sums: Sequence[str] = body.get("sums") or [""] * len(metas)
     values, changed = {}, len(sums) != len(metas)
     for meta, offset, wanted in zip(metas, body["offsets"], sums, strict=False):
@@ -77,6 +77,17 @@ def _call(message: Message, number: int, body: dict[str, Any], arena: Any, devic
     case = codec.from_data(Case, body["case"])
     candidate = str(message.body.get("candidate", ""))
     return HeldCall(case, metas, values, bool(body.get("full")), candidate, changed)
+
+
+def _meta(data: Any) -> TensorMeta:
+    """The metadata of one output; what is none becomes that of a thing which no rule accepts."""
+    try:
+        meta = codec.from_data(TensorMeta, data)
+        if meta.kind == "Tensor" and (meta.nbytes < 0 or min(meta.shape, default=0) < 0):
+            raise ValueError(f"{meta.path}: a shape of {meta.shape}")
+    except (ValueError, TypeError, KeyError) as error:
+        return TensorMeta("out", (), (), "", f"thing without metadata ({str(error)[:80]})", "")
+    return meta
 
 
 def _flat(message: Message, name: str, meta: TensorMeta, offset: int, arena: Any, device: str) -> Any:
