@@ -20,6 +20,7 @@ from kernelevolve.evaluate.asking import Bounds, Failed, Trial
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder
 from kernelevolve.evaluate.climb import Climb
+from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.plan_lane import PlanPlace, carry_out, planned
 from kernelevolve.evaluate.roles import Refusal, Roles
@@ -31,7 +32,7 @@ from kernelevolve.packed import PackedPlan, kernel_name, packed_name
 from kernelevolve.platforms.nvidia import H200
 from kernelevolve.problem import parse_problem
 from kernelevolve.protocol import Case
-from kernelevolve.settings import LANES
+from kernelevolve.settings import LANES, settings_for
 from kernelevolve.wire import Attachment, Channel, Message, memory_bytes
 
 SOURCE = CANDIDATE.replace("EXTRA", "")
@@ -216,3 +217,26 @@ def test_a_fault_of_the_plan_is_the_candidates(
         made.ask("replay", body, {}, seconds=5.0)
     assert refused.value.verdict == Verdict.TAMPER
     assert carry_out(bench, builder, place, trial_of(bench), [Case(1)]).guard.held == "not run"
+
+
+def test_the_ladder_reports_the_plan_where_its_lane_says_so(
+    bench: Bench, builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near(monkeypatch, FakeDriver(KERNELS))
+    lane = replace(
+        LANES["screen"], distributions=("D1",), structure=(), defences=("timed-outputs", "plan-lane"), blocks=2,
+        doublings=0, verified=1.0,
+    )  # fmt: skip
+    device = Device("cpu", "a processor", full_cases=1)
+    costs = SimpleNamespace(candidate=lambda *_: (), baselines=lambda *_: {})
+    ladder = Ladder(bench, H200, settings_for("quick"), costs, seed=0, device=device, interpret=False)
+    monkeypatch.setattr(ladder, "lane", lane)
+    monkeypatch.setattr(ladder, "_limit", lambda climb, built: "")
+    kept: list[bytes] = []
+    found = ladder.climb(Candidate("n0", "b0", "guest", SOURCE), lambda rung: None, lambda data: str(kept.append(data)))
+    device.free()
+    ladder.builder.close()
+    assert found.verdict.ok, found.rungs[-1]
+    assert [t.lane for t in found.timings] == ["plan"]
+    assert {g.name: g.held for g in found.guards}["plan-lane"] == "held"
+    assert packed_name("h200", "declared") in found.artefacts
