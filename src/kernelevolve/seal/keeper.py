@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from kernelevolve.seal import kernel, landlock, limits, namespaces, seccomp
+from kernelevolve.seal.cgroup import Group
 from kernelevolve.seal.layers import NO_WALL, Layers
 from kernelevolve.seal.limits import Limits
 from kernelevolve.seal.printed import Printed
@@ -45,6 +46,7 @@ class Sealing:
         scratch: a folder outside that it may write to, as home of Triton's cache; empty for none.
         folder: where it writes else, where it has no temporary file system of its own; empty where it has.
         pid_offset: process numbers to leave out, see `nursery.serve`.
+        group: a control group for all of it, where one could be made.
     """
 
     layers: Layers
@@ -53,6 +55,7 @@ class Sealing:
     scratch: str
     folder: str
     pid_offset: int
+    group: Group | None = None
 
 
 def keep(work: Callable[[], None], sealing: Sealing, printed: Printed, ready: int, kept: frozenset[int]) -> NoReturn:
@@ -67,6 +70,8 @@ def keep(work: Callable[[], None], sealing: Sealing, printed: Printed, ready: in
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # where memory runs out, the child is the first to go
+        if sealing.group is not None:
+            sealing.group.join()
         output, theirs = os.pipe()
         if sealing.layers.namespaces.holds:
             namespaces.leave()
