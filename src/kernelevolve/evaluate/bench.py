@@ -27,7 +27,7 @@ from kernelevolve.wire import Attachment, Message
 
 _DESCRIBE_SECONDS = 300.0
 _JUDGE_SECONDS = 300.0
-_SCRATCHES = 4  # candidates whose folders are kept, since they may be evaluated side by side
+_SCRATCHES = 128  # candidates whose folders are kept: more than are ever evaluated side by side
 _JUDGE_LIMITS = Limits(memory_bytes=16 << 30)
 
 
