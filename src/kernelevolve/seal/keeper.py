@@ -71,7 +71,8 @@ def keep(work: Callable[[], None], sealing: Sealing, printed: Printed, ready: in
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # where memory runs out, the child is the first to go
         if sealing.group is not None:
-            sealing.group.join()
+            with contextlib.suppress(OSError):  # moving is refused where only the making was not
+                sealing.group.join()
         output, theirs = os.pipe()
         if sealing.layers.namespaces.holds:
             namespaces.leave()
