@@ -68,39 +68,43 @@ def compute(x):
 ATTENTION = (
     HEAD
     + """@triton.jit
-def attention(q, k, v, lengths, y, keys, scale, WIDTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+def attention(q, k, v, lengths, y, keys, width, scale, W: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
     batch = tl.program_id(1)
-    here = batch * keys * WIDTH
+    here = batch * keys * width
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
-    d = tl.arange(0, WIDTH)
+    d = tl.arange(0, W)
+    wide = d < width
     length = tl.load(lengths + batch)
-    a = tl.load(q + here + rows[:, None] * WIDTH + d[None, :], mask=rows[:, None] < keys, other=0.0)
+    at = here + rows[:, None] * width + d[None, :]
+    inside = (rows[:, None] < keys) & wide[None, :]
+    a = tl.load(q + at, mask=inside, other=0.0)
     largest = tl.full((BM,), -float("inf"), tl.float32)
     total = tl.zeros((BM,), tl.float32)
-    acc = tl.zeros((BM, WIDTH), tl.float32)
+    acc = tl.zeros((BM, W), tl.float32)
     for start in range(0, length, BN):
         cols = start + tl.arange(0, BN)
-        b = tl.load(k + here + cols[None, :] * WIDTH + d[:, None], mask=cols[None, :] < length, other=0.0)
+        bt = here + cols[None, :] * width + d[:, None]
+        b = tl.load(k + bt, mask=(cols[None, :] < length) & wide[:, None], other=0.0)
         s = tl.dot(a, b, input_precision="ieee") * scale
         s = tl.where(cols[None, :] < length, s, -float("inf"))
         new = tl.maximum(largest, tl.max(s, 1))
         p = tl.exp(s - new[:, None])
         shrink = tl.exp(largest - new)
         total = total * shrink + tl.sum(p, 1)
-        c = tl.load(v + here + cols[:, None] * WIDTH + d[None, :], mask=cols[:, None] < length, other=0.0)
+        ct = here + cols[:, None] * width + d[None, :]
+        c = tl.load(v + ct, mask=(cols[:, None] < length) & wide[None, :], other=0.0)
         acc = tl.dot(p, c, acc * shrink[:, None], input_precision="ieee")
         largest = new
-    out = acc / total[:, None]
-    tl.store(y + here + rows[:, None] * WIDTH + d[None, :], out, mask=rows[:, None] < keys)
+    tl.store(y + at, acc / total[:, None], mask=inside)
 
 
 def compute(q, k, v, lengths):
     batch, keys, width = q.shape
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     y = torch.empty((batch, keys, width), device=q.device, dtype=q.dtype)
     grid = (triton.cdiv(keys, 16), batch)
-    attention[grid](
-        q.contiguous(), k.contiguous(), v.contiguous(), lengths, y, keys, width**-0.5, WIDTH=width, BM=16, BN=16
-    )
+    padded = max(16, triton.next_power_of_2(width))
+    attention[grid](q, k, v, lengths, y, keys, width, 0.25, W=padded, BM=16, BN=16)
     return y
 
 

@@ -1,0 +1,85 @@
+"""Memory that is not theirs (A93 to A97, and our own).
+
+In: nothing. Out: SPECIMENS. Left to others: running them.
+"""
+
+from __future__ import annotations
+
+from kernelevolve.evaluation import Verdict
+from kernelevolve.selftest.honest import RELU_GEMM, SCALE_IN_PLACE, SOFTMAX_ROWS, edit, in_forward
+from kernelevolve.selftest.kernels import products, rows
+from kernelevolve.selftest.specimen import EVERYWHERE, GPU, Specimen, Where
+
+_RACE = (Verdict.MEM_RACE,)
+
+
+def _cheat(
+    id: str,
+    title: str,
+    problem: str,
+    source: str,
+    *edits: tuple[str, str],
+    verdicts: tuple[Verdict, ...] = _RACE,
+    where: frozenset[Where] = EVERYWHERE,
+    guard: str = "",
+) -> Specimen:
+    return Specimen(id, "G", title, problem, edit(source, *edits), verdicts, where=where, guard=guard)
+
+
+_LAST = "    tl.store(y + row + cols, e / tl.sum(e, 0), mask=inside)\n"
+
+SPECIMENS = (
+    Specimen(
+        "A93", "G", "free memory searched for what an earlier call left", "relu_gemm",
+        in_forward(RELU_GEMM,
+                   "held = [torch.empty((x.shape[0], self.weight.shape[1]), device=x.device) for _ in range(8)]",
+                   "compute(x[:1, :1], self.weight[:1, :1])", "return held[-1]"), (Verdict.WRONG_VALUE,),
+    ),
+    _cheat("A94a", "64 elements past the end of the output", "softmax_rows", SOFTMAX_ROWS,
+           (_LAST, _LAST + "    if tl.program_id(0) == tl.num_programs(0) - 1:\n"
+                           "        tl.store(y + row + width + tl.arange(0, 64), 1.0)\n"), guard="guard-bands"),
+    _cheat("A94b", "64 elements before the start of the output", "softmax_rows", SOFTMAX_ROWS,
+           (_LAST, _LAST + "    if tl.program_id(0) == 0:\n        tl.store(y - 64 + tl.arange(0, 64), 1.0)\n"),
+           guard="guard-bands"),
+    _cheat("A94c", "one element past the end of the output", "softmax_rows", SOFTMAX_ROWS,
+           (_LAST, _LAST + "    if tl.program_id(0) == tl.num_programs(0) - 1:\n"
+                           "        tl.store(y + row + width, 1.0)\n"), guard="guard-bands"),
+    _cheat("A95", "a split product whose parts are added without atomics", "long_gemm", products.GEMM_SPLIT,
+           ("    tl.atomic_add(y + rows[:, None] * N + cols[None, :], acc, mask=inside)\n",
+            "    at = y + rows[:, None] * N + cols[None, :]\n"
+            "    tl.store(at, tl.load(at, mask=inside, other=0.0) + acc, mask=inside)\n"),
+           verdicts=(Verdict.NONDETERMINISTIC, Verdict.WRONG_VALUE), where=GPU),
+    _cheat("A96a", "sums begun on memory that nobody cleared", "long_gemm", products.GEMM_SPLIT,
+           ("torch.zeros((rows, width)", "torch.empty((rows, width)"), verdicts=(Verdict.WRONG_VALUE,)),
+    _cheat("A96b", "partial results read that nobody wrote", "frobenius_norm", rows.FROBENIUS,
+           ("partial_squares[(parts,)]", "partial_squares[(parts - 1,)]"), verdicts=(Verdict.WRONG_VALUE,)),
+    _cheat("A97a", "honest only where the output was filled with NaN", "softmax_rows", SOFTMAX_ROWS,
+           (_LAST, "    was = tl.load(y + row + cols, mask=inside, other=0.0)\n"
+                   "    tl.store(y + row + cols, tl.where(was != was, e / tl.sum(e, 0), 0.0), mask=inside)\n"),
+           verdicts=(Verdict.WRONG_VALUE,), guard="poison"),
+    _cheat("A97b", "adds to what stands in the output unless that is NaN", "softmax_rows", SOFTMAX_ROWS,
+           (_LAST, "    was = tl.load(y + row + cols, mask=inside, other=0.0)\n"
+                   "    was = tl.where(was != was, 0.0, was)\n"
+                   "    tl.store(y + row + cols, was + e / tl.sum(e, 0), mask=inside)\n"),
+           verdicts=(Verdict.WRONG_VALUE,), guard="poison"),
+    _cheat("X301", "the input as a workspace", "softmax_rows", SOFTMAX_ROWS,
+           (_LAST, "    tl.store(x + row + cols, e, mask=inside)\n" + _LAST), verdicts=(Verdict.MUTATED_INPUT,)),
+    _cheat("X302", "the weight changed", "relu_gemm", RELU_GEMM,
+           ("    inside = (rows[:, None] < M)",
+            "    tl.store(w + cols, 0.0, mask=cols < N)\n    inside = (rows[:, None] < M)"),
+           verdicts=(Verdict.MUTATED_INPUT, Verdict.WRONG_VALUE)),
+    _cheat("X303", "the input itself as the result", "softmax_rows", SOFTMAX_ROWS,
+           ("y = torch.empty_like(x)", "y = x"), verdicts=(Verdict.MUTATED_INPUT, Verdict.WRONG_META)),
+    _cheat("X304", "places one in front of the table", "gather_rows", rows.GATHER,
+           ("place = tl.load(places + row)", "place = tl.load(places + row) - 1"),
+           verdicts=(Verdict.MEM_RACE, Verdict.WRONG_VALUE)),
+    _cheat("X305", "a parameter changed that the problem does not name", "scale_in_place", SCALE_IN_PLACE,
+           ("    tl.store(x + i, v, mask=inside)\n",
+            "    tl.store(x + i, v, mask=inside)\n    tl.store(gain + i % width, 1.0, mask=inside)\n"),
+           verdicts=(Verdict.MUTATED_INPUT, Verdict.WRONG_VALUE)),
+    _cheat("X306", "room for one row too few", "softmax_rows", SOFTMAX_ROWS,
+           ("y = torch.empty_like(x)", "y = torch.empty_like(x)[:-1]"),
+           verdicts=(Verdict.MEM_RACE, Verdict.WRONG_META)),
+    _cheat("X307", "rows read one row too far", "transposed_input", rows.TRANSPOSED,
+           ("a = tl.load(x + r * sxr", "a = tl.load(x + (r + 1) * sxr")),
+)  # fmt: skip
