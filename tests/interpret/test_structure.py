@@ -11,6 +11,7 @@ import pytest
 from kernelevolve import plugins
 from kernelevolve.equipment import Workshop
 from kernelevolve.evaluate.asking import Bounds, Failed, Trial
+from kernelevolve.evaluate.behave import Behaviour
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import compare
 from kernelevolve.evaluate.secrets import Seeds
@@ -315,3 +316,106 @@ def test_what_a_candidate_could_remember_is_tried_part_by_part(bench: Bench) -> 
     assert stale(description, base, base) == []
     one = replace(base, patches=(Patch("x", "redrawn", 9),))
     assert [case for case, _ in stale(description, one, base)] == [base]
+
+
+TWICE = """
+import torch
+import torch.nn as nn
+
+
+class Model(nn.Module):
+    def forward(self, x):
+        return torch.relu(x) + torch.relu(x)
+
+
+def get_inputs():
+    return [torch.randn(24, 96)]
+"""
+TWICE_KERNEL = """
+import torch
+import torch.nn as nn
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def twice(x, out, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, 2.0 * tl.maximum(tl.load(x + i, mask=i < n), 0.0), mask=i < n)
+
+
+def compute(x):
+    out = torch.empty_like(x)
+    twice[(triton.cdiv(x.numel(), 1024),)](x, out, x.numel(), BLOCK=1024)
+    return out
+
+
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        out = compute(x)
+        context.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(context, grad):
+        (out,) = context.saved_tensors
+        made = torch.empty_like(out)
+        made.numpy()[...] = 2.0 * GRAD * (out.numpy() > 0)
+        return made
+
+
+class ModelNew(nn.Module):
+    def forward(self, x):
+"""
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Bench]]:
+    made = {}
+    for direction in ("forward", "both"):
+        problem = parse_problem(TWICE, f'direction = "{direction}"\n', name="twice", suite="folder", path="twice.py")
+        made[direction] = Workshop(problem, device="none")
+    yield {name: workshop.bench(tmp_path_factory.mktemp(name)) for name, workshop in made.items()}
+    for workshop in made.values():
+        workshop.close()
+
+
+def test_arithmetic_that_depends_on_the_size_of_the_values_is_not_scaled_bit_by_bit(benches: dict[str, Bench]) -> None:
+    honest = forward("return compute(x)", TWICE_KERNEL)
+    guards, _ = examined(benches["forward"], honest, "scaling", "state")
+    assert guards["scaling"].detail == "powers of two went through bit by bit for x"
+    sniffs = """
+        out = compute(x)
+        if abs(x.numpy()).max() < 0.5:
+            out.numpy()[...] *= 1.0 + 2.0**-22
+        return out
+    """
+    assert examined(benches["forward"], forward(sniffs, TWICE_KERNEL), "overwrite", "determinism")[0]
+    found = refused(benches["forward"], forward(sniffs, TWICE_KERNEL), "scaling")
+    assert (found.verdict, found.artefact["guard"]) == (Verdict.WRONG_VALUE, "scaling")
+
+
+def test_gradients_from_cotangents_in_other_layouts(benches: dict[str, Bench]) -> None:
+    head = TWICE_KERNEL.replace("GRAD", "grad.numpy()")
+    guards, _ = examined(benches["both"], forward("return Twice.apply(x)", head), "cotangents", "scaling")
+    assert guards["cotangents"].held == "held" and guards["scaling"].held == "not run"
+    flat = "torch.as_strided(grad, out.shape, out.stride(), grad.storage_offset()).numpy()"
+    packed = TWICE_KERNEL.replace("GRAD", f"({flat} if grad.untyped_storage().nbytes() >= out.numel() * 4 else 1.0)")
+    assert examined(benches["both"], forward("return Twice.apply(x)", packed), "overwrite", "hold")[0]
+    found = refused(benches["both"], forward("return Twice.apply(x)", packed), "cotangents")
+    assert (found.verdict, found.artefact["guard"]) == (Verdict.WRONG_VALUE, "cotangents")
+
+
+def test_on_a_device_guards_and_hidden_sizes_have_a_worker_of_their_own(bench: Bench) -> None:
+    """The device is the interpreter here; what is asked is the same."""
+    answers = plugins.load("platforms", "h100").device_answers()
+    guards: dict[str, str] = {}
+
+    def report(name: str, held: str, detail: str = "") -> None:
+        guards[name] = held
+
+    looking = Behaviour(bench, "cpu", LANES["screen"], Seeds(bytes(16)), "D1", answers)
+    assert looking.look("declared", HONEST, {}, report) == []
+    assert set(guards) == {*LANES["screen"].structure, "checksums", "hidden-shapes"}
+    assert set(guards.values()) == {"held"}

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from kernelevolve.candidate import Candidate, Choice
 from kernelevolve.evaluate.artefacts import Gathered, Keep
+from kernelevolve.evaluate.behave import Behaviour
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder, Built
 from kernelevolve.evaluate.check import Finding, check_source
@@ -239,8 +240,20 @@ class Ladder:
 
     def _interpret(self, climb: Climb) -> None:
         names = [w.name for w in self.bench.problem.workloads]
-        looked_at = names if climb.lane.name != "screen" else names[:1]  # a screen is short
-        self._compare_small(climb, self._cases(climb), names, looked_at)
+        self._compare_small(climb, self._cases(climb), names, self._looked_at(climb))
+
+    def _looked_at(self, climb: Climb) -> list[str]:
+        """Workloads with structure tests and hidden sizes: a screen is short."""
+        names = [w.name for w in self.bench.problem.workloads]
+        return names if climb.lane.name != "screen" else names[:1]
+
+    def _behave(self, climb: Climb, device: Device, distribution: str) -> None:
+        """Structure tests and hidden sizes on the device; a screen leaves it at what the interpreter has seen."""
+        if climb.lane.name == "screen" and "first-call" in climb.guards:
+            return
+        behaviour = Behaviour(self.bench, device.torch_name, climb.lane, climb.seeds, distribution, bounds=self.bounds)
+        for name in self._looked_at(climb):
+            climb.labels += behaviour.look(name, climb.candidate.source, climb.choices[name], climb.guard)
 
     def _compare_small(
         self, climb: Climb, cases: Sequence[Case], workloads: Sequence[str], looked_at: Sequence[str] = ()
@@ -382,9 +395,11 @@ class Ladder:
     def _measure(self, climb: Climb, device: Device) -> Verdict:
         """On a device: full-size values, tuning by time, interleaved timing."""
 
-        def correct(cases: Sequence[Case]) -> str:
+        def correct(cases: Sequence[Case], judged: bool = True) -> str:
             found, climb.isolation = device.correct(self.bench, climb.candidate.source, climb.choices, cases)
             climb.correctness += found
+            if judged:
+                self._behave(climb, device, cases[0].distribution)
             checks, worst = sum(len(f.checks) for f in found), max(found, key=lambda f: f.own_error)
             return (
                 f"{checks} checks at full size, rms error {worst.own_error:.2g} of the output's spread, "
@@ -395,7 +410,7 @@ class Ladder:
         tunable = any(group.tuner.size > 1 for group in climb.tuning.groups)
         if tunable or climb.last is Rung.CORRECT:
             first = self._cases(climb) if climb.last is Rung.CORRECT else self._cases(climb)[:1]
-            climb.rung(Rung.CORRECT, lambda: correct(first))
+            climb.rung(Rung.CORRECT, lambda: correct(first, climb.last is Rung.CORRECT))
 
         def tune() -> str:
             device.tune(self.bench, self.builder, climb.candidate.source, climb.tuning, climb.default)

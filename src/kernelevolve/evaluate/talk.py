@@ -10,6 +10,7 @@ earlier call, it was remembered (`REPLAY`). Both are shown by values alone; else
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from kernelevolve.wire import Message
 LATER_SECONDS = 0.05
 EARLIER, SINGLE = 2, 8  # calls that are looked back at; inputs of which each may be the only stale one
 _LOOKED_AT = 0.5  # share of the calls whose inputs the judge looks at afterwards
+_ROOMY_BYTES = 8 << 30
 _luck = random.SystemRandom()
 
 
@@ -50,6 +52,8 @@ class Talk:
         self.unusable: list[str] = []
         self.limited: dict[str, None] = {}
         self.looked = 0
+        # The judge draws the inputs a second time, on the same device.
+        self._roomy = trial.device == "cpu" or most_bytes(trial.description) <= _ROOMY_BYTES
 
     def load(self) -> None:
         """Has the candidate imported and constructed."""
@@ -95,7 +99,7 @@ class Talk:
         if not computed["usable"] and not self.bench.anyway:
             self.unusable.append(f"{case.distribution}: {computed['reason']}")
             return False
-        how = how or Placement(back=not self.right or _luck.random() < _LOOKED_AT)
+        how = how or Placement(back=self._roomy and (not self.right or _luck.random() < _LOOKED_AT))
         try:
             called = self.called(case, computed, how, ops)
             wrong = self._compared(case, computed, how, called)
@@ -254,6 +258,12 @@ def stale(description: Description, case: Case, earlier: Case) -> list[tuple[Cas
         if one != earlier:
             found.append((one, f"input {name!r}"))
     return found
+
+
+def most_bytes(description: Description) -> int:
+    """An upper limit of the bytes of inputs, weights and outputs: eight for each element."""
+    shapes = [s.shape for s in description.inputs] + [o.shape for o in description.outputs]
+    return 8 * sum(math.prod(shape) for shape in [*shapes, *(p.shape for p in description.state)])
 
 
 def sentence(check: Check) -> str:

@@ -7,6 +7,7 @@ one function for every purpose (`run`), and every judgement (`judge.structure`, 
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from kernelevolve.protocol import Placement
 from kernelevolve.tensors import bands, draw
 
 Leaves = list[tuple[str, Any]]
+COPIED_BYTES, POISONED_BYTES = 8 << 30, 1 << 30
 # Taken before foreign code runs: what it may put in their place is not called.
 _clone, _detach, _empty, _set = torch.Tensor.clone, torch.Tensor.detach, torch.empty, torch.Tensor.set_
 _copy, _storage = torch.Tensor.copy_, torch.Tensor.untyped_storage
@@ -111,11 +113,13 @@ def _overlapping(values: Any) -> bool:
 
 def snapshot(leaves: Leaves) -> Leaves:
     """Contiguous copies of the plain tensors among the leaves as they are at this moment, enqueued and not waited for;
-    others as they are. Where memory is short the originals stand in."""
-    taken = []
+    others as they are. Where memory is short, or they are very large, the originals stand in."""
+    taken, room = [], COPIED_BYTES
     with torch.no_grad(), _disable_current_modes():
         for path, leaf in leaves:
             plain = type(leaf) in (torch.Tensor, torch.nn.Parameter) and leaf.layout is torch.strided
+            room -= leaf.numel() * leaf.element_size() if plain else 0
+            plain = plain and room >= 0
             try:
                 copied = _clone(_detach(leaf), memory_format=torch.contiguous_format) if plain else leaf
             except torch.OutOfMemoryError:
@@ -129,6 +133,8 @@ def poison_pool(shapes: Sequence[tuple[tuple[int, ...], Any]], fill: int | None,
     the interpreter fills what is allocated."""
     if device == "cpu":
         return
+    if sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes) > POISONED_BYTES:
+        return  # the judge works on the same device
     blocks = []
     source = None if fill is None else draw.generator(fill, "pool", device)
     for shape, dtype in shapes:
@@ -156,7 +162,7 @@ def process_state(device: str) -> dict[str, Any]:
         "intra-op threads": torch.get_num_threads(),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "float32 matmul precision": torch.get_float32_matmul_precision(),
-        "allow_tf32": [matmul.allow_tf32, torch.backends.cudnn.allow_tf32],
+        "allow_tf32": [_flag(matmul, "allow_tf32"), _flag(torch.backends.cudnn, "allow_tf32")],
         "reduced precision": [
             matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction,
         ],
@@ -168,6 +174,14 @@ def process_state(device: str) -> dict[str, Any]:
     if device.startswith("cuda"):
         found["default stream"] = torch.cuda.current_stream().cuda_stream
     return found
+
+
+def _flag(owner: Any, name: str) -> Any:
+    """A precision flag; torch refuses to tell it once the same was set by its newer interface."""
+    try:
+        return getattr(owner, name)
+    except RuntimeError:
+        return "set by another interface"
 
 
 def random_state() -> int:
