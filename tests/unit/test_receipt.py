@@ -15,7 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelevolve import codec
+from kernelevolve.candidate import Candidate
+from kernelevolve.evaluate.artefacts import Gathered
+from kernelevolve.evaluate.asking import Failed
 from kernelevolve.evaluate.circumstances import circumstances, harness
+from kernelevolve.evaluate.climb import Climb
 from kernelevolve.evaluate.receipt import differences, inconsistencies
 from kernelevolve.evaluate.statistics import log_interval
 from kernelevolve.evaluation import (
@@ -35,6 +39,7 @@ from kernelevolve.evaluation import (
 from kernelevolve.receipt import SCHEMA, Circumstances, Failure, Receipt, failure_of, read_receipt, write_receipt
 from kernelevolve.recheck import verify
 from kernelevolve.search.fitness import fitness
+from kernelevolve.settings import lane_for
 from kernelevolve.testing import fake_problem
 
 BLOCKS = 6
@@ -251,3 +256,17 @@ def test_without_a_device_clocks_are_said_to_be_unknown(tmp_path: Path, monkeypa
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     seen = circumstances("cuda:0", "NVIDIA H100")
     assert seen.driver and seen.clocks_mhz["memory"] and seen.temperatures_c["gpu"]
+
+
+def test_a_no_between_two_rungs_belongs_to_the_one_before() -> None:
+    climb = Climb(Candidate("n0", "b0", "guest", ""), lambda rung: None, Gathered("h100"), lane_for("screen"))
+    climb.rung(Rung.BUILD, lambda: "built")
+    artefact = {"guard": "floor", "statistic": "time", "value": 0.1, "limit": 0.2, "slot": 3}
+    climb.refused(Failed(Verdict.BELOW_FLOOR, "too fast", artefact=artefact))
+    failure = climb.gathered.failure
+    assert failure is not None
+    assert (failure.rung, failure.guard, failure.value, failure.more) == (Rung.BUILD, "floor", 0.1, {"slot": 3})
+    guards = {g.name: g for g in climb.evaluation(Verdict.BELOW_FLOOR, {}, (), lambda data: "sha256:0").guards}
+    assert guards["floor"] == Guard("floor", "failed", "too fast")
+    assert guards["clock"].held == "not run"
+    assert guards["sanitizer"].detail == "not in lane 'screen'"

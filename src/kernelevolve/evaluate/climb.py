@@ -99,6 +99,8 @@ class Climb:
         if failed.correctness is not None:
             self.correctness.append(failed.correctness)
         known: dict[str, Any] = {"platform": self.gathered.platform, "lane": self.lane.name, "message": str(failed)}
+        # What is built between two rungs belongs to the one before.
+        failed.knowing(rung=self.reports[-1].rung if self.reports else Rung.CHECK)
         failure = failure_of(failed.artefact, verdict=failed.verdict, **known)
         if failure.guard:
             self.guard(failure.guard, "failed", str(failed))
