@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -306,5 +307,15 @@ def _burst_cpu(
 
 def _reset_persisting() -> None:
     """Gives up lines that a kernel asked the last cache to keep; what has no such lines says so and nothing happens."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libcuda.so.1").cuCtxResetPersistingL2Cache()
+    if (reset := _persisting_reset()) is not None:
+        reset()
+
+
+@functools.cache
+def _persisting_reset() -> Callable[[], int] | None:
+    """The driver's function for it; None where there is none, as on AMD."""
+    try:
+        found: Callable[[], int] = ctypes.CDLL("libcuda.so.1").cuCtxResetPersistingL2Cache
+    except (OSError, AttributeError):
+        return None
+    return found
