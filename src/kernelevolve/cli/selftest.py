@@ -25,6 +25,7 @@ def selftest(
     weaken: Annotated[
         list[str] | None, typer.Option("--weaken", help="leave this guard out, to see what it alone stops")
     ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="problems at the same time, without a device")] = 1,
     as_json: Json = False,
 ) -> None:
     """Judges cheats that must be rejected for the right reason, and odd but honest kernels that must pass.
@@ -42,6 +43,7 @@ def selftest(
             device=device,
             lane=wanted,
             weaken=tuple(weaken or ()),
+            jobs=jobs,
             progress=lambda line: print_lines(door, [line]),
         )
     lines = [f"{report.device}, {report.seconds:.0f} s; {report.summary}"]

@@ -13,7 +13,9 @@ import math
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from kernelevolve import plugins
 from kernelevolve.candidate import Candidate
 from kernelevolve.engineer import Engineer
 from kernelevolve.equipment import Workshop, find_devices, is_platform
-from kernelevolve.errors import KernelEvolveError, MissingDevice, UnknownName
+from kernelevolve.errors import KernelEvolveError, MissingDevice, UnknownName, UsageError
 from kernelevolve.evaluate.correct import Bounds
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import Device
@@ -159,6 +161,7 @@ def run_selftest(
     lane: LaneName | None = None,
     weaken: Sequence[str] = (),
     within: float = math.inf,
+    jobs: int = 1,
     progress: Progress = lambda line: None,
 ) -> Report:
     """Runs them, problem by problem, in order.
@@ -168,44 +171,91 @@ def run_selftest(
         lane: in place of each specimen's own.
         weaken: guards to leave out.
         within: seconds after which no further specimen begins.
+        jobs: problems at the same time; on a device it must be one.
 
     Raises:
         MissingDevice: it is not here.
         UnknownName: a guard that no lane has.
+        UsageError: several jobs on a device.
     """
+    if jobs > 1 and device != "none":
+        raise UsageError(f"{jobs} jobs on {device}: candidates that share a device disturb each other's times; use 1")
     start = time.monotonic()
-    platform, product = _platform(device)
-    found: list[Outcome] = []
-    controls: list[Outcome] = []
-    versions: Mapping[str, str] = {}
-    with _canaries(), closing(Roles()) as roles:
-        roles.warm("judge", "translator", "builder", "worker")
-        for name in dict.fromkeys(s.problem for s in specimens):
-            some = [s for s in specimens if s.problem == name]
-            if time.monotonic() - start > within:
-                break
-            with _Station(name, roles, platform, device, product) as station:
-                for number, specimen in enumerate(some, 1):
-                    if time.monotonic() - start > within:
-                        break
-                    wanted = without(LANES[lane or specimen.lane], weaken)
-                    found.append(station.outcome(specimen, wanted))
-                    progress(line_of(found[-1]))
-                    if name in KNOWN_GOOD and (number % EVERY == 0 or number == len(some)):
-                        control = Specimen(f"control {name}", "honest", "after the cheats", name, KNOWN_GOOD[name])
-                        controls.append(station.outcome(control, without(LANES[lane or "screen"], weaken)))
-                        progress(line_of(controls[-1]))
-        versions = roles["builder"].known_versions()
+    without(LANES["screen"], weaken)  # says at once that a name is wrong
+    sitting = _Sitting(specimens, device, lane, tuple(weaken), start + within, progress)
+    with _canaries(), ThreadPoolExecutor(jobs) as pool:
+        working = [pool.submit(sitting.work) for _ in range(jobs)]
+        try:
+            for one in working:
+                one.result()
+        except BaseException:
+            sitting.end = 0.0  # the others stop after the specimen at hand
+            raise
+    order = {s.id: i for i, s in enumerate(specimens)}
     return Report(
-        device=product,
+        device=sitting.product,
         lane=lane or "",
         weakened=tuple(weaken),
-        outcomes=tuple(found),
-        controls=tuple(controls),
-        versions=versions,
+        outcomes=tuple(sorted(sitting.found, key=lambda o: order[o.id])),
+        controls=tuple(sitting.controls),
+        versions=sitting.versions,
         seconds=time.monotonic() - start,
-        left=tuple(s.id for s in specimens if s.id not in {o.id for o in found}),
+        left=tuple(s.id for s in specimens if s.id not in {o.id for o in sitting.found}),
     )
+
+
+class _Sitting:
+    """What one selftest has done and has still to do; several threads may `work` at it, each with its own processes."""
+
+    def __init__(
+        self,
+        specimens: Sequence[Specimen],
+        device: str,
+        lane: LaneName | None,
+        weaken: tuple[str, ...],
+        end: float,
+        progress: Progress,
+    ) -> None:
+        self.device, self.lane, self.weaken, self.end, self.progress = device, lane, weaken, end, progress
+        self.platform, self.product = _platform(device)
+        self.found: list[Outcome] = []
+        self.controls: list[Outcome] = []
+        self.versions: Mapping[str, str] = {}
+        problems: dict[str, list[Specimen]] = {}
+        for specimen in specimens:
+            problems.setdefault(specimen.problem, []).append(specimen)
+        self._due = deque(sorted(problems.items(), key=lambda item: -len(item[1])))  # the longest first
+
+    def work(self) -> None:
+        """Takes problem after problem; a known-good candidate follows every few specimens, and the last one."""
+        with closing(Roles()) as roles:
+            roles.warm("judge", "translator", "builder", "worker")
+            since = 0
+            while self._due and time.monotonic() < self.end:
+                try:
+                    name, some = self._due.popleft()
+                except IndexError:
+                    break  # another thread was quicker
+                with _Station(name, roles, self.platform, self.device, self.product) as station:
+                    for number, specimen in enumerate(some, 1):
+                        if time.monotonic() >= self.end:
+                            break
+                        self.found.append(station.outcome(specimen, self._lane(specimen)))
+                        self.progress(line_of(self.found[-1]))
+                        since += 1
+                        last = number == len(some) and not self._due
+                        if name in KNOWN_GOOD and (since >= EVERY or last):
+                            since = 0
+                            self._control(station, name)
+            self.versions = roles["builder"].known_versions()
+
+    def _control(self, station: _Station, name: str) -> None:
+        control = Specimen(f"control {name}", "honest", "after the cheats", name, KNOWN_GOOD[name])
+        self.controls.append(station.outcome(control, self._lane(control)))
+        self.progress(line_of(self.controls[-1]))
+
+    def _lane(self, specimen: Specimen) -> Lane:
+        return without(LANES[self.lane or specimen.lane], self.weaken)
 
 
 def line_of(outcome: Outcome) -> str:
