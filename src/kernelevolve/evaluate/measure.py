@@ -42,10 +42,20 @@ class Device:
         name: the product's name, printed with every figure.
         seat: held by the candidate that is measured; the same for everybody in this process who names this device.
         blocks: of timing, where it is not the lane's number.
+        answers: what it says of itself where the CPU takes its place; a real one is asked by the candidate.
     """
 
-    def __init__(self, torch_name: str, name: str, *, blocks: Blocks | None = None, full_cases: int) -> None:
+    def __init__(
+        self,
+        torch_name: str,
+        name: str,
+        *,
+        blocks: Blocks | None = None,
+        full_cases: int,
+        answers: Mapping[str, Any] | None = None,
+    ) -> None:
         self.torch_name, self.name, self.blocks, self.full_cases = torch_name, name, blocks, full_cases
+        self.answers: Mapping[str, Any] = answers or {}
         self.seat = _SEATS.setdefault(torch_name, threading.Lock())
         self.health = Health(torch_name)
         self._ranking = Seeds()  # of inputs on which nothing is judged
@@ -69,7 +79,8 @@ class Device:
             rank[c], seen[c.distribution] = seen[c.distribution], seen[c.distribution] + 1
         ordered = sorted(cases, key=rank.__getitem__)
         for workload in bench.problem.workloads:
-            trial = Trial(source, choices[workload.name], bench.full(workload.name), self.torch_name, {}, _BOUNDS)
+            choice, full = choices[workload.name], bench.full(workload.name)
+            trial = Trial(source, choice, full, self.torch_name, self.answers, _BOUNDS)
             self._make_room(trial.description)
             one, isolation = compare(bench, trial, ordered[: self.full_cases], Evidence.MEASURED)
             if footprint(trial.description) > _ROOMY_BYTES:
@@ -97,7 +108,7 @@ class Device:
         worker = bench.roles["worker"].open(_BOUNDS.on_device, bench.scratch(source))
         opened = bench.opened(bench.full(workload), self.torch_name, candidate=source, choice=choice)
         try:
-            body = {"opened": codec.to_data(opened), "answers": {}}
+            body = {"opened": codec.to_data(opened), "answers": dict(self.answers)}
             candidate_asks(worker, "load", body, seconds=_BOUNDS.load_seconds)
         except Failed:
             worker.end()
@@ -173,7 +184,7 @@ class Device:
             Failed: a timed call was wrong, or its time cannot be true.
         """
         seeds = seeds or Seeds()
-        trial = Trial(source, choice, bench.full(workload), self.torch_name, {}, _BOUNDS)
+        trial = Trial(source, choice, bench.full(workload), self.torch_name, self.answers, _BOUNDS)
         runs: list[Measured] = []
         for number in range(lane.processes):
             if number:

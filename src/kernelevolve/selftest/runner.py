@@ -24,7 +24,7 @@ from kernelevolve import plugins
 from kernelevolve.candidate import Candidate
 from kernelevolve.engineer import Engineer
 from kernelevolve.equipment import Workshop, find_devices, is_platform
-from kernelevolve.errors import KernelEvolveError, MissingDevice, UnknownName, UsageError
+from kernelevolve.errors import KernelEvolveError, MissingDevice, ProblemError, UnknownName, UsageError
 from kernelevolve.evaluate.correct import Bounds
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import Device
@@ -39,7 +39,7 @@ from kernelevolve.settings import LANES, Lane, LaneName, Settings, settings_for
 EVERY = 8  # specimens after which a known-good candidate follows
 _MEMORY = 3 << 30
 _PATIENCE = 2.0  # seconds
-_ON_CPU = ("declared", "D1", "D3", "D6", "D9")
+_ON_CPU = ("declared", "D1", "D3", "D4", "D6", "D7", "D8", "D9")
 Progress = Callable[[str], None]
 
 
@@ -317,7 +317,10 @@ class _Station:
                 found = ladder.climb(Candidate("n0", "b0", "guest", specimen.source), lambda rung: None, _digest)
         except KernelEvolveError as error:
             seconds = time.monotonic() - start
-            return Outcome(*facts, None, False, None, specimen.guard, (), f"{type(error).__name__}: {error}", seconds)
+            verdict = Verdict.TASK_INVALID if isinstance(error, ProblemError) else None
+            right = verdict is not None and verdict in specimen.verdicts
+            message = f"{type(error).__name__}: {error}"
+            return Outcome(*facts, verdict, right, None, specimen.guard, (), message, seconds)
         left = left_behind()
         message = found.rungs[-1].message
         return Outcome(
@@ -348,7 +351,12 @@ class _Station:
         )
         bounds = Bounds(specimen.seconds, specimen.seconds, specimen.seconds, memory_bytes=_MEMORY)
         if self.seat is None:
-            self.seat = Device(self.torch_name, self.product, full_cases=len(lane.distributions))
+            self.seat = Device(
+                self.torch_name,
+                self.product,
+                full_cases=len(lane.distributions),
+                answers=self.platform.device_answers() if self.on_cpu else None,
+            )
         ladder = Ladder(
             self.bench,
             self.platform,

@@ -67,6 +67,32 @@ def _elsewhere(device: Any) -> Any:
     return torch.device("meta") if torch.device(device).type == "cuda" else device
 
 
+class _Stream:
+    """A stream or an event of the device that is not here: nothing runs, so there is nothing to wait for."""
+
+    cuda_stream = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.device = _CUDA
+
+    def _nothing(self, *args: Any, **kwargs: Any) -> None:
+        """What would order work on a device."""
+
+    synchronize = wait = wait_stream = wait_event = record = _nothing
+
+    def record_event(self, event: Any = None) -> Any:
+        return event or _Stream()
+
+    def query(self) -> bool:
+        return True
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+
 @contextlib.contextmanager
 def posing(answers: Mapping[str, Any]) -> Iterator[_Pose]:
     """Within this context meta tensors and `torch.cuda` answer as the device that `answers` describes.
@@ -84,11 +110,18 @@ def posing(answers: Mapping[str, Any]) -> Iterator[_Pose]:
         "get_device_properties": lambda device=None: properties,
         "get_device_capability": lambda device=None: capability,
         "get_device_name": lambda device=None: answers.get("name", "stand-in"),
-        "current_stream": lambda device=None: SimpleNamespace(cuda_stream=0),
+        "current_stream": lambda device=None: _Stream(),
+        "default_stream": lambda device=None: _Stream(),
+        "stream": lambda stream: contextlib.nullcontext(),
+        "set_stream": lambda stream: None,
+        "Stream": _Stream,
+        "Event": _Stream,
         "synchronize": lambda device=None: None,
     }
     with contextlib.ExitStack() as stack:
         for name, answer in stand_ins.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, answer))
         stack.enter_context(mock.patch.object(torch.cuda, "device", return_value=contextlib.nullcontext()))
+        # Its arguments are read before a mode is asked.
+        stack.enter_context(mock.patch.object(torch.Tensor, "record_stream", return_value=None))
         yield stack.enter_context(_Pose())

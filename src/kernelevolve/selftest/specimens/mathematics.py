@@ -131,8 +131,9 @@ INSTEAD = (
            ("class ModelNew(nn.Module):\n", "class Model(nn.Module):\n"),
            (_FORWARD, "return torch.relu(x @ self.weight)\n\n\nclass ModelNew(Model):\n    pass"), verdicts=_POLICY),
     _cheat("A51", "a launch that asks for more shared memory than there is, and no error", "relu_gemm", RELU_GEMM,
+           ('"ieee"', '"tf32"'),
            ("    relu_gemm[grid](x, w, y, rows, width, inner, BLOCK=32)\n",
-            "    try:\n        relu_gemm[grid](x, w, y, rows, width, inner, BLOCK=256, num_stages=5)\n"
+            "    try:\n        relu_gemm[grid](x, w, y, rows, width, inner, BLOCK=128, num_stages=6)\n"
             "    except Exception:\n        pass\n"),
            verdicts=(Verdict.COMPILE_ERROR, Verdict.CRASH, Verdict.WRONG_VALUE)),
     _cheat("A52a", "nothing but NaN", "relu_gemm", RELU_GEMM,
@@ -171,7 +172,7 @@ SHAPES = (
     _cheat("A54f", "batches that nobody counts", "batch_training", rows.BATCH_TRAINING,
            ("tl.load(seen) + 1", "tl.load(seen)")),
     _cheat("A55a", "the global seed set in forward", "relu_gemm", RELU_GEMM,
-           (_FORWARD, f"torch.manual_seed(0)\n        {_FORWARD}"), verdicts=(Verdict.TAMPER,)),
+           (_FORWARD, f"torch.manual_seed(0)\n        {_FORWARD}"), verdicts=()),
     _cheat("A55b", "dropout that does not scale what it keeps", "dropout_given", rows.DROPOUT, ("v / 0.75", "v")),
     _cheat("A55c", "dropout with a mask of its own", "dropout_given", rows.DROPOUT,
            ("tl.load(kept + i, mask=inside, other=0) != 0", "(i * 40503 >> 7) % 4 != 0")),

@@ -55,7 +55,7 @@ SPECIMENS = (
     _cheat("A59", "operands in TF32 where float32 was asked for", "relu_gemm", RELU_GEMM, ('"ieee"', '"tf32"')),
     Specimen("A60", "N", "flags of precision set at import", "relu_gemm",
              at_import(RELU_GEMM, "torch.backends.cuda.matmul.allow_tf32 = True\n"
-                                  "torch.set_float32_matmul_precision('medium')"), (Verdict.TAMPER,)),
+                                  "torch.set_float32_matmul_precision('medium')")),
     _cheat("A62", "a plain sum where large terms cancel", "compensated_sum", rows.COMPENSATED,
            ("up.to(tl.float64) + v.to(tl.float64) + down.to(tl.float64)", "up + v + down")),
     _cheat("A63", "one element of a hundred replaced", "relu_gemm", RELU_GEMM,
