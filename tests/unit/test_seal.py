@@ -8,6 +8,8 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -479,3 +481,35 @@ def test_only_the_flag_takes_the_seal_off(
         with pytest.raises(SystemExit):
             main([*command, *flags])
     assert taken == [{"seal": False} if flags else {}] * 2
+
+
+MOUNTED = """
+import os, sys
+from kernelevolve.seal import kernel, namespaces
+from kernelevolve.seal.trees import needed
+
+# As in a container: the driver's libraries are a mount of their own inside of /usr.
+namespaces.leave()
+if os.fork() == 0:
+    kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("tmpfs", "/usr/share", "tmpfs", 0)
+    open("/usr/share/libcuda.so.1", "w").write("driver")
+    trees = needed(["/usr/share"])
+    namespaces.leave()
+    if os.fork() == 0:
+        namespaces.enter(trees, "")
+        print(open("/usr/share/libcuda.so.1").read(), flush=True)
+        try:
+            open("/usr/share/more", "w")
+        except OSError:
+            print("read-only", flush=True)
+        os._exit(0)
+    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@needs_namespaces
+def test_what_is_mounted_inside_of_a_needed_folder_is_there(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", MOUNTED], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.stdout.split() == ["driver", "read-only"], done.stderr

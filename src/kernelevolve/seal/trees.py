@@ -95,9 +95,13 @@ def _libraries() -> list[str]:
 
 
 def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
-    """`paths` without those that lie in another one, sorted."""
+    """`paths` without those that lie in another one, sorted; what is mounted there stays, for nobody else brings it.
+
+    In a container the driver's libraries are often a mount inside of `/usr`.
+    """
     kept: list[str] = []
     for path in sorted(set(paths)):
-        if not kept or not any(path == k or path.startswith(k + "/") for k in kept):
+        inside = any(path == k or path.startswith(k + "/") for k in kept)
+        if not inside or os.path.ismount(path):
             kept.append(path)
     return tuple(kept)
