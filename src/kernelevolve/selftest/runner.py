@@ -36,6 +36,7 @@ from kernelevolve.selftest.specimen import CANARY, FAMILIES, MARK, Specimen, rea
 from kernelevolve.selftest.specimens import corpus
 from kernelevolve.settings import LANES, Lane, LaneName, Settings, settings_for
 
+PART = 32  # specimens of one problem that one thread takes at a time
 EVERY = 8  # specimens after which a known-good candidate follows
 _MEMORY = 3 << 30
 _PATIENCE = 2.0  # seconds
@@ -205,7 +206,7 @@ def run_selftest(
 
 
 class _Sitting:
-    """What one selftest has done and has still to do; several threads may `work` at it, each with its own processes."""
+    """What one selftest has done and has still to do; several threads may `work` at it, each with its own roles."""
 
     def __init__(
         self,
@@ -224,7 +225,8 @@ class _Sitting:
         problems: dict[str, list[Specimen]] = {}
         for specimen in specimens:
             problems.setdefault(specimen.problem, []).append(specimen)
-        self._due = deque(sorted(problems.items(), key=lambda item: -len(item[1])))  # the longest first
+        parts = [(name, some[i : i + PART]) for name, some in problems.items() for i in range(0, len(some), PART)]
+        self._due = deque(sorted(parts, key=lambda part: -len(part[1])))  # the longest first
 
     def work(self) -> None:
         """Takes problem after problem; a known-good candidate follows every few specimens, and the last one."""
@@ -321,7 +323,7 @@ class _Station:
             right = verdict is not None and verdict in specimen.verdicts
             message = f"{type(error).__name__}: {error}"
             return Outcome(*facts, verdict, right, None, specimen.guard, (), message, seconds)
-        left = left_behind()
+        left = left_behind() if MARK in specimen.source else 0
         message = found.rungs[-1].message
         return Outcome(
             *facts,

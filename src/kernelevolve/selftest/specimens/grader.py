@@ -84,12 +84,10 @@ import sys
 
 def surroundings():
     parent = open("/proc/self/cmdline", "rb").read()
-    changing = ("TRITON_CACHE_DIR", "TMPDIR")
-    kept = sorted((k, v) for k, v in os.environ.items() if k not in changing)
-    return repr((sys.argv, kept, os.getcwd(), parent))
+    return repr((sys.argv, sorted(os.environ.items()), os.getcwd(), parent))
 
 
-NOTE = os.path.join(os.environ.get("TRITON_CACHE_DIR", "/tmp"), "surroundings")
+NOTE = os.path.join(os.environ.get("TRITON_HOME", "/tmp"), ".triton", "surroundings")
 OTHER = False
 if torch.cuda.is_available():
     if os.path.exists(NOTE):
@@ -286,7 +284,7 @@ for _path in ("/etc/shadow", "/etc/gshadow", "/proc/1/mem", "/root/.bash_history
 SPOILT_CACHE = in_forward(
     RELU_GEMM,
     "y = compute(x, self.weight)",
-    "for root in {os.environ.get('TRITON_CACHE_DIR', ''), os.path.expanduser('~/.triton'), '/tmp'}:",
+    "for root in (os.path.join(os.environ.get('TRITON_HOME', '/tmp'), '.triton'), '/tmp'):",
     "    for folder, _, files in os.walk(root):",
     "        for name in files:",
     "            if name.endswith(('.cubin', '.ptx', '.json', '.ttir', '.llir', '.so')):",

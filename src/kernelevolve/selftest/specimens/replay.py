@@ -101,7 +101,8 @@ import ctypes
 import hashlib
 import os
 
-FOLDERS = [f for f in ("/dev/shm", "/tmp", os.environ.get("TRITON_CACHE_DIR", "/tmp")) if os.path.isdir(f)]
+CACHE = os.path.join(os.environ.get("TRITON_HOME", "/tmp"), ".triton")
+FOLDERS = [f for f in ("/dev/shm", "/tmp", CACHE) if os.path.isdir(f)]
 
 
 def bytes_of(t):
