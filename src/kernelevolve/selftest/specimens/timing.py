@@ -108,7 +108,7 @@ time.perf_counter = lambda: _counter() / 10
 )
 
 # Slow enough that a tenth of it stands out from a busy machine's noise.
-SLOW = in_forward(RELU_GEMM, "time.sleep(0.01)", "return compute(x, self.weight)", header="import time")
+SLOW = in_forward(RELU_GEMM, "time.sleep(0.03)", "return compute(x, self.weight)", header="import time")
 
 # Finds the clock where it is now, and makes it report a tenth.
 SCALED_BURST = at_import(
@@ -138,7 +138,7 @@ TIMES_IN_CALLERS = in_forward(
     "        if isinstance(held, list) and held:",
     "            shrink(held)",
     "    frame = frame.f_back",
-    "time.sleep(0.01)",
+    "time.sleep(0.03)",
     "return compute(x, self.weight)",
     header='''
 import sys
