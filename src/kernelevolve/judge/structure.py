@@ -91,7 +91,8 @@ class Results:
                 found[path] = math.inf
                 continue
             wanted = first * 2.0**power if power else first
-            found[path] = _spread(wanted, values(meta), rms_limit(leaf, self.reference.opened.precision) * 2.0**power)
+            limit = rms_limit(leaf, self.reference.opened.precision) if leaf.floating else 0.0
+            found[path] = _spread(wanted, values(meta), limit * 2.0**power)
         return found
 
 
