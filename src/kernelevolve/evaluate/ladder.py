@@ -147,10 +147,25 @@ class Ladder:
             verdict = failed.verdict
         except Reached:
             verdict = climb.stopped()
+        self._always_on(climb, verdict)
         seat = (self.device.torch_name, self.device.name) if self.device else ("", "")
         climb.gathered.circumstances = circumstances(*seat, climb.seeds.secret)
         climb.isolation = self.bench.roles.isolation or climb.isolation
         return climb.evaluation(verdict, self.bench.roles["builder"].known_versions(), self.bench.labels, keep)
+
+    def _always_on(self, climb: Climb, verdict: Verdict) -> None:
+        """What the two guards found that are no rung and no test of their own."""
+        allowed = self.bench.problem.library_calls != "forbidden"
+        if verdict is Verdict.POLICY:
+            climb.guard("census", "failed", climb.reports[-1].message)
+        elif climb.gathered.plans and not allowed:
+            climb.guard("census", "held", "forward ran no PyTorch operation but views and allocations")
+        elif allowed:
+            climb.guard("census", "not run", "the problem allows library calls")
+        if verdict is Verdict.TAMPER:
+            climb.guard("frames", "failed", climb.reports[-1].message)
+        elif climb.correctness:
+            climb.guard("frames", "held", "every answer of the worker was one that it had been asked for")
 
     def _shared(self) -> bytes | None:
         """The bench's secret: a screen on a device draws the same inputs for all candidates of one session, so that
