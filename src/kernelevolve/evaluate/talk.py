@@ -202,6 +202,9 @@ class Talk:
         artefact = {"statistic": wrong.name, "value": wrong.value, "limit": wrong.limit}
         if wrong.name.startswith("meta"):
             return Failed(Verdict.WRONG_META, sentence(wrong), artefact=artefact)
+        if wrong.detail.startswith(("state:", "input:")):
+            # Only outputs are read again: right ones say nothing of a buffer that was not updated.
+            return Failed(Verdict.WRONG_VALUE, sentence(wrong), artefact=artefact)
         later = self.ask("later", {"seconds": LATER_SECONDS})
         try:
             body = {"cases": [codec.to_data(case)], "metas": later.body["metas"]}
