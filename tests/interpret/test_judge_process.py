@@ -132,9 +132,11 @@ def test_a_baseline_is_warmed_and_timed(judge: Conversation, arm: str) -> None:
     _, small, _ = descriptions(judge, PROBLEM)
     opened = Opened(small, "cpu", PROBLEM.precision, PROBLEM.direction, PROBLEM.mode)
     judge.ask("baseline", {"opened": codec.to_data(opened), "arm": arm, "seed": 3}, seconds=SECONDS)
-    warmed = judge.ask("warm", {"seconds": 0.01}, seconds=SECONDS).body
-    assert warmed["slots"] >= 2
-    times = judge.ask("burst", {"calls": 3}, seconds=SECONDS).body["milliseconds"]
+    warmed = judge.ask("warm", {"seed": 3, "seconds": 0.01, "slots": 4, "hold": 0}, seconds=SECONDS).body
+    assert warmed["slots"] == 4
+    judge.ask("renew", {"calls": [[0, 11], [2, 12], [1, 13]], "distribution": "D1"}, seconds=SECONDS)
+    body = {"mode": "cold", "untimed": 0, "hold": False}
+    times = judge.ask("burst", body, seconds=SECONDS).body["milliseconds"]
     assert len(times) == 3
     assert all(t > 0 for t in times)
 
@@ -143,7 +145,7 @@ def test_a_baseline_is_warmed_and_timed(judge: Conversation, arm: str) -> None:
 def test_shipped_problems_are_described_and_say_something(judge: Conversation, name: str) -> None:
     problem = Recsys().load(name)
     made = descriptions(judge, problem)
-    assert len(made) == 6
+    assert len(made) == 3 * len(problem.workloads)
     assert all(d.labels == () for d in made)
     opened = Opened(made[1], "cpu", problem.precision, problem.direction, problem.mode)
     judge.ask("oracle", {"opened": codec.to_data(opened)}, seconds=SECONDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 
 import pytest
 import torch
@@ -278,22 +277,38 @@ def test_gradients_come_with_the_drawn_cotangents() -> None:
     assert torch.allclose(found["grad:w"], (given * arguments[0]).sum(0))
 
 
-def test_a_ring_visits_all_slots_and_a_burst_gives_milliseconds() -> None:
+def test_a_ring_is_warmed_slot_by_slot_and_a_burst_times_the_slots_that_are_asked_for() -> None:
     seen: list[int] = []
-    ring = clock.Ring(lambda seed: [torch.full((1 << 20,), float(seed))], 5, "cpu")
-    assert len(ring.slots) == max(8, math.ceil(4 * clock.CPU_CACHE / (4 << 20)))
-    warmed = clock.warm(lambda x: seen.append(int(x[0].item())), ring, 0.0)
-    assert sorted(seen[: len(ring.slots)]) == list(range(5, 5 + len(ring.slots)))
+    ring = clock.Ring([torch.full((1 << 20,), 5.0)], lambda i: [torch.full((1 << 20,), 5.0 + i)], "cpu")
+    assert len(ring.slots) == clock.SLOTS_USUAL
+    warmed, result = clock.warm(lambda x: seen.append(int(x[0].item())) or x, ring, 0.0)
+    assert sorted(seen) == list(range(5, 5 + len(ring.slots)))
     assert warmed.calls == len(seen) == len(ring.slots)
-    assert warmed.flush == 0
-    times = clock.burst(lambda x: x.add(1), ring, 4)
-    assert len(times) == 4
-    assert all(t > 0 for t in times)
+    assert (warmed.flush, warmed.output) == (0, 4 << 20)
+    assert result.shape == (1 << 20,)
+    for mode in ("cold", "hot", "burst"):
+        seen.clear()
+        held: list[torch.Tensor] = []
+        times = clock.burst(lambda x: seen.append(int(x[0].item())) or x + 1, ring, [0], [3, 1, 2], mode, held.append)
+        assert seen == [5, 8, 6, 7]
+        assert [int(x[0].item()) for x in held] == [9, 7, 8]
+        assert len(times) == 3
+        assert all(t > 0 for t in times)
+
+
+def test_a_slot_gets_new_bytes_at_its_old_address_and_version() -> None:
+    x = torch.zeros(16)
+    ring = clock.Ring([x], lambda i: [torch.zeros(16)], "cpu", 2)
+    before = x.data_ptr(), x._version
+    ring.renew(0, [torch.arange(16.0)])
+    assert (x.data_ptr(), x._version) == before
+    assert x.tolist() == list(range(16))
+    assert ring.slots[1][0].abs().sum() == 0
 
 
 def test_a_small_footprint_needs_a_flush() -> None:
-    ring = clock.Ring(lambda seed: [torch.zeros(16)], 0, "cpu")
-    assert len(ring.slots) == clock.SLOTS_MOST
+    ring = clock.Ring([torch.zeros(16)], lambda i: [torch.zeros(16)], "cpu")
+    assert len(ring.slots) == clock.SLOTS_USUAL
     assert ring.flush_bytes > clock.CPU_CACHE
 
 
