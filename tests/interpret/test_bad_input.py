@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from kernelevolve import holds_run
 from kernelevolve.equipment import find_devices
 
 HEAD = "import torch\nimport torch.nn as nn\n\n\nclass Model(nn.Module):\n    def forward(self, x):\n"
@@ -226,8 +227,9 @@ def test_an_interrupt_ends_soon_and_the_run_goes_on(tmp_path: Path) -> None:
         text=True,
     )
     deadline = time.monotonic() + 90
-    while not list(out.glob("**/*.py")) and not list(out.glob("builds/*/*.json")) and time.monotonic() < deadline:
+    while not holds_run(out) and time.monotonic() < deadline:
         time.sleep(0.1)
+    time.sleep(1.0)  # the search itself has begun
     start = time.monotonic()
     os.kill(process.pid, signal.SIGINT)
     stdout, message = process.communicate(timeout=60)

@@ -109,6 +109,9 @@ def interruptible(door: Door) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if not door.finished:
+            begun = door.folder is not None and (holds_run(door.folder) or any(map(holds_run, door.folder.glob("*/"))))
+            kept = f"go on with: kernelevolve resume {door.folder}" if begun else "nothing had begun: start it again"
+            print(f"interrupted; everything so far is kept, {kept}", file=sys.stderr)
             door.finish({"verdict": None, "correct": False, "error": "interrupted"})
         raise typer.Exit(INTERRUPTED) from None
 
