@@ -10,10 +10,11 @@ import ast
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 Choice = int | float | bool | str
 ENTRY = "ModelNew"
+CONFIG_SUFFIX = "_config"  # after a kernel's name: the knob that is the index of its autotune configuration
 TABLE = "CHOICES"  # top-level name of a file's choices by workload key
 WorkloadKey = tuple[tuple[tuple[int, ...], str], ...]  # shape and dtype, `torch.float32`, of each tensor input
 VENDORS = ("nvidia", "amd")
@@ -110,16 +111,123 @@ class Candidate:
         return hashlib.sha256(self.source.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Autotuned:
+    """A kernel under `@triton.autotune`.
+
+    Attributes:
+        kernel: name of its function.
+        configs: the expression in its decorator that lists the configurations; None where there is none to be read.
+        count: how many configurations that expression lists; None where the text alone does not tell.
+    """
+
+    kernel: str
+    configs: ast.expr | None = None
+    count: int | None = None
+
+    @property
+    def knob(self) -> str:
+        """Name of the knob whose value is the index of the configuration that runs."""
+        return f"{self.kernel}{CONFIG_SUFFIX}"
+
+
+def read_autotuned(source: str) -> tuple[Autotuned, ...]:
+    """Every kernel of the file under `@triton.autotune`, in order.
+
+    The configurations are told where a top-level function has one such decorator whose `configs` is a list display of
+    `triton.Config(...)`, a top-level name of one that nothing else in the file uses, or a slice that leaves one.
+
+    Raises:
+        SyntaxError: the file is not Python.
+    """
+    tree = ast.parse(source)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    calls = {f: [d for d in f.decorator_list if _calls(d, _named(tree, "autotune"))] for f in functions}
+    lists = {id(configs): configs for found in calls.values() for d in found if (configs := _configs(d)) is not None}
+    made = []
+    for function in sorted((f for f, found in calls.items() if found), key=lambda f: f.lineno):
+        configs = _configs(calls[function][0]) if len(calls[function]) == 1 else None
+        if configs is None or function not in tree.body or names.count(function.name) > 1:
+            made.append(Autotuned(function.name))
+        else:
+            made.append(Autotuned(function.name, configs, _count(tree, configs, list(lists.values()))))
+    return tuple(made)
+
+
+def _named(tree: ast.Module, name: str) -> set[str]:
+    """What the file may call Triton's `name`."""
+    imported = [a for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names if a.name == name]
+    return {name} | {a.asname for a in imported if a.asname}
+
+
+def _calls(node: ast.expr, names: set[str]) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    called = node.func
+    return (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", None)) in names
+
+
+def _configs(decorator: ast.expr) -> ast.expr | None:
+    if not isinstance(decorator, ast.Call):
+        return None
+    named = [k.value for k in decorator.keywords if k.arg == "configs"]
+    first = [a for a in decorator.args[:1] if not isinstance(a, ast.Starred)]
+    return next(iter([*named, *first]), None)
+
+
+def _count(tree: ast.Module, configs: ast.expr, lists: list[ast.expr]) -> int | None:
+    if isinstance(configs, ast.Subscript):
+        return 1 if _leaves_one(configs) else None
+    if isinstance(configs, ast.Name):
+        # A name that is used elsewhere too may have been added to.
+        uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == configs.id]
+        read = [base for each in lists if isinstance(base := each.value if _leaves_one(each) else each, ast.Name)]
+        assigned = [
+            node.value
+            for node in tree.body
+            if (isinstance(node, ast.Assign) and len(node.targets) == 1 and node.targets[0] in uses)
+            or (isinstance(node, ast.AnnAssign) and node.target in uses)
+        ]
+        others = [node for node in uses if node not in read]
+        if len(assigned) != 1 or len(others) != 1 or assigned[0] is None:
+            return None
+        configs = assigned[0]
+    if not isinstance(configs, ast.List) or not all(_calls(one, _named(tree, "Config")) for one in configs.elts):
+        return None
+    return len(configs.elts)
+
+
+def _leaves_one(node: ast.expr) -> TypeGuard[ast.Subscript]:
+    """Whether it is a slice such as `[2:3]`, which is how a tuned file states its configuration."""
+    part = node.slice if isinstance(node, ast.Subscript) else None
+    if not isinstance(part, ast.Slice) or part.step is not None:
+        return False
+    lower, upper = (end.value if isinstance(end, ast.Constant) else None for end in (part.lower, part.upper))
+    return isinstance(lower, int) and isinstance(upper, int) and upper == lower + 1
+
+
 def read_knobs(source: str) -> Knobs:
-    """The literal `KNOBS` of a candidate's file; no `KNOBS` means none.
+    """The literal `KNOBS` of a candidate's file, and a knob for each autotuned kernel with several configurations.
+
+    That knob is named `KERNEL_config`; its values are the indices of `read_autotuned`, the first being the default.
 
     `KNOBS = {"BLOCK_M": [64, 128], "num_warps": [4, 8], "amd": {"waves_per_eu": [0, 2]}}`: names with lists of allowed
     values, and optionally a section per vendor.
 
     Raises:
         SyntaxError: the file is not Python.
-        KnobsError: `KNOBS` is not such a literal.
+        KnobsError: `KNOBS` is not such a literal, or it has the name that an autotuned kernel's knob has.
     """
+    knobs, autotuned = _literal_knobs(source), read_autotuned(source)
+    for name in (one.knob for one in autotuned):
+        if any(name in section for section in (knobs.values, *knobs.by_vendor.values())):
+            raise KnobsError(f"KNOBS[{name!r}]: that is the name of an autotuned kernel's configuration; use another")
+    configs = {one.knob: tuple(range(one.count)) for one in autotuned if one.count is not None and one.count > 1}
+    return Knobs({**knobs.values, **configs}, knobs.by_vendor) if configs else knobs
+
+
+def _literal_knobs(source: str) -> Knobs:
     for node in ast.parse(source).body:
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []

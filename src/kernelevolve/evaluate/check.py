@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, field
 
-from kernelevolve.candidate import ENTRY, Knobs, KnobsError, read_knobs
+from kernelevolve.candidate import ENTRY, Knobs, KnobsError, read_autotuned, read_knobs
 from kernelevolve.evaluation import Verdict
 
 _MAX_BYTES = 256 << 10
@@ -78,7 +78,19 @@ def check_source(source: str) -> Finding:
     if not kernels:
         return Finding(Verdict.POLICY, "the file defines no @triton.jit function: it is no Triton kernel", knobs)
     return Finding(
-        None, f"{len(kernels)} kernel{'s' * (len(kernels) > 1)}: {', '.join(kernels)}", knobs, kernels, _hints(tree)
+        None,
+        f"{len(kernels)} kernel{'s' * (len(kernels) > 1)}: {', '.join(kernels)}",
+        knobs,
+        kernels,
+        (*_hints(tree), *_unread(source)),
+    )
+
+
+def _unread(source: str) -> tuple[str, ...]:
+    return tuple(
+        f"autotune of {one.kernel}: its configs are no literal list, so none but the first was tried"
+        for one in read_autotuned(source)
+        if one.count is None
     )
 
 

@@ -28,7 +28,7 @@ from kernelevolve.evaluate.plan_lane import planned
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.structure import examine
 from kernelevolve.evaluate.talk import Talk
-from kernelevolve.evaluate.tune import Group, Tuning, tuning
+from kernelevolve.evaluate.tune import Group, Tuning, chooses_configs, tuning
 from kernelevolve.evaluation import (
     Evaluation,
     Evidence,
@@ -134,6 +134,8 @@ class Ladder:
                 w.name: self.pinned.get(w.name, climb.default) for w in self.bench.problem.workloads
             }
             climb.tuning = self._tuning(candidate.source, {} if self.pinned else knobs)
+            if len(self.bench.problem.workloads) > 1 and chooses_configs(candidate.source):
+                climb.labels.append("one choice for all workloads, as an autotuned kernel's configuration is")
             self._build(climb)
             if self.interpret:
                 self._interpret(climb)

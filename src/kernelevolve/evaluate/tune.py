@@ -7,6 +7,7 @@ choice that does not build, or that the build result already rules out, is told 
 
 from __future__ import annotations
 
+import ast
 import itertools
 import math
 import warnings
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kernelevolve.candidate import TABLE, Choice, WorkloadKey, keeps_table, literal_dict
+from kernelevolve.candidate import TABLE, Choice, WorkloadKey, keeps_table, literal_dict, read_autotuned
 from kernelevolve.problem import Workload
 from kernelevolve.protocol import Description
 
@@ -157,7 +158,8 @@ class Group:
 class Tuning:
     """The tuning of one candidate.
 
-    A file that keeps a table of choices has a group for each workload key; any other has one group of all workloads.
+    A file that keeps a table of choices has a group for each workload key; any other has one group of all workloads. So
+    has one with autotuned kernels, whose tuned file states one configuration of each.
     Each group may try as many choices as the settings say, and a choice is built and timed only for its own group's
     workloads: what tuning costs grows with the number of workloads and not with that of groups.
     """
@@ -217,11 +219,16 @@ def tuning(
         seed, trials: of each tuner.
     """
     grouped: dict[WorkloadKey, dict[str, float]] = {}
-    table = keeps_table(source)
+    table = keeps_table(source) and not chooses_configs(source)
     for workload in workloads:
         key = workload_key(described[workload.name]) if table else ()
         grouped.setdefault(key, {})[workload.name] = workload.weight
     return Tuning(tuple(Group(key, weights, Tuner(knobs, seed, trials)) for key, weights in grouped.items()))
+
+
+def chooses_configs(source: str) -> bool:
+    """Whether a knob of the file is the configuration of an autotuned kernel: one for all workloads of the file."""
+    return any((one.count or 0) > 1 for one in read_autotuned(source))
 
 
 def workload_key(description: Description) -> WorkloadKey:
@@ -234,13 +241,24 @@ def tuned(
 ) -> str:
     """The candidate's file with its choices as literals, so that it runs tuned without us.
 
-    A file that has no top-level `CHOICE = {...}` reads its knobs in another way and keeps its own text.
+    A file that has no top-level `CHOICE = {...}` reads its knobs in another way and keeps its own text. The list of
+    configurations of an autotuned kernel is cut to the chosen one, with which Triton benchmarks nothing.
 
     Args:
         choice: becomes `CHOICE`: what is used for workloads that the table does not list.
         table: becomes `CHOICES`, one line for each workload key.
     """
-    source = _with_literal(source, "CHOICE", repr(dict(choice)))
+    kernels = [one for one in read_autotuned(source) if (one.count or 0) > 1 and one.knob in choice]
+    for one in sorted(kernels, key=lambda one: getattr(one.configs, "lineno", 0), reverse=True):
+        index = int(choice[one.knob])
+        if one.configs is not None:
+            source = _spliced(
+                source, one.configs, f"{ast.get_source_segment(source, one.configs)}[{index}:{index + 1}]"
+            )
+    configs = {one.knob for one in kernels}
+    choice = {name: value for name, value in choice.items() if name not in configs}
+    if choice or not configs:
+        source = _with_literal(source, "CHOICE", repr(choice))
     if table:
         lines = "".join(f"    {key!r}: {dict(one)!r},\n" for key, one in table.items())
         source = _with_literal(source, TABLE, f"{{\n{lines}}}")
@@ -249,8 +267,11 @@ def tuned(
 
 def _with_literal(source: str, name: str, literal: str) -> str:
     value = literal_dict(source, name)
-    if value is None:
-        return source
+    return source if value is None else _spliced(source, value, literal)
+
+
+def _spliced(source: str, value: ast.expr, literal: str) -> str:
+    """The source with `literal` in the place of `value`."""
     lines = [line.encode() for line in source.splitlines(keepends=True)]
     before = lines[value.lineno - 1][: value.col_offset]
     end = value.end_lineno or value.lineno

@@ -15,11 +15,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from triton.runtime.autotuner import Autotuner
+from triton.runtime.autotuner import Autotuner, Heuristics
 
-from kernelevolve.candidate import ENTRY, TABLE
+from kernelevolve.candidate import CONFIG_SUFFIX, ENTRY, TABLE
 from kernelevolve.evaluation import Verdict
 from kernelevolve.worker.fault import CANDIDATE_FILE, Fault, blame
+
+_ALL_CONFIGS = "kernelevolve_configs"
 
 
 def load_candidate(source: str, choice: Mapping[str, Any]) -> ModuleType:
@@ -46,13 +48,39 @@ def load_candidate(source: str, choice: Mapping[str, Any]) -> ModuleType:
 
 
 def choose(module: ModuleType, choice: Mapping[str, Any]) -> None:
-    """Sets the knobs that host code reads at each launch, for every workload; an empty choice leaves the file's own."""
+    """Sets the knobs that host code reads at each launch, for every workload; an empty choice leaves the file's own.
+
+    Raises:
+        Fault: `LOAD_ERROR` when an autotuned kernel has no configuration of the index chosen.
+    """
+    kernels = {name: kernel for name in choice if (kernel := _autotuner(module, name)) is not None}
+    for name, kernel in kernels.items():
+        _choose_config(kernel, name, choice[name])
     own, table = getattr(module, "CHOICE", None), getattr(module, TABLE, None)
-    if choice and isinstance(own, dict):
+    rest = {name: value for name, value in choice.items() if name not in kernels}
+    if rest and isinstance(own, dict):
         own.clear()
-        own.update(choice)
+        own.update(rest)
         if isinstance(table, dict):
             table.clear()
+
+
+def _autotuner(module: ModuleType, knob: str) -> Autotuner | None:
+    """The autotuner whose configuration this knob chooses, also beneath `@triton.heuristics`."""
+    found = vars(module).get(knob.removesuffix(CONFIG_SUFFIX)) if knob.endswith(CONFIG_SUFFIX) else None
+    while isinstance(found, Heuristics):
+        found = found.fn
+    return found if isinstance(found, Autotuner) else None
+
+
+def _choose_config(kernel: Any, knob: str, index: int) -> None:
+    """Leaves the chosen configuration alone in the list, as a tuned file does."""
+    if not hasattr(kernel, _ALL_CONFIGS):
+        setattr(kernel, _ALL_CONFIGS, list(kernel.configs))
+    configs = getattr(kernel, _ALL_CONFIGS)
+    if not 0 <= index < len(configs):
+        raise Fault(Verdict.LOAD_ERROR, f"{knob} = {index}: the kernel has {len(configs)} configurations")
+    kernel.configs = [configs[index]]
 
 
 def build_candidate(module: ModuleType, init_inputs: Any, seed: int, device: str) -> torch.nn.Module:
@@ -89,7 +117,7 @@ def split_init(init_inputs: Any) -> tuple[list[Any], dict[str, Any]]:
 
 
 def silence_autotune() -> None:
-    """Makes `@triton.autotune` run its first configuration: in this process nobody benchmarks by himself."""
+    """Makes `@triton.autotune` run the chosen configuration, else its first: in this process nobody benchmarks."""
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         config = self.configs[0]

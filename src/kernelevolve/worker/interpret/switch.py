@@ -30,7 +30,8 @@ def redirected(launch: Launch, call: Callable[..., Any], note: Callable[[str], N
 
     def autotuned(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.nargs = dict(zip(self.arg_names, args, strict=False))
-        config = self.prune_configs(kwargs)[0]
+        # Like Triton, which prunes no list of one; that one may be the choice of a tuner.
+        config = (self.prune_configs(kwargs) if len(self.configs) > 1 else self.configs)[0]
         if len(self.configs) > 1:
             note(f"the other {len(self.configs) - 1} autotune configurations of {self.base_fn.__name__}")
         self.best_config = config
