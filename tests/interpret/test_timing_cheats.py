@@ -99,7 +99,7 @@ def refused(time_it: Time, source: str, **more: object) -> Failed:
     return caught.value
 
 
-CHEATS: dict[str, tuple[str, Verdict]] = {
+CHEATS: dict[str, tuple[str, Verdict | tuple[Verdict, ...]]] = {
     "by pointer": (
         candidate(
             "key = x.data_ptr()",
@@ -126,7 +126,8 @@ CHEATS: dict[str, tuple[str, Verdict]] = {
             "    return self.kept['order'][-1].clone()",
             "return self.kept['order'][self.count % 30].clone()",
         ),
-        Verdict.REPLAY,
+        # What it repeats may be older than the calls that a wrong answer is compared with; then it is merely wrong.
+        (Verdict.REPLAY, Verdict.WRONG_VALUE),
     ),
     "everything but the last row is remembered": (
         candidate(
@@ -179,7 +180,7 @@ CHEATS: dict[str, tuple[str, Verdict]] = {
 def test_a_cheat_is_refused_for_what_it_is(time_it: Time, name: str) -> None:
     source, verdict = CHEATS[name]
     failed = refused(time_it, source)
-    assert failed.verdict is verdict, str(failed)
+    assert failed.verdict in (verdict if isinstance(verdict, tuple) else (verdict,)), str(failed)
     assert failed.artefact["guard"] in ("timed-outputs", "clock") and failed.artefact["workload"] == "declared"
 
 
