@@ -219,7 +219,9 @@ def test_no_other_guard_notices_it(bench: Bench, name: str) -> None:
             if n != guard and n not in overlapping | single.get(guard, set())]  # fmt: skip
     if "layouts" in rest and guard != "layouts":
         rest.remove("layouts")
-    examined(bench, forward(body), *rest)
+    guards, _ = examined(bench, forward(body), *rest)
+    assert set(guards) >= set(rest)
+    assert all(guards[n].held != "failed" for n in rest)
 
 
 def test_a_result_that_is_written_later_is_deferred(bench: Bench) -> None:

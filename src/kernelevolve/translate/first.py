@@ -54,7 +54,7 @@ PART_TILE = 64
 #: The shortest part of a sum that pays for storing and adding it, in elements.
 LEAST_PART = 512
 #: The elements of one program's part of a single long row, and the most parts that a second kernel adds in one
-#: program. In 2048 parts a mean of 2^30 numbers took 1.02 ms on an H200, in 8192 or 16384 parts 0.96 to 0.97 ms
+#: program. In 2048 parts a mean of 2^30 numbers took 1.04 ms on an H200, in 8192 or 16384 parts 0.98 to 0.99 ms
 #: (`benchmarks/results/split_reduction_h200.json`).
 PART_OF_ONE_ROW, MOST_PARTS = 131072, 16384
 #: From this many elements on, index arithmetic is 64 bits wide; 2**31 less the largest block, with room for growth.
