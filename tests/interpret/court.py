@@ -6,6 +6,7 @@ For texts of our own only (mutants of honest kernels), where hundreds of judgeme
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -35,7 +36,7 @@ class Court:
         self.problem = problem
         self.answers = plugins.load("platforms", "h100").device_answers()
         self.opened = [
-            Opened(d, "cpu", problem.precision, problem.direction, problem.mode)
+            Opened(d, "cpu", problem.precision, problem.direction, problem.mode, random=problem.random)
             for d in describe_problem(problem)
             if d.variant.size != "full"
         ]
@@ -56,9 +57,7 @@ class Court:
         return Verdict.OK_UNTIMED, f"{len(cases)} cases"
 
     def _try(self, opened: Opened, reference: Reference, source: str, cases: Sequence[Case]) -> None:
-        with_candidate = Opened(
-            opened.description, "cpu", opened.precision, opened.direction, opened.mode, candidate=source
-        )
+        with_candidate = replace(opened, candidate=source)
         runner = Runner(with_candidate, partial(interpreting, device_answers=self.answers))
         for case in cases:
             computed = reference.compute(case)

@@ -102,7 +102,16 @@ class Bench:
     def opened(self, description: Description, device: str, *, candidate: str = "", choice: Any = None) -> Opened:
         """What a conversation about one size starts from."""
         p = self.problem
-        return Opened(description, device, p.precision, p.direction, p.mode, candidate=candidate, choice=choice or {})
+        return Opened(
+            description,
+            device,
+            p.precision,
+            p.direction,
+            p.mode,
+            random=p.random,
+            candidate=candidate,
+            choice=choice or {},
+        )
 
     def oracle(self, description: Description, device: str) -> Conversation:
         """A conversation with the judge's oracle for one size, opened once and kept."""

@@ -27,6 +27,7 @@ from kernelevolve.tensors.outputs import dtype_name
 PATIENCE = 10.0  # seconds for looking at parameters and inputs one by one
 UNMOVED = 1e-9  # of the output's rms, in fp64: anything that moves the output less is dead
 SPECIAL = "D12"  # has NaN and infinities itself
+UNTRIED = "admission: no null model was tried, outputs are random and compared by their distribution"
 SEEDS = (11, 12, 13)  # a null model has to pass on all of them: a one-hot input may lie in the half that was kept
 
 
@@ -102,7 +103,10 @@ def try_distribution(reference: Reference, distribution: str, seconds: float = P
     found = [_non_finite(leaf, distribution) for leaf in leaves if distribution != SPECIAL]
     labels = [label for label in found if label]
     models: list[NullModel] = []
-    if computed.usable:
+    if reference.opened.random == "statistical":
+        labels.append(UNTRIED)
+        tolerances = ()
+    elif computed.usable:
         try:
             labels += _try_all(reference, case, models, start + seconds)
         except torch.OutOfMemoryError:
@@ -189,7 +193,7 @@ def _non_finite(leaf: Leaf, distribution: str) -> str:
 
 def open_on_cpu(problem: Problem, description: Description) -> Opened:
     """The conversation's start for comparing this size on the CPU."""
-    return Opened(description, "cpu", problem.precision, problem.direction, problem.mode)
+    return Opened(description, "cpu", problem.precision, problem.direction, problem.mode, random=problem.random)
 
 
 def _degenerate(value: Any) -> str:

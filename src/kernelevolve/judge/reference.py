@@ -11,6 +11,7 @@ the honest reference in the declared precision stands in for it, and `limited` s
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from kernelevolve.errors import ProblemError
 from kernelevolve.evaluation import Check
-from kernelevolve.judge import accept, conditioning, oracle
+from kernelevolve.judge import accept, conditioning, oracle, statistical
 from kernelevolve.judge.leaf import POOL, Leaf, Pool, exactly, make_leaf, relative, rounding
 from kernelevolve.protocol import Case, Opened
 from kernelevolve.tensors import call, draw, load
@@ -81,6 +82,8 @@ class Reference:
         self._pools: dict[tuple[str, str], Pool] = {}
         self._tallies: dict[tuple[str, str, str], accept.Tally] = {}
         self._known: OrderedDict[Case, tuple[list[Leaf], Computed]] = OrderedDict()
+        self._drawn: tuple[Case | None, dict[str, list[Any]]] = (None, {})
+        self._first: dict[tuple[str, str], tuple[Case, Any]] = {}
 
     def _build(self) -> Any:
         o = self.opened
@@ -113,6 +116,9 @@ class Reference:
             leaves, changed, limited = self._both(case)
         if not limited:
             self._condition(case, leaves)
+        for leaf in leaves:
+            if leaf.path in self.drawn(case) and leaf.finite and leaf.rms:
+                leaf.unusable = ""  # what was said of its error is that of other random numbers
         judged = [leaf for leaf in leaves if not leaf.path.startswith("state:")]
         usable = any(not leaf.unusable for leaf in judged)
         reason = "" if usable else f"{judged[0].path}: {judged[0].unusable}"
@@ -159,11 +165,42 @@ class Reference:
             except ValueError as error:  # what an untrusted process sent does not fit what it announced
                 checks.append(where.check("meta", False, 1.0, 0.0, str(error)))
                 continue
+            if leaf.path in self.drawn(case):
+                checks += self._by_distribution(where, leaf.path, case, arrived, candidate)
+                continue
             pool = self._tallies.setdefault((candidate, case.distribution, leaf.path), accept.Tally())
             found = accept.check_leaf(where, leaf, arrived, self.opened.precision, pool if candidate else None)
             checks += found.checks
             own, reference = max(own, found.own), max(reference, found.reference)
         return Comparison(tuple(checks), own, reference)
+
+    def drawn(self, case: Case) -> dict[str, list[Any]]:
+        """Draws of each output that is random, on the inputs of `case` under different seeds; of the latest case only.
+
+        Nothing where the problem declares no randomness.
+        """
+        if self.opened.random != "statistical":
+            return {}
+        if self._drawn[0] != case:
+            found: dict[str, list[Any]] = {}
+            few = min(math.prod(o.shape) for o in self.opened.description.outputs) < statistical.FEW
+            for number in range(statistical.FEW_DRAWS if few else statistical.DRAWS):
+                run = self.rerun(case, seed=draw.stream_seed(case.seed, f"draw/{number}"))
+                for path, value in [*run, *((f"state:{n}", b) for n, b in self.model.named_buffers())]:
+                    found.setdefault(path, []).append(value.detach().clone())
+            self._drawn = case, {path: some for path, some in found.items() if statistical.varies(some)}
+        return self._drawn[1]
+
+    def _by_distribution(
+        self, where: accept.Where, path: str, case: Case, values: Any, candidate: str
+    ) -> tuple[Check, ...]:
+        draws = self.drawn(case)
+        checks = statistical.check_leaf(where, path, draws[path], values, len(draws))
+        known = self._first.get((candidate, path))
+        self._first[candidate, path] = case, values.detach().clone()
+        if known is not None and known[0] == case:
+            checks += statistical.check_again(where, path, known[1], values)
+        return checks
 
     def leaves(self, case: Case) -> list[Leaf]:
         """What is known of each output of a case, in order."""
@@ -193,6 +230,7 @@ class Reference:
         double: bool = False,
         mode: Any = None,
         keep_state: bool = False,
+        seed: int = 0,
     ) -> Leaves:
         """Runs the reference again in the state of `case`: outputs, gradients, then all inputs as `input:NAME`.
 
@@ -201,6 +239,7 @@ class Reference:
             double: in fp64 as the oracle, else in the declared precision.
             mode: a dispatch mode to run under.
             keep_state: parameters and buffers stay as they are now.
+            seed: of the global generators.
         """
         if not keep_state:
             self._restore(case)
@@ -212,7 +251,7 @@ class Reference:
             if double:
                 found = self._double_run(arguments, cotangents)[0]
             else:
-                found = self._run(self.model, arguments, cotangents)
+                found = self._run(self.model, arguments, cotangents, seed)
         names = call.forward_names(self.model, len(arguments))
         held = call.named_leaves(arguments, names)
         return found + [(f"input:{n}", t.detach()) for n, t in held if isinstance(t, torch.Tensor)]
@@ -343,9 +382,9 @@ class Reference:
             )
         return found, mode.trace
 
-    def _run(self, model: Any, arguments: Sequence[Any], cotangents: call.Cotangents) -> Leaves:
+    def _run(self, model: Any, arguments: Sequence[Any], cotangents: call.Cotangents, seed: int = 0) -> Leaves:
         variant = self.opened.description.variant
-        with load.blamed(self.module.__file__ or "", variant.label, "forward"), load.seeded(0):
+        with load.blamed(self.module.__file__ or "", variant.label, "forward"), load.seeded(seed):
             return call.run(model, arguments, self.opened.direction, cotangents)
 
     def _restore(self, case: Case) -> None:

@@ -54,6 +54,7 @@ class Runner:
         self.model = load.prepare(model, device=self.device, precision=opened.precision, mode=opened.mode)
         self.before["random state"] = structure.random_state()  # constructing it may draw
         self._built = {name: tensor.detach().clone() for name, tensor in self._state()}
+        self._forwards = 0
 
     def _state(self) -> list[tuple[str, Any]]:
         return [*self.model.named_parameters(), *self.model.named_buffers()]
@@ -109,6 +110,9 @@ class Runner:
             (n, t, digest(t)) for n, t in (*watched, *self.model.named_parameters()) if isinstance(t, torch.Tensor)
         ]
         structure.poison_pool([(o.shape, outputs.dtype_of(o.dtype)) for o in specs.outputs], how.fill, self.device)
+        if self.opened.random == "statistical":
+            self._forwards += 1  # a repeated call draws other numbers
+            torch.manual_seed(draw.stream_seed(case.seed, f"forward/{self._forwards}"))
         with self.context() as self.recorder, self._census() as census:
             if self.recorder is not None and how.fill is not None:
                 self.recorder.fill = draw.generator(how.fill, "fill", "cpu")
