@@ -17,9 +17,10 @@ from kernelevolve import codec, plugins
 from kernelevolve.engineer import Engineer
 from kernelevolve.errors import MissingDevice, ProblemError, SeatLost, UncoveredOp, UsageError
 from kernelevolve.evaluate.admission import TOPIC, Admission, Gate
+from kernelevolve.evaluate.asking import Bounds
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.ladder import Ladder
-from kernelevolve.evaluate.measure import Device
+from kernelevolve.evaluate.measure import ON_DEVICE, Device
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Refusal, Roles
 from kernelevolve.evaluation import Evaluation
 from kernelevolve.events import Created, Noted
@@ -44,10 +45,19 @@ class Workshop:
             of one, such as `cuda:1`.
         interpret: false leaves the interpret rung out where a device compares the values.
         seal: false runs foreign code without any isolation; every Evaluation says so.
+        bounds: what a candidate may use on a device.
     """
 
-    def __init__(self, problem: Problem, *, device: str = "auto", interpret: bool = True, seal: bool = True) -> None:
-        self.problem, self._wanted, self._interpret = problem, device, interpret
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        device: str = "auto",
+        interpret: bool = True,
+        seal: bool = True,
+        bounds: Bounds = ON_DEVICE,
+    ) -> None:
+        self.problem, self._wanted, self._interpret, self._bounds = problem, device, interpret, bounds
         self.roles = Roles(seal=seal)
         self._bench: Bench | None = None
         self._programs: dict[str, Program | UncoveredOp] = {}
@@ -171,7 +181,7 @@ class Workshop:
         if not names:
             return None
         place, name = next(iter(names.items()))
-        made = Device(place, name, full_cases=_FULL_CASES[settings.effort])
+        made = Device(place, name, full_cases=_FULL_CASES[settings.effort], bounds=self._bounds)
         self._seats.append(made)
         return made
 

@@ -29,7 +29,7 @@ from kernelevolve.hardware import HardwareFigures
 from kernelevolve.protocol import Case, Description
 from kernelevolve.settings import LANES, Lane
 
-_BOUNDS = Bounds(load_seconds=180.0, call_seconds=180.0)
+ON_DEVICE = Bounds(load_seconds=180.0, call_seconds=180.0)
 _TUNE_CALLS = 7
 _ROOMY_BYTES = 2 << 30
 _SEATS: dict[str, threading.Lock] = {}
@@ -43,6 +43,7 @@ class Device:
         seat: held by the candidate that is measured; the same for everybody in this process who names this device.
         blocks: of timing, where it is not the lane's number.
         answers: what it says of itself where the CPU takes its place; a real one is asked by the candidate.
+        bounds: what a candidate may use on it.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class Device:
         blocks: Blocks | None = None,
         full_cases: int,
         answers: Mapping[str, Any] | None = None,
+        bounds: Bounds = ON_DEVICE,
     ) -> None:
         self.torch_name, self.name, self.blocks, self.full_cases = torch_name, name, blocks, full_cases
         self.answers: Mapping[str, Any] = answers or {}
+        self.bounds = bounds
         self.seat = _SEATS.setdefault(torch_name, threading.Lock())
         self.health = Health(torch_name)
         self._ranking = Seeds()  # of inputs on which nothing is judged
@@ -80,7 +83,7 @@ class Device:
         ordered = sorted(cases, key=rank.__getitem__)
         for workload in bench.problem.workloads:
             choice, full = choices[workload.name], bench.full(workload.name)
-            trial = Trial(source, choice, full, self.torch_name, self.answers, _BOUNDS)
+            trial = Trial(source, choice, full, self.torch_name, self.answers, self.bounds)
             self._make_room(trial.description)
             one, isolation = compare(bench, trial, ordered[: self.full_cases], Evidence.MEASURED)
             if footprint(trial.description) > _ROOMY_BYTES:
@@ -105,11 +108,11 @@ class Device:
         Raises:
             Failed: it cannot be loaded.
         """
-        worker = bench.roles["worker"].open(_BOUNDS.on_device, bench.scratch(source))
+        worker = bench.roles["worker"].open(self.bounds.on_device, bench.scratch(source))
         opened = bench.opened(bench.full(workload), self.torch_name, candidate=source, choice=choice)
         try:
             body = {"opened": codec.to_data(opened), "answers": dict(self.answers)}
-            candidate_asks(worker, "load", body, seconds=_BOUNDS.load_seconds)
+            candidate_asks(worker, "load", body, seconds=self.bounds.load_seconds)
         except Failed:
             worker.end()
             raise
@@ -148,14 +151,14 @@ class Device:
                 worker.end()
 
     def _quick_time(self, worker: Conversation, choice: Mapping[str, Choice]) -> float:
-        candidate_asks(worker, "choose", {"choice": dict(choice)}, seconds=_BOUNDS.call_seconds)
+        candidate_asks(worker, "choose", {"choice": dict(choice)}, seconds=self.bounds.call_seconds)
         seed = self._ranking.seed("ring") >> 1
         warmed = {"seed": seed, "seconds": 0.02, "slots": _TUNE_CALLS + 1, "hold": 0}
-        candidate_asks(worker, "warm", warmed, seconds=_BOUNDS.call_seconds)
+        candidate_asks(worker, "warm", warmed, seconds=self.bounds.call_seconds)
         due = {"calls": [[i, seed + i] for i in range(_TUNE_CALLS + 1)], "distribution": "declared"}
-        candidate_asks(worker, "renew", due, seconds=_BOUNDS.call_seconds)
+        candidate_asks(worker, "renew", due, seconds=self.bounds.call_seconds)
         body = {"mode": "cold", "untimed": 1, "hold": False}
-        timed = candidate_asks(worker, "burst", body, seconds=_BOUNDS.call_seconds)
+        timed = candidate_asks(worker, "burst", body, seconds=self.bounds.call_seconds)
         return float(statistics.median(timed.body["milliseconds"]))
 
     def time(
@@ -184,7 +187,7 @@ class Device:
             Failed: a timed call was wrong, or its time cannot be true.
         """
         seeds = seeds or Seeds()
-        trial = Trial(source, choice, bench.full(workload), self.torch_name, self.answers, _BOUNDS)
+        trial = Trial(source, choice, bench.full(workload), self.torch_name, self.answers, self.bounds)
         runs: list[Measured] = []
         for number in range(lane.processes):
             if number:
