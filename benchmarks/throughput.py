@@ -35,6 +35,7 @@ PROBLEMS = (
     "level2/99",
 )  # fmt: skip
 EACH = 10
+PROBLEMS_AT_ONCE = 3
 STAND_INS = ("litellm", "openai", "dotenv", "datasets", "requests", "tqdm", "tomli")
 
 
@@ -101,9 +102,12 @@ async def evaluate_all(folder: Path, checkout: Path, most: int, device: str, at_
     import dataclasses
 
     from kernelevolve import Workshop, create_run, load_problem, settings_for
+    from kernelevolve.evaluate.roles import Roles
 
     rows: list[dict] = []
     slots = asyncio.Semaphore(at_once)
+    # Runs of different problems side by side, as far as the judges' memory on the device goes.
+    open_problems = asyncio.Semaphore(PROBLEMS_AT_ONCE)
     settings = dataclasses.replace(settings_for("quick"), writers=at_once, seats=at_once, candidates=10**6)
     where = "h200" if device != "none" else "h100"
 
@@ -119,21 +123,21 @@ async def evaluate_all(folder: Path, checkout: Path, most: int, device: str, at_
             said = "" if found.verdict.ok else rows[-1]["last"][:120]
             print(f"  {name} {i} {found.verdict} {rows[-1]['seconds']:.1f} s {said}", flush=True)
 
-    with tempfile.TemporaryDirectory() as runs, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as runs, contextlib.closing(Roles()) as roles:
 
         async def problem(name: str) -> None:
             def open_run():
                 wanted = load_problem(f"kernelbench:{name}", checkout)
-                shop = Workshop(wanted, device=device, interpret=False)
+                shop = Workshop(wanted, device=device, roles=roles)
                 place = Path(runs) / name.replace("/", "_")
                 return shop, create_run(place, wanted, where, shop, settings=settings)
 
-            async with slots:
+            async with open_problems:
                 shop, run = await asyncio.to_thread(open_run)
-            stack.callback(shop.close)
-            stack.callback(run.close)
-            texts = [(folder / name.replace("/", "_") / f"{i}.py").read_text() for i in range(EACH)]
-            await asyncio.gather(*(one(run, name, i, text) for i, text in enumerate(texts)))
+                texts = [(folder / name.replace("/", "_") / f"{i}.py").read_text() for i in range(EACH)]
+                await asyncio.gather(*(one(run, name, i, text) for i, text in enumerate(texts)))
+                await asyncio.to_thread(run.close)
+                await asyncio.to_thread(shop.close)
 
         await asyncio.gather(*(problem(name) for name in PROBLEMS[: max(1, most // EACH)]))
     return rows

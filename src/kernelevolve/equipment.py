@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class Workshop:
         interpret: false leaves the interpret rung out where a device compares the values.
         seal: false runs foreign code without any isolation; every Evaluation says so.
         bounds: what a candidate may use on a device.
+        roles: processes that several workshops share, of one lane; whoever made them closes them. Own ones if None.
     """
 
     def __init__(
@@ -56,11 +58,13 @@ class Workshop:
         interpret: bool = True,
         seal: bool = True,
         bounds: Bounds = ON_DEVICE,
+        roles: Roles | None = None,
     ) -> None:
         self.problem, self._wanted, self._interpret, self._bounds = problem, device, interpret, bounds
-        self.roles = Roles(seal=seal)
+        self.roles, self._shares_roles = roles or Roles(seal=seal), roles is not None
         self._bench: Bench | None = None
         self._programs: dict[str, Program | UncoveredOp] = {}
+        self._capturing = threading.Lock()
         self._here: Mapping[str, str] | None = None
         self._seats: list[Device] = []
 
@@ -135,12 +139,13 @@ class Workshop:
         Raises:
             UncoveredOp, ProblemError: it cannot be captured.
         """
-        if workload not in self._programs:
-            try:
-                self._programs[workload] = self._capture(workload)
-            except UncoveredOp as error:
-                self._programs[workload] = error
-        found = self._programs[workload]
+        with self._capturing:  # several candidates may ask at once
+            if workload not in self._programs:
+                try:
+                    self._programs[workload] = self._capture(workload)
+                except UncoveredOp as error:
+                    self._programs[workload] = error
+            found = self._programs[workload]
         if isinstance(found, UncoveredOp):
             raise found
         return found
@@ -186,12 +191,13 @@ class Workshop:
         return made
 
     def close(self) -> None:
-        """Ends all processes."""
+        """Ends all processes but those that are shared."""
         for seat in self._seats:
             seat.free()
         if self._bench is not None:
             self._bench.close()
-        self.roles.close()
+        if not self._shares_roles:
+            self.roles.close()
 
 
 _PROBE = """

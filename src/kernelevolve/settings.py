@@ -154,7 +154,7 @@ _ACCEPTED = (
 _VALUES = ("D1", "D2", "D3", "D4", "D5", "D5p", "D6", "D7", "D8", "D8b", "D9", "D10", "D11", "D12")
 LANES: Mapping[str, Lane] = {
     "screen": Lane(
-        "screen", ("declared", "D1", "D3", "D4", "D6"), 1, 2, _SCREENED, DEFENCES, 6, 1, ("cold",), 1, 0.25
+        "screen", ("declared", "D1", "D3", "D4", "D6"), 1, 2, _SCREENED, DEFENCES, 6, 0, ("cold",), 1, 0.05
     ),
     "accept": Lane(
         "accept", ("declared", *_VALUES), 5, 6, _ACCEPTED, _CARRIED, 30, 2, ("cold", "hot"), 1, 0.25

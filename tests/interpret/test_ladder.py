@@ -25,6 +25,7 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import Bounds
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import Device
+from kernelevolve.evaluate.on_device import OnDevice
 from kernelevolve.evaluate.session import Measured
 from kernelevolve.evaluate.timing import CANDIDATE, Blocks, time_arms
 from kernelevolve.evaluation import Correctness, Evaluation, Evidence, LaunchPlan, Rung, Samples, Verdict
@@ -318,7 +319,7 @@ class Clock(Device):
     def __init__(self) -> None:
         super().__init__("cuda:0", "a made-up device", blocks=Blocks(6, 0), full_cases=1)
 
-    def correct(self, bench: Bench, source: str, choices: Any, cases: Any) -> tuple[list[Correctness], str]:
+    def correct(self, bench: Bench, source: str, choices: Any, cases: Any, *_: Any) -> tuple[list[Correctness], str]:
         return [Correctness(Evidence.MEASURED, True, ())], "none"
 
     def tune(self, *_: Any) -> None:
@@ -334,7 +335,7 @@ def test_what_was_timed_is_kept_call_by_call(workshop: Workshop, bench: Bench, m
     platform = plugins.load("platforms", "h100")
     costs = Engineer(workshop.problem, platform, workshop.program)
     ladder = Ladder(bench, platform, settings_for("quick"), costs, seed=0, device=Clock(), interpret=False)
-    monkeypatch.setattr(ladder, "_behave", lambda *_: None)  # a made-up device holds no worker to look at
+    monkeypatch.setattr(OnDevice, "_behave", lambda *_: None)  # a made-up device holds no worker to look at
     try:
         found = ladder.climb(Candidate("n0", "b0", "guest", HONEST), lambda rung: None, KEPT)
     finally:

@@ -231,7 +231,7 @@ def test_the_ladder_reports_the_plan_where_its_lane_says_so(
     costs = SimpleNamespace(candidate=lambda *_: (), baselines=lambda *_: {})
     ladder = Ladder(bench, H200, settings_for("quick"), costs, seed=0, device=device, interpret=False)
     monkeypatch.setattr(ladder, "lane", lane)
-    monkeypatch.setattr(ladder, "_limit", lambda climb, built: "")
+    monkeypatch.setattr(ladder.modelling, "limit", lambda climb, built: "")
     kept: list[bytes] = []
     found = ladder.climb(Candidate("n0", "b0", "guest", SOURCE), lambda rung: None, lambda data: str(kept.append(data)))
     device.free()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kernelevolve.errors import ProblemError
+from kernelevolve.evaluate import arms
 from kernelevolve.problem import Problem, parse_problem
 from kernelevolve.protocol import Case, Description, Variant
 from kernelevolve.tensors import call, clock, draw, load, outputs
@@ -334,3 +335,7 @@ def test_what_is_timed_includes_the_gradients_that_are_asked_for() -> None:
     assert found["grad:x"].tolist() == [2.0, 2.0, 2.0]
     assert drawn == ["out"]
     assert call.timed(model, "forward", cotangents) is model
+
+
+def test_the_host_counts_with_rings_as_large_as_the_clock_makes_them() -> None:
+    assert (arms.RING_BYTES, arms.SLOTS) == (clock.RING_BYTES, clock.SLOTS_USUAL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -181,3 +182,33 @@ def test_what_a_block_gave_is_handed_on_before_the_next_one() -> None:
 def test_the_interval_alone_decides(low: float, high: float, verdict: str) -> None:
     value = math.sqrt(low * high)
     assert judge_ratio(type(log_interval([0.0]))(value, low, high)) is Verdict(verdict)
+
+
+def test_the_work_of_several_calls_done_in_one_of_them_gains_nothing() -> None:
+    def batched(calls: int) -> list[float]:
+        return [float(calls), *[0.001] * (calls - 1)]
+
+    def honest(calls: int) -> list[float]:
+        return [1.0] * calls
+
+    for arm, said in ((batched, "mean, because"), (honest, "median")):
+        timed = time_arms(
+            {CANDIDATE: arm, "eager": honest}, workload="w", platform="", choice={}, plan=Blocks(6, 0), device="d"
+        )
+        assert timed.timing.speedup.value == pytest.approx(1.0, abs=0.01)
+        assert said in timed.timing.candidate.how
+        assert timed.verdict is Verdict.OK_SAME
+
+
+def test_one_hiccup_in_many_calls_is_not_taken_for_a_trick() -> None:
+    calls = itertools.count()
+
+    def hiccups(count: int) -> list[float]:
+        return [1.5 if next(calls) % 40 == 0 else 1.0 for _ in range(count)]
+
+    timed = time_arms(
+        {CANDIDATE: hiccups, "eager": lambda count: [1.0] * count}, workload="w", platform="", choice={},
+        plan=Blocks(6, 0), device="d",
+    )  # fmt: skip
+    assert timed.timing.candidate.value == 1.0
+    assert "median" in timed.timing.candidate.how

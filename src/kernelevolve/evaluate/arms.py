@@ -63,24 +63,31 @@ class Shape:
 
 HOLD_BYTES = 8 << 30
 HOLD_SHARE = 0.1
+SCREEN_HOLD_BYTES = 4 << 30  # of one of several that share a device
+RING_BYTES, SLOTS = 4 << 30, 20  # most that `tensors.clock` takes for a ring
 
 
-def shape_for(calls: int, slow: bool, slots: int, output: int, free: int) -> Shape:
+def shape_for(calls: int, slow: bool, slots: int, output: int, free: int, *, blocks: int = 0) -> Shape:
     """As many calls as asked for, as far as slots and memory for results allow.
 
     Args:
+        blocks: of a candidate that shares the device, whose results are held together if they fit; 0 = of one that has
+            it to itself, where those of one block are.
         calls: of a short burst.
         slow: one untimed call before each burst is enough.
         output: bytes of one call's results.
         free: bytes of free device memory.
     """
     untimed = 1 if slow or slots < 8 else 3
-    room = max(1, int(min(HOLD_BYTES, HOLD_SHARE * free)) // max(1, output))
+    most = SCREEN_HOLD_BYTES if blocks else HOLD_BYTES
+    room = max(1, int(min(most, HOLD_SHARE * free)) // max(1, output))
     longest = max(1, slots - untimed)
     calls = max(1, min(calls, longest // 2, room // 6))
     longer = min(2 * calls, longest)
-    by_burst = 2 * (calls + longer) > room
-    return Shape(slots, untimed, calls, longer, longer if by_burst else 2 * (calls + longer), by_burst)
+    block = 2 * (calls + longer)
+    by_burst = block > room
+    hold = longer if by_burst else block * max(1, min(blocks, room // block))
+    return Shape(slots, untimed, calls, longer, hold, by_burst)
 
 
 class Arm:
@@ -108,7 +115,8 @@ class Arm:
         """Milliseconds of each of `calls` calls on new inputs."""
         due = self.turns(self.number, self.shape.untimed + calls)
         self.number += 1
-        seeds = [[call.slot, call.case.seed] for call in due]
+        # Untimed calls find their slots as they were.
+        seeds = [[call.slot, call.case.seed if i >= self.shape.untimed else -1] for i, call in enumerate(due)]
         self.ask("renew", {"calls": seeds, "distribution": due[0].case.distribution, "drop": not self.pending})
         start = time.monotonic()
         answer = self.ask("burst", {"mode": self.mode, "untimed": self.shape.untimed, "hold": True})
@@ -120,13 +128,18 @@ class Arm:
             raise Failed(Verdict.TAMPER, f"the worker reports {len(times)} times of {len(timed)} calls")
         self.replaced = [str(name) for name in answer.body.get("replaced", ())]
         self.blocks[-1].append(Taken(len(times), wall, sum(times)))
-        self.history += due[: self.shape.untimed]
         self.pending += [(call, sums[i] if i < len(sums) else ()) for i, call in enumerate(timed)]
         return times
 
-    def next_block(self) -> None:
-        """What is taken from now on belongs to another block; results held so far are given up."""
+    def next_block(self, *, keep: bool = False) -> None:
+        """What is taken from now on belongs to another block; results held so far are given up unless they are to be
+        kept for a comparison."""
         self.blocks.append([])
+        if not keep:
+            self.compared()
+
+    def compared(self) -> None:
+        """The results held so far are no longer needed."""
         self.history += [call for call, _ in self.pending]
         self.pending = []
 
@@ -187,7 +200,7 @@ class Looks:
             return
         chosen = self.seeds.stream(f"{self.label}/full/{block}/{arm.number}")
         full = [chosen.random() < self.share for _ in arm.pending]
-        if not any(full):
+        if not any(full) and not self.full:
             full[chosen.randrange(len(full))] = True
         holding = self._held({})
         try:

@@ -47,6 +47,11 @@ class Gathered:
         if text:
             self.errors[rung] = text
 
+    def forget_errors(self, but: Iterable[Rung]) -> None:
+        """Errors of all other rungs do not count: these are climbed again."""
+        kept = set(but)
+        self.errors = {rung: text for rung, text in self.errors.items() if rung in kept}
+
     def refused(self, failure: Failure) -> None:
         """This is what ended the climb, and what replays it."""
         self.failure = failure

@@ -5,6 +5,7 @@ In: what the rungs found, guard by guard. Out: an Evaluation. Left to others: th
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -88,6 +89,17 @@ class Climb:
         before = self.guards.get(name)
         if before is None or _WORSE.index(held) >= _WORSE.index(before.held):
             self.guards[name] = Guard(name, held, detail)
+
+    def mark(self) -> Mapping[str, Any]:
+        """What has been seen up to here, for `back_to`."""
+        kept = ("reports", "guards", "correctness", "timings", "labels", "choices")
+        return {name: copy.copy(getattr(self, name)) for name in kept}
+
+    def back_to(self, mark: Mapping[str, Any]) -> None:
+        """Forgets what was seen since: it is to be seen again."""
+        for name, value in mark.items():
+            setattr(self, name, copy.copy(value))
+        self.gathered.forget_errors(r.rung for r in self.reports)
 
     def stopped(self) -> Verdict:
         """What can be said where `Reached` ended the climb."""

@@ -7,6 +7,7 @@ outputs travel as memory files that this process hands on without reading.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from kernelevolve import codec
 from kernelevolve.errors import ProblemError
 from kernelevolve.evaluate.asking import BOUNDS, Bounds, Failed, Trial, Unseen, candidate_asks
 from kernelevolve.evaluate.bench import Bench
+from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.talk import Talk
 from kernelevolve.evaluation import Correctness, Evidence, Verdict
 from kernelevolve.protocol import Case
@@ -30,11 +32,16 @@ def compare(
     cases: Sequence[Case],
     evidence: Evidence,
     then: Callable[[Talk], None] | None = None,
+    *,
+    pause: Callable[[], None] = lambda: None,
+    keep: Callable[[Conversation], None] | None = None,
 ) -> tuple[Correctness, str]:
     """Runs and compares every case; returns what was found and which isolation held.
 
     Args:
         then: goes on with the same worker once all cases were right.
+        pause: called before each question.
+        keep: is given the worker once all is well, and ends it when it is no longer needed.
 
     Raises:
         Failed: at the first case that is wrong.
@@ -44,8 +51,10 @@ def compare(
     on_cpu = trial.device == "cpu"
     limits = trial.bounds.limits if on_cpu else trial.bounds.on_device
     scratch = None if on_cpu else bench.scratch(trial.source)
-    with bench.roles["worker"].open(limits, scratch) as worker:
-        talk = Talk(bench, trial, worker)
+    pause()
+    with contextlib.ExitStack() as stack:
+        worker = stack.enter_context(bench.roles["worker"].open(limits, scratch))
+        talk = Talk(bench, trial, worker, pause)
         try:
             talk.load()
             for case in cases:
@@ -63,6 +72,9 @@ def compare(
                 f"{bench.problem.name}, {description.variant.label}: no case says anything ({'; '.join(reasons)}); "
                 "give inputs on which the reference is finite and not constant"
             )
+        if keep is not None:
+            stack.pop_all()
+            keep(worker)
         return _found(talk, evidence, True), worker.isolation
 
 

@@ -20,7 +20,7 @@ from kernelevolve.evaluation import Verdict
 PROBE_SECONDS = 120  # to import torch; on the device the probe gives itself ten
 _WAIT_SECONDS = 5.0
 # How a candidate ends that may have left the device in a bad state.
-_SUSPECT = frozenset((Verdict.CRASH, Verdict.TIMEOUT, Verdict.OOM, Verdict.MEM_RACE))
+SUSPECT = frozenset((Verdict.CRASH, Verdict.TIMEOUT, Verdict.OOM, Verdict.MEM_RACE))
 
 
 def ask(device: str) -> str:
@@ -62,9 +62,17 @@ class Health:
         try:
             yield
         except Failed as failed:
-            if failed.verdict in _SUSPECT:
-                self._check(str(failed))
+            self.after(failed)
             raise
+
+    def after(self, failed: Failed) -> None:
+        """Asks the device, if a candidate failed in a way that may have left it in a bad state.
+
+        Raises:
+            SeatLost: it is quarantined from now on.
+        """
+        if failed.verdict in SUSPECT:
+            self._check(str(failed))
 
     def _check(self, after: str) -> None:
         if not self._probe(self.device):

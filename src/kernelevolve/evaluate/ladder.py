@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from kernelevolve.candidate import Candidate, Choice
 from kernelevolve.evaluate.artefacts import Gathered, Keep
-from kernelevolve.evaluate.behave import Behaviour
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder, Built
 from kernelevolve.evaluate.check import Finding, check_source
@@ -23,8 +21,8 @@ from kernelevolve.evaluate.climb import Climb, Progress, Reached
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, Unseen, addresses, compare
 from kernelevolve.evaluate.hidden import compare_hidden
 from kernelevolve.evaluate.measure import Device
-from kernelevolve.evaluate.plan_lane import GUARD as PLAN_LANE
-from kernelevolve.evaluate.plan_lane import planned
+from kernelevolve.evaluate.modelling import Costs, Modelling
+from kernelevolve.evaluate.on_device import OnDevice
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.structure import examine
 from kernelevolve.evaluate.talk import Talk
@@ -32,34 +30,17 @@ from kernelevolve.evaluate.tune import Group, Tuning, chooses_configs, tuning
 from kernelevolve.evaluation import (
     Evaluation,
     Evidence,
-    Figure,
-    LaunchPlan,
     Rung,
     RungReport,
-    Timing,
     Verdict,
-    speedup,
 )
 from kernelevolve.platforms import Platform
-from kernelevolve.platforms.cost import Work, modelled_launch
 from kernelevolve.protocol import Case, Description
 from kernelevolve.settings import Lane, Settings, lane_for
 
 _PATIENCE = 0.2  # seconds between two calls of a thread that should stop: it may just have opened a conversation
 RAGGED_CASES = 2
 TUNED_CASES = 2
-
-
-class Costs(Protocol):
-    """Bytes and FLOPs, for the modelled time."""
-
-    def candidate(self, candidate: Candidate, plan: LaunchPlan, choice: Mapping[str, Choice]) -> Sequence[Work]:
-        """What each launch of the plan moves and computes."""
-        ...
-
-    def baselines(self, workload: str) -> Mapping[str, Sequence[Work]]:
-        """The same of each baseline, `eager` and `compile`."""
-        ...
 
 
 class Ladder:
@@ -94,13 +75,14 @@ class Ladder:
             candidates: how many are measured of which the best will be taken as the result: intervals are wider then.
             builder: that of another ladder of the same platform, to share its processes.
         """
-        self.bench, self.platform, self.settings, self.costs = bench, platform, settings, costs
+        self.bench, self.platform, self.settings = bench, platform, settings
         self.seed, self.device, self.interpret = seed, device, interpret or device is None
         self.bounds, self.lane = bounds, lane or lane_for(settings.lane)
         self.pinned: Mapping[str, Mapping[str, Choice]] = {}
         self.secret: bytes | None = None
         self.candidates = candidates
         self.builder = builder or Builder(bench, platform, bounds)
+        self.modelling = Modelling(bench, platform, self.builder, costs)
 
     async def evaluate(self, candidate: Candidate, *, progress: Progress, keep: Keep) -> Evaluation:
         """The candidate's Evaluation; `keep` has stored every artefact that it names.
@@ -140,8 +122,7 @@ class Ladder:
             if self.interpret:
                 self._interpret(climb)
             if self.device:
-                with self.device.seat, self.device.health.watched():
-                    verdict = self._measure(climb, self.device)
+                verdict = self._on(self.device).climb(climb, self._cases(climb), self._looked_at(climb))
             else:
                 verdict = self._model(climb)
         except Failed as failed:
@@ -264,14 +245,6 @@ class Ladder:
         names = [w.name for w in self.bench.problem.workloads]
         return names if climb.lane.name != "screen" else names[:1]
 
-    def _behave(self, climb: Climb, device: Device, distribution: str) -> None:
-        """Structure tests and hidden sizes on the device; a screen leaves it at what the interpreter has seen."""
-        if climb.lane.name == "screen" and "first-call" in climb.guards:
-            return
-        behaviour = Behaviour(self.bench, device.torch_name, climb.lane, climb.seeds, distribution, bounds=self.bounds)
-        for name in self._looked_at(climb):
-            climb.labels += behaviour.look(name, climb.candidate.source, climb.choices[name], climb.guard)
-
     def _compare_small(
         self, climb: Climb, cases: Sequence[Case], workloads: Sequence[str], looked_at: Sequence[str] = ()
     ) -> None:
@@ -333,24 +306,16 @@ class Ladder:
     def _full(self) -> list[Description]:
         return [self.bench.full(w.name) for w in self.bench.problem.workloads]
 
+    def _on(self, device: Device) -> OnDevice:
+        return OnDevice(
+            self.bench, self.platform, self.builder, self.modelling, device,
+            bounds=self.bounds, candidates=self.candidates, secret=self.secret,
+        )  # fmt: skip
+
     def _model(self, climb: Climb) -> Verdict:
         """Without a device: tunes by build and model, and models the full-size time."""
-        source = climb.candidate.source
-
-        def tune() -> str:
-            for group in climb.tuning.groups:
-                while choices := group.tuner.ask_some():
-                    some = self.builder.build_some(source, choices, group.workloads)
-                    for choice, built in zip(choices, some, strict=True):
-                        if isinstance(built, Failed):
-                            group.tuner.tell(choice, None)
-                        else:
-                            group.tell(choice, [self._modelled(climb.candidate, b, choice).value for b in built])
-            climb.choices = climb.tuning.choices(climb.start)
-            return f"{climb.tuning.summary('do not build')} by model"
-
-        climb.rung(Rung.TUNE, tune)
-        best = self._build_tuned(climb)
+        climb.rung(Rung.TUNE, lambda: self.modelling.tune(climb))
+        best = self.modelling.build_tuned(climb)
         changed = [name for name, choice in climb.choices.items() if choice != climb.start[name]]
         if changed:
             # A few cases are enough here: the values were compared in full at the default choice.
@@ -363,114 +328,8 @@ class Ladder:
         climb.resources = best[0].resources
         if self.bench.problem.direction != "forward":
             climb.labels.append("modelled time is that of forward alone")
-        climb.timings = tuple(self._timing(climb, built) for built in best)
-        climb.diagnosis = self._limit(climb, best[0])
+        climb.timings = tuple(self.modelling.timing(climb, built) for built in best)
+        climb.diagnosis = self.modelling.limit(climb, best[0])
         message = f"no device: {climb.timings[0].candidate.value:.4g} ms modelled for {self.platform.name}"
         climb.reports.append(RungReport(Rung.TIME, "skipped", 0.0, message, self.platform.name))
         return Verdict.OK_UNTIMED
-
-    def _build_tuned(self, climb: Climb) -> list[Built]:
-        """Each workload at its own choice."""
-        source, names = climb.candidate.source, [w.name for w in self.bench.problem.workloads]
-        built = [self.builder.build(source, climb.choices[name], (name,))[0] for name in names]
-        climb.gathered.planned(b.plan for b in built)
-        return built
-
-    def _modelled(self, candidate: Candidate, built: Built, choice: Mapping[str, Choice]) -> Figure:
-        works = self.costs.candidate(candidate, built.plan, choice)
-        return self.platform.modelled(works, built.for_launches())
-
-    def _limit(self, climb: Climb, built: Built) -> str:
-        """What the model says limits the slowest launch, as `limit: evidence`; empty where compiled facts say more."""
-        if any(r.spill_bytes for r in built.resources):
-            return ""
-        works = self.costs.candidate(climb.candidate, built.plan, climb.choices[built.plan.workload])
-        known = iter(built.for_launches())
-        p = self.platform
-        times = [
-            modelled_launch(p.figures, p.efficiency, p.target.warp_size, w, next(known) if w.compiled else None)
-            for w in works
-        ]
-        work, slowest = max(zip(works, times, strict=True), key=lambda pair: pair[1].seconds)
-        limit = {"memory": "bandwidth", "compute": "compute", "launch": "launch"}[slowest.limit]
-        total = sum(t.seconds for t in times)
-        return (
-            f"{limit}: {work.name} takes {slowest.seconds * 1e3:.4g} of {total * 1e3:.4g} ms: memory "
-            f"{slowest.memory * 1e3:.4g}, arithmetic {slowest.compute * 1e3:.4g}, launch {slowest.overhead * 1e3:.4g} "
-            f"(modelled, {(work.bytes_read + work.bytes_written) / 1e9:.3g} GB)"
-        )
-
-    def _timing(self, climb: Climb, built: Built) -> Timing:
-        workload = built.plan.workload
-        baselines = {name: self.platform.modelled(w) for name, w in self.costs.baselines(workload).items()}
-        against = min(baselines, key=lambda name: baselines[name].value)
-        choice = climb.choices[workload]
-        ours = self._modelled(climb.candidate, built, choice)
-        ratio = speedup(baselines[against], ours)
-        return Timing(workload, self.platform.name, ours, baselines, against, ratio, choice)
-
-    def _measure(self, climb: Climb, device: Device) -> Verdict:
-        """On a device: full-size values, tuning by time, interleaved timing."""
-
-        def correct(cases: Sequence[Case], judged: bool = True) -> str:
-            found, climb.isolation = device.correct(self.bench, climb.candidate.source, climb.choices, cases)
-            climb.correctness += found
-            if judged:
-                self._behave(climb, device, cases[0].distribution)
-            checks, worst = sum(len(f.checks) for f in found), max(found, key=lambda f: f.own_error)
-            return (
-                f"{checks} checks at full size, rms error {worst.own_error:.2g} of the output's spread, "
-                f"the reference's own {worst.reference_error:.2g}"
-            )
-
-        # One case is enough to see that tuning is worth it; the rest is for the choice that is judged.
-        tunable = any(group.tuner.size > 1 for group in climb.tuning.groups)
-        if tunable or climb.last is Rung.CORRECT:
-            first = self._cases(climb) if climb.last is Rung.CORRECT else self._cases(climb)[:1]
-            climb.rung(Rung.CORRECT, lambda: correct(first, climb.last is Rung.CORRECT))
-
-        def tune() -> str:
-            device.tune(self.bench, self.builder, climb.candidate.source, climb.tuning, climb.default)
-            climb.choices = climb.tuning.choices(climb.start)
-            return climb.tuning.summary("ruled out")
-
-        climb.rung(Rung.TUNE, tune)
-        built = self._build_tuned(climb)[0]
-        climb.rung(Rung.CORRECT, lambda: correct(self._cases(climb)))
-        if climb.last is Rung.TUNE:
-            raise Reached
-        climb.resources, climb.diagnosis = built.resources, self._limit(climb, built)
-        verdicts: list[Verdict] = []
-
-        def time_all() -> str:
-            for workload in self.bench.problem.workloads:
-                choice = climb.choices[workload.name]
-                measured = device.time(
-                    self.bench,
-                    workload.name,
-                    climb.candidate.source,
-                    choice,
-                    lane=self.lane,
-                    seeds=Seeds(self.secret),  # of the timed calls: nobody else's
-                    figures=self.platform.figures,
-                    candidates=self.candidates,
-                    distribution=self._cases(climb)[0].distribution,
-                )
-                if climb.on(PLAN_LANE):
-                    rules = {"figures": self.platform.figures, "candidates": self.candidates}
-                    measured = planned(climb, self.builder, device, workload.name, self._cases(climb), measured, rules)
-                for guard in measured.guards:
-                    climb.guard(guard.name, guard.held, guard.detail)
-                for timed in measured.timed:
-                    climb.timings += (replace(timed.timing, platform=self.platform.name),)
-                    climb.gathered.timed(replace(timed.samples, platform=self.platform.name))
-                verdicts.append(measured.timed[0].verdict)
-            return "; ".join(
-                f"{t.workload} {t.candidate.value:.4g} ms, {t.against} {t.speedup.value:.3g}x"
-                + (f" {t.mode}" if t.mode != "cold" else "")
-                for t in climb.timings
-            )
-
-        climb.rung(Rung.TIME, time_all)
-        worst = (Verdict.INCONCLUSIVE, Verdict.OK_SLOWER, Verdict.OK_SAME, Verdict.OK_FASTER)
-        return min(verdicts, key=worst.index)

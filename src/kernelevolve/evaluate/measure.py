@@ -7,19 +7,25 @@ and plans and builds before it asks for it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
+from kernelevolve.evaluate.arms import RING_BYTES, SCREEN_HOLD_BYTES, SLOTS
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder
 from kernelevolve.evaluate.correct import Bounds, Failed, Trial, candidate_asks, compare
 from kernelevolve.evaluate.health import Health
 from kernelevolve.evaluate.roles import Conversation
+from kernelevolve.evaluate.seat import Seat, Share
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.session import Measured, Session, worst_of
 from kernelevolve.evaluate.timing import Blocks
@@ -32,7 +38,37 @@ from kernelevolve.settings import LANES, Lane
 ON_DEVICE = Bounds(load_seconds=180.0, call_seconds=180.0)
 _TUNE_CALLS = 7
 _ROOMY_BYTES = 2 << 30
-_SEATS: dict[str, threading.Lock] = {}
+_CONTEXT_BYTES = 1 << 30
+_STAYS_WARM = 10.0  # seconds after which a baseline is warmed up at length again
+_SEATS: dict[str, Seat] = {}
+_FOR_JUDGES = 0.4  # of the device's memory: oracles that are kept, baselines with their rings
+
+
+class Visit:
+    """One candidate's stay on a device: its place there, and the workers whose values were right."""
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+        self.workers: dict[str, Conversation] = {}
+
+    @property
+    def crowded(self) -> bool:
+        """Whether anybody else was on the device during this stay."""
+        return self._share.crowded
+
+    def give_way(self) -> None:
+        """Lets those by who are to be timed; see `Share`."""
+        self._share.give_way()
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Nobody else submits work inside; see `Share`."""
+        return self._share.alone()
+
+    def leave(self) -> None:
+        """Ends what is still here."""
+        for worker in self.workers.values():
+            worker.end()
+        self.workers.clear()
 
 
 class Device:
@@ -40,7 +76,9 @@ class Device:
 
     Attributes:
         name: the product's name, printed with every figure.
-        seat: held by the candidate that is measured; the same for everybody in this process who names this device.
+        seat: on which a candidate has a place; the same for everybody in this process who names this device.
+        lock: of the baselines' processes.
+        pilots: milliseconds of a call of each baseline, by problem, workload and mode, as first looked at.
         blocks: of timing, where it is not the lane's number.
         answers: what it says of itself where the CPU takes its place; a real one is asked by the candidate.
         bounds: what a candidate may use on it.
@@ -59,18 +97,48 @@ class Device:
         self.torch_name, self.name, self.blocks, self.full_cases = torch_name, name, blocks, full_cases
         self.answers: Mapping[str, Any] = answers or {}
         self.bounds = bounds
-        self.seat = _SEATS.setdefault(torch_name, threading.Lock())
+        self.seat = _SEATS.setdefault(torch_name, Seat())
+        self.lock = threading.RLock()
+        self.pilots: dict[tuple[str, str, str], Mapping[str, float]] = {}
+        self._warmed: dict[Conversation, float] = {}
         self.health = Health(torch_name)
         self._ranking = Seeds()  # of inputs on which nothing is judged
         self._baselines: dict[tuple[str, str, str], Conversation] = {}
 
+    @contextlib.contextmanager
+    def visit(self, bench: Bench, memory: int = 0) -> Iterator[Visit]:
+        """A candidate's stay: with `memory`, the device's bytes, beside others as far as that suffices; else alone."""
+        place = self.seat.shared(self._weight(bench, memory)) if memory else self.seat.alone()
+        with place as share:
+            visit = Visit(share)
+            try:
+                yield visit
+            finally:
+                visit.leave()
+
+    def _weight(self, bench: Bench, memory: int) -> float:
+        """The share of the memory for candidates that one of them takes at most."""
+        sizes = [footprint(bench.full(w.name)) for w in bench.problem.workloads]
+        each = [_CONTEXT_BYTES + 3 * n + min(RING_BYTES, SLOTS * n) + min(SCREEN_HOLD_BYTES, 96 * n) for n in sizes]
+        if max(sizes) > _ROOMY_BYTES:
+            return 1.0
+        return sum(each) / ((1 - _FOR_JUDGES) * memory)
+
     def correct(
-        self, bench: Bench, source: str, choices: Mapping[str, Mapping[str, Choice]], cases: Sequence[Case]
+        self,
+        bench: Bench,
+        source: str,
+        choices: Mapping[str, Mapping[str, Choice]],
+        cases: Sequence[Case],
+        pause: Callable[[], None] = lambda: None,
+        visit: Visit | None = None,
     ) -> tuple[list[Correctness], str]:
         """Compares at full size on the device: the first `full_cases` cases, one of each distribution first.
 
         Args:
             choices: of each workload, by name.
+            pause: called before each question.
+            visit: keeps the workers, to be timed, where memory allows.
 
         Returns:
             one entry per workload, and which isolation held.
@@ -85,14 +153,20 @@ class Device:
             choice, full = choices[workload.name], bench.full(workload.name)
             trial = Trial(source, choice, full, self.torch_name, self.answers, self.bounds)
             self._make_room(trial.description)
-            one, isolation = compare(bench, trial, ordered[: self.full_cases], Evidence.MEASURED)
+            roomy = visit is not None and footprint(trial.description) <= _ROOMY_BYTES
+            keep = partial(visit.workers.__setitem__, workload.name) if visit is not None and roomy else None
+            some = ordered[: self.full_cases]
+            one, isolation = compare(bench, trial, some, Evidence.MEASURED, pause=pause, keep=keep)
             if footprint(trial.description) > _ROOMY_BYTES:
                 bench.forget(trial.description, self.torch_name)
             found.append(one)
         return found, isolation
 
     def _make_room(self, description: Description) -> None:
-        """Ends the baselines' processes if their rings of full-size inputs could leave too little memory."""
+        """Ends the baselines' processes if their rings of full-size inputs could leave too little memory.
+
+        A candidate of that size is alone on the device.
+        """
         if footprint(description) > _ROOMY_BYTES:
             self.free()
 
@@ -101,6 +175,7 @@ class Device:
         for conversation in self._baselines.values():
             conversation.end()
         self._baselines.clear()
+        self._warmed.clear()
 
     def worker(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Conversation:
         """A fresh process that holds the candidate at full size.
@@ -173,6 +248,7 @@ class Device:
         figures: HardwareFigures | None = None,
         candidates: int = 1,
         distribution: str = "declared",
+        visit: Visit | None = None,
     ) -> Measured:
         """Candidate and baselines interleaved, in as many fresh processes as the lane says.
 
@@ -182,6 +258,7 @@ class Device:
             figures: of the platform, for the floor.
             candidates: how many are measured of which the best will be taken.
             distribution: of the inputs of timed calls.
+            visit: of a candidate that shares the device: it is timed in the worker kept there.
 
         Raises:
             Failed: a timed call was wrong, or its time cannot be true.
@@ -194,7 +271,11 @@ class Device:
                 self.free()
             own = seeds if not number else Seeds(seeds.seed(f"process/{number}").to_bytes(16, "big"))
             rules: dict[str, Any] = {"figures": figures, "candidates": candidates, "distribution": distribution}
-            session = Session(bench, self, trial, lane, own, blocks=self.blocks, **rules)
+            kept = visit.workers.pop(workload, None) if visit is not None and not number else None
+            if kept is not None and lane.name != "screen":
+                kept.end()
+                kept = None
+            session = Session(bench, self, trial, lane, own, blocks=self.blocks, worker=kept, visit=visit, **rules)
             runs.append(session.measure())
         timed = tuple(worst_of(modes) for modes in zip(*(run.timed for run in runs), strict=True))
         return Measured(timed, tuple(guard for run in runs for guard in run.guards))
@@ -209,6 +290,12 @@ class Device:
             bench.judged(judge, "baseline", {"opened": opened, "arm": arm, **state})
             self._baselines[key] = judge
         return self._baselines[key]
+
+    def is_warm(self, judge: Conversation) -> bool:
+        """Whether a baseline was warmed up not long ago; from now on it was."""
+        now = time.monotonic()
+        before, self._warmed[judge] = self._warmed.get(judge, -math.inf), now
+        return now - before < _STAYS_WARM
 
 
 _WIDTHS = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}

@@ -7,7 +7,9 @@ of the clock (`consistency`), what the driver says (`watch`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -21,8 +23,10 @@ from kernelevolve.evaluate.correct import Failed, Trial, candidate_asks
 from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.timing import (
+    BURSTS,
     CANDIDATE,
     Blocks,
+    Burst,
     NothingCounts,
     Plan,
     Timed,
@@ -32,7 +36,7 @@ from kernelevolve.evaluate.timing import (
     time_arms,
 )
 from kernelevolve.evaluate.watch import Watch
-from kernelevolve.evaluation import Guard, Verdict
+from kernelevolve.evaluation import Evidence, Figure, Guard, Verdict
 from kernelevolve.hardware import HardwareFigures
 from kernelevolve.protocol import Case
 from kernelevolve.settings import Lane
@@ -41,10 +45,30 @@ from kernelevolve.wire import Message
 WARM_SECONDS = {"cuda": 0.2, "cpu": 0.02}  # of work, so that clocks are up
 FLOOR = 0.9  # of the least time: peaks and clocks are known no better
 SLOW_MS = 10.0
+BEHIND = 1.15  # times the fastest baseline's time, beyond which a screen does not take another one along
+PILOT_HOW = "median of one short burst before the first candidate, not interleaved"
 _MORE_BLOCKS = 12  # before anybody is accused of a false clock
 _COMPULSORY_SECONDS = 5.0
 _MOVED: WeakKeyDictionary[Bench, dict[tuple[str, str, str], Mapping[str, Any]]] = WeakKeyDictionary()
 GUARDS = ("fresh-inputs", "timed-outputs", "clock", "floor")
+
+
+class Stay(Protocol):
+    """A candidate's stay on a device that it shares."""
+
+    def give_way(self) -> None: ...
+
+    def alone(self) -> AbstractContextManager[None]: ...
+
+
+class _Alone:
+    """A stay where nobody else is on the device."""
+
+    def give_way(self) -> None:
+        """There is nobody to be let by."""
+
+    def alone(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class Place(Protocol):
@@ -52,8 +76,12 @@ class Place(Protocol):
 
     torch_name: str
     name: str
+    lock: threading.RLock
+    pilots: dict[tuple[str, str, str], Mapping[str, float]]
 
     def baseline(self, bench: Bench, workload: str, arm: str) -> Conversation: ...
+
+    def is_warm(self, judge: Conversation) -> bool: ...
 
     def worker(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Conversation: ...
 
@@ -69,11 +97,16 @@ class Measured:
 class Session:
     """One candidate, one workload, one process of its own.
 
+    In a screen it gets ready beside others, is timed alone, and what is left to compare then is compared beside others
+    again; baselines far behind the fastest are left out, with the time of the first look at them.
+
     Args:
         figures: of the platform, for the floor; None where nobody knows them.
         candidates: how many are measured of which the best will be taken.
         blocks: in place of the lane's.
         distribution: of the inputs of timed calls; one on which passing means something.
+        worker: that has the candidate already; a fresh one if None. It is ended here in any case.
+        visit: of a candidate that shares the device.
     """
 
     def __init__(
@@ -88,7 +121,11 @@ class Session:
         candidates: int = 1,
         blocks: Blocks | None = None,
         distribution: str = "declared",
+        worker: Conversation | None = None,
+        visit: Stay | None = None,
     ) -> None:
+        self._kept, self.visit = worker, visit or _Alone()
+        self.screen = lane.name == "screen"
         self.bench, self.place, self.trial, self.lane, self.seeds = bench, place, trial, lane, seeds
         self.figures, self.candidates = figures, candidates
         self.blocks = blocks or Blocks(lane.blocks, lane.doublings)
@@ -105,18 +142,27 @@ class Session:
             ProblemError, SeatLost: not the candidate's fault.
         """
         trial = self.trial
-        worker = self.place.worker(self.bench, self.workload, trial.source, trial.choice)
+        worker = self._kept
         try:
-            judges = {n: self.place.baseline(self.bench, self.workload, n) for n in self.bench.problem.baselines}
-            facts = self._warm_baselines(judges)
+            self.visit.give_way()
+            if worker is None:
+                worker = self.place.worker(self.bench, self.workload, trial.source, trial.choice)
+            with self.place.lock:
+                judges = {n: self.place.baseline(self.bench, self.workload, n) for n in self.bench.problem.baselines}
+                facts = self._warm_baselines(judges)
             timed = tuple(self._mode(mode, worker, judges, facts) for mode in self.lane.modes)
         finally:
-            worker.end()
+            if worker is not None:
+                worker.end()
         return Measured(timed, tuple(self.guards))
 
     def _warm_baselines(self, judges: Mapping[str, Conversation]) -> Mapping[str, Any]:
         body = self._warm_body(self._seed("warm"), slots=0, hold=0)
-        return [self.bench.judged(judge, "warm", body).body for judge in judges.values()][-1]
+        last: Mapping[str, Any] = {}
+        for judge in judges.values():
+            seconds = 0.0 if self.place.is_warm(judge) else body["seconds"]
+            last = self.bench.judged(judge, "warm", {**body, "seconds": seconds}).body
+        return last
 
     def _warm_body(self, seed: int, *, slots: int, hold: int) -> dict[str, Any]:
         rules = {"seed": seed, "state": self.state, "distribution": self.distribution}
@@ -130,22 +176,37 @@ class Session:
     def _mode(
         self, mode: str, worker: Conversation, judges: Mapping[str, Conversation], facts: Mapping[str, Any]
     ) -> Timed:
-        arms, looks = self._arms(mode, worker, judges, facts)
+        pilots = self._pilots(mode, judges, facts)
+        arms, looks = self._arms(mode, worker, judges, facts, pilots)
         candidate, shape = arms[CANDIDATE], arms[CANDIDATE].shape
+        block_calls = BURSTS // 2 * (shape.calls + shape.longer)
+
+        def burst(calls: int) -> Sequence[float]:
+            times = candidate(calls)
+            if looks is not None and shape.by_burst:
+                looks.look(candidate, candidate.number)
+                candidate.compared()
+            return times
 
         def after(block: int) -> None:
-            if looks is not None:
+            if looks is not None and len(candidate.pending) + block_calls > shape.hold:
                 looks.look(candidate, block)
+                candidate.compared()
             for arm in arms.values():
-                arm.next_block()
+                arm.next_block(keep=arm is candidate and looks is not None)
 
+        def one_more(block: int) -> None:
+            interleave(bursts, block, shape.calls, shape.longer)
+            after(block)
+
+        bursts: dict[str, Burst] = {**arms, CANDIDATE: burst}
         plan = Plan(self.blocks, shape.calls, shape.longer, mode, self.candidates)
         index = self.place.torch_name.partition(":")[2] if self.place.torch_name.startswith("cuda") else ""
         watch = Watch(int(index or 0) if self.place.torch_name.startswith("cuda") else None)
-        with watch.watching():
+        with self.visit.alone(), watch.watching():
             try:
                 timed = time_arms(
-                    arms,
+                    bursts,
                     workload=self.workload,
                     platform="",
                     choice=self.trial.choice,
@@ -156,34 +217,64 @@ class Session:
                 )
             except NothingCounts as error:
                 raise Failed(Verdict.INCONCLUSIVE, str(error)) from error
-        self._clock(arms, timed.timing.against, after, shape)
+            self._clock(arms, timed.timing.against, one_more)
+        if looks is not None and candidate.pending:
+            self.visit.give_way()
+            looks.look(candidate, len(candidate.blocks))
+        self.visit.give_way()
         self._floor(mode, timed)
         self._report(mode, arms, looks, watch)
-        return timed
+        left_out = {
+            name: Figure(ms, "ms", Evidence.MEASURED, f"{self.place.name}: {PILOT_HOW}")
+            for name, ms in pilots.items()
+            if name not in arms
+        }
+        return replace(timed, timing=replace(timed.timing, baselines={**timed.timing.baselines, **left_out}))
+
+    def _pilots(self, mode: str, judges: Mapping[str, Conversation], facts: Mapping[str, Any]) -> Mapping[str, float]:
+        """Milliseconds of a call of each baseline; in a screen those of the first candidate, so all have the same."""
+        key = (self.bench.problem.key, self.workload, mode)
+        if self.screen and key in self.place.pilots:
+            return self.place.pilots[key]
+        turns = turns_of(self.seeds, f"time/{self.workload}/{mode}", int(facts["slots"]), self.state, self.distribution)
+        short = Shape(int(facts["slots"]), 1, 1, 1, 0, False)
+        first = {name: Arm(self._judge_asks(judge), turns, short, mode) for name, judge in judges.items()}
+        with self.visit.alone():
+            self.place.pilots[key] = pilot(first)
+        return self.place.pilots[key]
+
+    def _judge_asks(self, judge: Conversation) -> Any:
+        return lambda kind, body: self.bench.judged(judge, kind, body)
 
     def _arms(
-        self, mode: str, worker: Conversation, judges: Mapping[str, Conversation], facts: Mapping[str, Any]
+        self,
+        mode: str,
+        worker: Conversation,
+        judges: Mapping[str, Conversation],
+        facts: Mapping[str, Any],
+        pilots: Mapping[str, float],
     ) -> tuple[dict[str, Arm], Looks | None]:
-        def judge_asks(judge: Conversation) -> Any:
-            return lambda kind, body: self.bench.judged(judge, kind, body)
-
         def worker_asks(kind: str, body: Mapping[str, Any]) -> Message:
             return candidate_asks(worker, kind, body, seconds=self.trial.bounds.call_seconds)  # type: ignore[no-any-return]
 
         label = f"time/{self.workload}/{mode}"
         slots, output, free = int(facts["slots"]), int(facts["output"]), int(facts["free"])
         turns = turns_of(self.seeds, label, slots, self.state, self.distribution)
-        short = Shape(slots, 1, 1, 1, 0, False)
-        first = {name: Arm(judge_asks(judge), turns, short, mode) for name, judge in judges.items()}
-        fastest = pilot(first)
-        shape = shape_for(calls_per_burst(fastest), fastest >= SLOW_MS, slots, output, free)
+        fastest = min(pilots.values())
+        calls, slow = calls_per_burst(fastest), fastest >= SLOW_MS
+        block = shape_for(calls, slow, slots, output, free)
+        shape = shape_for(calls, slow, slots, output, free, blocks=self._blocks_held()) if self.screen else block
+        timed = {n: j for n, j in judges.items() if not self.screen or pilots[n] <= BEHIND * fastest}
         seed = self._seed(f"{mode}/warm")
-        warm = self._warm_body(seed, slots=slots, hold=shape.hold)
-        worker_asks("warm", warm)
-        for judge in judges.values():
-            self.bench.judged(judge, "warm", {**warm, "seconds": 0.0})
+        self.visit.give_way()
+        worker_asks("warm", self._warm_body(seed, slots=slots, hold=shape.hold))
+        self.visit.give_way()
+        with self.place.lock:
+            again = {**self._warm_body(seed, slots=slots, hold=block.hold), "seconds": 0.0}
+            for judge in timed.values():
+                self.bench.judged(judge, "warm", again)
         arms = {CANDIDATE: Arm(worker_asks, turns, shape, mode)}
-        arms |= {name: Arm(judge_asks(judge), turns, shape, mode) for name, judge in judges.items()}
+        arms |= {name: Arm(self._judge_asks(judge), turns, block, mode) for name, judge in timed.items()}
         for arm in arms.values():
             arm.number = 1  # number 0 was the pilot's
         if "timed-outputs" not in self.lane.defences:
@@ -195,7 +286,11 @@ class Session:
         looks.started([Call(i, Case(seed + i, self.distribution, state=self.state)) for i in range(slots)])
         return arms, looks
 
-    def _clock(self, arms: Mapping[str, Arm], against: str, after: Any, shape: Shape) -> None:
+    def _blocks_held(self) -> int:
+        """Blocks whose results are held together in a screen: as many as it has at most."""
+        return self.blocks.count << self.blocks.doublings
+
+    def _clock(self, arms: Mapping[str, Arm], against: str, one_more: Callable[[int], None]) -> None:
         """Refuses times that this process's own clock contradicts; looks longer before it does."""
         if "clock" not in self.lane.defences:
             return
@@ -205,8 +300,7 @@ class Session:
         if not found.holds:
             done = len(arms[CANDIDATE].blocks)
             for block in range(done, done + _MORE_BLOCKS):
-                interleave(arms, block, shape.calls, shape.longer)
-                after(block)
+                one_more(block)
             found = self._consistency(arms, against)
         if not found.holds:
             raise self._refused("clock", Verdict.TIMER_INCONSISTENT, f"{found}")
@@ -239,11 +333,12 @@ class Session:
 
     def _compulsory(self) -> Mapping[str, Any]:
         """The bytes of this workload, tried once for all candidates of a bench."""
-        known = _MOVED.setdefault(self.bench, {})
-        key = (self.workload, self.place.torch_name, self.distribution)
-        if key not in known:
-            known[key] = self._try_compulsory()
-        return known[key]
+        with self.bench.lock:  # several candidates may want to know at once
+            known = _MOVED.setdefault(self.bench, {})
+            key = (self.workload, self.place.torch_name, self.distribution)
+            if key not in known:
+                known[key] = self._try_compulsory()
+            return known[key]
 
     def _try_compulsory(self) -> Mapping[str, Any]:
         case = Case(self.seeds.seed(f"time/{self.workload}/floor"), self.distribution, state=self.state)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,10 +40,15 @@ class Talk:
         tried: the case of every call, in order; `right` those that passed, whose outputs the candidate may remember.
         errors: largest relative rms error of the candidate and of the reference.
         looked: calls whose inputs and weights the judge compared with its own afterwards.
+
+    Args:
+        pause: called before each question, where somebody else may have to be let by.
     """
 
-    def __init__(self, bench: Bench, trial: Trial, worker: Conversation) -> None:
-        self.bench, self.trial, self.worker = bench, trial, worker
+    def __init__(
+        self, bench: Bench, trial: Trial, worker: Conversation, pause: Callable[[], None] = lambda: None
+    ) -> None:
+        self.bench, self.trial, self.worker, self._pause = bench, trial, worker, pause
         self.checks: list[Check] = []
         self.tried: list[Case] = []
         self.right: list[Case] = []
@@ -70,6 +75,7 @@ class Talk:
 
     def ask(self, kind: str, body: Mapping[str, Any], *, seconds: float | None = None) -> Message:
         """The worker's answer; see `candidate_asks`."""
+        self._pause()
         answer: Message = candidate_asks(
             self.worker, kind, body, seconds=seconds if seconds is not None else self.trial.bounds.call_seconds
         )
@@ -77,6 +83,7 @@ class Talk:
 
     def judge(self, kind: str, body: Mapping[str, Any], given: Message | None = None) -> Mapping[str, Any]:
         """The judge's answer about this size; `given` is the worker's message that holds what it is about."""
+        self._pause()  # before the lock: whoever has the device to itself may need the same judge
         with self.bench.lock:
             judge = self.bench.oracle(self.trial.description, self.trial.device)
             return self.bench.judged(judge, kind, body, given.attachments if given is not None else None).body
@@ -165,6 +172,7 @@ class Talk:
 
     def _in_place(self, body: Mapping[str, Any], called: Message) -> Mapping[str, Any] | None:
         """The judge compares in the worker's device memory; None where the two cannot share any."""
+        self._pause()
         with self.bench.lock:
             judge = self.bench.oracle(self.trial.description, self.trial.device)
             asked = {**body, "handles": called.body["handles"]}

@@ -5,11 +5,13 @@ that it was made of, and the verdict that its interval allows. Left to others: t
 in the worker and in the judge's baseline), comparing what the calls gave (`measure`).
 
 The arms are processes of their own, and this process hands out the turn, so only one of them submits work. A block is
-four bursts of each arm, ABBAABBA and BAABBAAB in turn, so what drifts slowly cancels inside a block; half of the bursts
-are twice as long as the others, which is what the cross-check of the clock needs (`consistency`). The statistic of a
-burst is its median, that of a block the mean of the logarithms of its bursts, the estimate the mean over blocks of the
-difference. The interval is looked at after 1, 2 and 4 times the first blocks, each time at a level at which all looks
-together claim a difference of equal arms in at most 5 %.
+four bursts of each arm, ABBAABBA and BAABBAAB in turn, so what drifts slowly cancels inside a block; half of the
+bursts are twice as long as the others, which is what the cross-check of the clock needs (`consistency`). The statistic
+of a burst is its median; where the calls of a burst differ so much that its mean says something else, the mean: a
+candidate that does the work of several calls in one of them gains nothing. That of a block is the mean of the
+logarithms of its bursts, the estimate the mean over blocks of the difference. The interval is looked at after 1, 2 and
+4 times the first blocks, each time at a level at which all looks together claim a difference of equal arms in at most
+5 %.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ from kernelevolve.evaluate.statistics import Interval, confidence_of, judge_rati
 from kernelevolve.evaluation import Evidence, Figure, Samples, Timing, Verdict
 
 Burst = Callable[[int], Sequence[float]]  # number of calls -> milliseconds of each
+Statistic = Callable[[Sequence[float]], float]
 CANDIDATE = "candidate"
 BURSTS = 4  # of each arm in a block
 DROPPED = 0.2  # share of blocks beyond which nothing is said
+UNEVEN = 1.03  # by how much more than the baselines' a candidate's mean may be above its median
 _PILOT = 3
 _MODES = {"cold": "cold L2", "hot": "inputs just read", "burst": "back to back, warm L2"}
 
@@ -129,7 +133,7 @@ def time_arms(
     """
     plan = Plan(plan) if isinstance(plan, Blocks) else plan
     baselines = [name for name in arms if name != CANDIDATE]
-    calls = plan.calls or calls_per_burst(pilot(arms))
+    calls = plan.calls or calls_per_burst(min(pilot(arms).values()))
     longer = plan.longer or 2 * calls
     samples: dict[str, list[list[list[float]]]] = {name: [] for name in arms}
     dropped: list[str] = []
@@ -149,7 +153,8 @@ def time_arms(
                 samples[name].append(bursts)
         if not samples[CANDIDATE]:
             break
-        ratio, against = ratio_of(samples, baselines, confidence)
+        statistic = statistic_for(samples)
+        ratio, against = ratio_of(samples, baselines, confidence, statistic)
         verdict = judge_ratio(ratio)
         if verdict is not Verdict.INCONCLUSIVE:
             break
@@ -160,10 +165,11 @@ def time_arms(
         verdict = Verdict.INCONCLUSIVE
     count = len(samples[CANDIDATE])
     kinds = f"{BURSTS} bursts ({calls} or {longer} calls)"
-    how = f"{device}: {_MODES[plan.mode]}, {count} interleaved blocks of {kinds}, median"
+    name = "median" if statistic is statistics.median else "mean, because the candidate's calls differ within a burst"
+    how = f"{device}: {_MODES[plan.mode]}, {count} interleaved blocks of {kinds}, {name}"
     if dropped:
         how += f"; {len(dropped)} of {done} blocks dropped ({dropped[0]})"
-    figures = {name: _figure(blocks, how) for name, blocks in samples.items()}
+    figures = {name: _figure(blocks, how, statistic) for name, blocks in samples.items()}
     timing = Timing(
         workload=workload,
         platform=platform,
@@ -182,40 +188,56 @@ class NothingCounts(Exception):
     """Every block was disturbed: nothing can be said of the time."""
 
 
-def pilot(arms: Mapping[str, Burst]) -> float:
-    """Milliseconds of a call of the fastest baseline, from one short burst each."""
-    return min(statistics.median(burst(_PILOT)) for name, burst in arms.items() if name != CANDIDATE)
+def pilot(arms: Mapping[str, Burst]) -> dict[str, float]:
+    """Milliseconds of a call of each baseline, from one short burst each."""
+    return {name: statistics.median(burst(_PILOT)) for name, burst in arms.items() if name != CANDIDATE}
 
 
-def block_logs(blocks: Sequence[Sequence[Sequence[float]]]) -> list[float]:
-    """The statistic of each block: the mean over its bursts of the logarithm of the burst's median.
+def unevenness(blocks: Sequence[Sequence[Sequence[float]]]) -> float:
+    """All calls together over what they would be if each took its burst's median."""
+    bursts = [burst for block in blocks for burst in block]
+    return sum(map(sum, bursts)) / sum(len(burst) * statistics.median(burst) for burst in bursts)
+
+
+def statistic_for(samples: Mapping[str, Sequence[Sequence[Sequence[float]]]]) -> Statistic:
+    """The median, unless the candidate's calls differ within bursts more than any baseline's do: then the mean."""
+    found = {name: unevenness(blocks) for name, blocks in samples.items()}
+    usual = max(value for name, value in found.items() if name != CANDIDATE)
+    return statistics.fmean if found[CANDIDATE] > UNEVEN * usual else statistics.median
+
+
+def block_logs(blocks: Sequence[Sequence[Sequence[float]]], statistic: Statistic = statistics.median) -> list[float]:
+    """The statistic of each block: the mean over its bursts of the logarithm of the burst's own.
 
     Raises:
         ValueError: a time that is not above zero.
     """
     logs = []
     for bursts in blocks:
-        medians = [statistics.median(burst) for burst in bursts]
-        if min(medians) <= 0:
-            raise ValueError("a burst's median is not above zero")
-        logs.append(statistics.fmean(map(math.log, medians)))
+        found = [statistic(burst) for burst in bursts]
+        if min(found) <= 0:
+            raise ValueError("a burst's time is not above zero")
+        logs.append(statistics.fmean(map(math.log, found)))
     return logs
 
 
 def ratio_of(
-    samples: Mapping[str, Sequence[Sequence[Sequence[float]]]], baselines: Sequence[str], confidence: float = 0.95
+    samples: Mapping[str, Sequence[Sequence[Sequence[float]]]],
+    baselines: Sequence[str],
+    confidence: float = 0.95,
+    statistic: Statistic = statistics.median,
 ) -> tuple[Interval, str]:
     """The fastest baseline's time over the candidate's, from the blocks of each arm; and that baseline's name."""
-    logs = {name: block_logs(blocks) for name, blocks in samples.items()}
+    logs = {name: block_logs(blocks, statistic) for name, blocks in samples.items()}
     against = min(baselines, key=lambda name: statistics.median(logs[name]))
     differences = [a - b for a, b in zip(logs[against], logs[CANDIDATE], strict=True)]
     return log_interval(differences, confidence), against
 
 
-def _figure(blocks: Sequence[Sequence[Sequence[float]]], how: str) -> Figure:
-    interval = log_interval(block_logs(blocks))
-    medians = [statistics.median(burst) for bursts in blocks for burst in bursts]
-    return Figure(statistics.median(medians), "ms", Evidence.MEASURED, how, interval.low, interval.high)
+def _figure(blocks: Sequence[Sequence[Sequence[float]]], how: str, statistic: Statistic) -> Figure:
+    interval = log_interval(block_logs(blocks, statistic))
+    found = [statistic(burst) for bursts in blocks for burst in bursts]
+    return Figure(statistics.median(found), "ms", Evidence.MEASURED, how, interval.low, interval.high)
 
 
 def _speedup(ratio: Interval, how: str) -> Figure:

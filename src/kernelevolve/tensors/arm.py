@@ -71,8 +71,8 @@ class Arm:
         """`renew {calls, distribution, drop}`: other bytes in the slots that the next burst visits, in this order.
 
         Args:
-            body: `calls` are pairs of a slot and the seed of its inputs, each slot at most once; with `drop` results
-                held so far are forgotten first.
+            body: `calls` are pairs of a slot and the seed of its inputs, below 0 for those that it has, each slot at
+                most once; with `drop` results held so far are forgotten first.
 
         Raises:
             ValueError: no such slot, or one of them twice.
@@ -85,6 +85,8 @@ class Arm:
         if len(set(self._due)) != len(self._due) or not all(0 <= slot < len(ring.slots) for slot in self._due):
             raise ValueError(f"a burst visits each of {len(ring.slots)} slots at most once, asked for {self._due}")
         for slot, seed in calls:
+            if seed < 0:
+                continue
             ring.renew(slot, self.draw(Case(seed, str(body.get("distribution", "declared")))))
         self.before()
         ring.wait()

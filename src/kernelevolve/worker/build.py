@@ -8,10 +8,12 @@ binary itself, through the `cuobjdump` that Triton carries (NVIDIA) or the code 
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import math
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ def build(compilable: Compilable, target: Target, figures: HardwareFigures) -> R
     """
     name = compilable.function.__name__
     kernel = compiled(compilable, target)
+    if target.backend == "cuda":
+        _ready_launcher(kernel)
     shared = int(kernel.metadata.shared)
     if shared > figures.shared_bytes_per_block:
         limit = figures.shared_bytes_per_block
@@ -65,6 +69,21 @@ def compiled(compilable: Compilable, target: Target) -> Any:
         return triton.compile(source, target=gpu, options=compilable.options.__dict__)
     except (Exception, SystemExit) as error:
         raise blame(error, Verdict.COMPILE_ERROR) from error
+
+
+def _ready_launcher(kernel: Any) -> None:
+    """Has Triton compile the host code that starts a kernel, so that nobody waits for it on a device.
+
+    Older versions write C for each signature and run a C compiler. It is linked against the driver's library: where
+    there is none, there is no device to wait for either.
+    """
+    nvidia = triton.backends.backends["nvidia"].driver
+    module = sys.modules[nvidia.__module__]
+    if not hasattr(module, "make_launcher"):
+        return
+    with contextlib.suppress(AssertionError, OSError, RuntimeError, subprocess.SubprocessError):
+        module.CudaUtils()
+        module.CudaLauncher(kernel.src, kernel.metadata)
 
 
 _RESOURCE = re.compile(r"REG:(\d+)\s+STACK:(\d+)\s+SHARED:(\d+)\s+LOCAL:(\d+)")

@@ -1,0 +1,131 @@
+"""Who is on a device now: several candidates whose values are compared, or one that is timed, and then nobody else.
+
+In: how much of the device's memory a candidate will take, and when it is to be timed. Out: contexts that wait for their
+turn. Left to others: what is done there (`ladder`, `measure`). A Seat knows nothing of devices.
+
+Comparing values is mostly waiting for processes, so candidates do it side by side; a time counts only while nobody else
+submits work. So each candidate holds a `Share`, gives way between two pieces of work as soon as somebody is to be
+timed, and is timed `alone`. Several that are ready are timed one after the other before the rest goes on: each change
+of turn waits for the longest piece of work under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Iterator
+
+SIDE_BY_SIDE = 8  # candidates on one device, if its memory holds them
+READY = 4  # that wait to be timed before the others have to give way, unless there are no others
+
+
+class Seat:
+    """One device.
+
+    Args:
+        most: candidates that share it at a time.
+        ready: of them wait to be timed before the others have to give way.
+    """
+
+    def __init__(self, most: int = SIDE_BY_SIDE, ready: int = READY) -> None:
+        self._most, self._ready = most, ready
+        self._turn = threading.Condition()
+        self._queue: deque[object] = deque()  # who waits for a place, in order
+        self._weights: list[float] = []
+        self._present: list[Share] = []
+        self._active = 0  # shares under way
+        self._waiting = 0  # shares that want to be alone
+        self._alone = False
+        self._timing = False  # from when enough are ready until all of those were timed
+
+    @contextlib.contextmanager
+    def shared(self, weight: float) -> Iterator[Share]:
+        """A place beside others, in the order of asking.
+
+        Args:
+            weight: share of the device's memory, above 0; what is above 1 counts as 1.
+        """
+        weight, ticket = min(1.0, weight), object()
+        with self._turn:
+            self._queue.append(ticket)
+            try:
+                self._turn.wait_for(lambda: self._queue[0] is ticket and self._fits(weight) and not self._timing)
+            finally:
+                self._queue.remove(ticket)
+                self._turn.notify_all()
+            share = Share(self)
+            self._weights.append(weight)
+            self._present.append(share)
+            if len(self._present) > 1:
+                for one in self._present:
+                    one.crowded = True
+            self._active += 1
+        try:
+            yield share
+        finally:
+            with self._turn:
+                self._weights.remove(weight)
+                self._present.remove(share)
+                self._active -= 1
+                self._turn.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[Share]:
+        """The whole device from the beginning."""
+        with self.shared(1.0) as share:
+            yield share
+
+    def _fits(self, weight: float) -> bool:
+        return not self._weights or (len(self._weights) < self._most and sum(self._weights) + weight <= 1.0)
+
+    def give_way(self) -> None:
+        """For a share under way: waits while others are timed."""
+        with self._turn:
+            if self._timing:
+                self._active -= 1
+                self._turn.notify_all()
+                self._turn.wait_for(lambda: not self._timing)
+                self._active += 1
+
+    @contextlib.contextmanager
+    def only(self) -> Iterator[None]:
+        """For a share under way: nobody else is under way inside. It goes on once all who were ready had their turn."""
+        with self._turn:
+            self._active -= 1
+            self._waiting += 1
+            self._timing = self._timing or self._waiting >= self._ready
+            self._turn.notify_all()
+            self._turn.wait_for(lambda: not self._alone and self._active == 0)
+            self._waiting -= 1
+            self._alone = self._timing = True
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._alone, self._timing = False, self._waiting > 0
+                self._turn.notify_all()
+                self._turn.wait_for(lambda: not self._timing)
+                self._active += 1
+
+
+class Share:
+    """A candidate's place on a device.
+
+    Attributes:
+        crowded: whether anybody else ever had a place at the same time.
+    """
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+        self.crowded = False
+
+    def give_way(self) -> None:
+        """To be called between two pieces of work, holding nothing that somebody who is timed could need."""
+        self._seat.give_way()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else submits work to the device inside."""
+        with self._seat.only():
+            yield

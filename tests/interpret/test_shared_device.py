@@ -1,0 +1,168 @@
+"""Candidates that share a device in a search: right verdicts for all, times taken alone, neighbours not to blame."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from kernelevolve import plugins
+from kernelevolve.candidate import Candidate
+from kernelevolve.evaluate import measure
+from kernelevolve.evaluate.bench import Bench
+from kernelevolve.evaluate.correct import Failed
+from kernelevolve.evaluate.ladder import Ladder
+from kernelevolve.evaluate.measure import Device
+from kernelevolve.evaluate.roles import Roles
+from kernelevolve.evaluate.timing import Blocks
+from kernelevolve.evaluation import Evaluation, Verdict
+from kernelevolve.problem import parse_problem
+from kernelevolve.settings import LANES, settings_for
+
+REFERENCE = """
+import torch
+import torch.nn as nn
+
+COUNT = 4096
+
+
+class Model(nn.Module):
+    def forward(self, x):
+        return torch.relu(x)
+
+
+def get_inputs():
+    return [torch.randn(COUNT)]
+
+
+def get_init_inputs():
+    return []
+"""
+HONEST = """
+import torch
+import torch.nn as nn
+import triton
+import triton.language as tl
+
+{before}
+
+
+@triton.jit
+def relu(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    v = tl.load(x + i, i < n)
+    tl.store(y + i, {value}, i < n)
+
+
+class ModelNew(nn.Module):
+    def forward(self, x):
+{body}
+        y = torch.empty_like(x)
+        relu[(triton.cdiv(x.numel(), 1024),)](x, y, x.numel(), BLOCK=1024)
+        return y
+"""
+
+
+def text(value: str = "tl.where(v < 0, 0.0, v)", before: str = "", body: str = "") -> str:
+    return HONEST.format(value=value, before=before, body=body)
+
+
+# Only where forward has data: the builder's recording must not see it.
+DIES = text(body="        if x.device.type != 'meta':\n            import os\n            os.kill(os.getpid(), 9)")
+KINDS = {
+    "honest": (text(), {Verdict.OK_FASTER, Verdict.OK_SAME, Verdict.OK_SLOWER, Verdict.INCONCLUSIVE}),
+    "wrong": (text("tl.where(v < 0, 0.0, v * 1.01)"), {Verdict.WRONG_VALUE}),
+    "dies": (DIES, {Verdict.OOM, Verdict.CRASH}),
+}
+
+
+@pytest.fixture
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ladder]:
+    problem = parse_problem(REFERENCE, None, name="relu", suite="folder", path="relu.py")
+    problem = dataclasses.replace(problem, baselines=("eager",))
+    roles = Roles()
+    bench = Bench(problem, roles, tmp_path_factory.mktemp("builds"))
+    platform = plugins.load("platforms", "h100")
+    device = Device("cpu", "this CPU", full_cases=2, blocks=Blocks(2, 0), answers=platform.device_answers())
+    costs = SimpleNamespace(candidate=lambda *_: (), baselines=lambda *_: {})
+    made = Ladder(bench, platform, settings_for("quick"), costs, seed=0, device=device, interpret=False)
+    # On a CPU there is nothing that a second process could disturb but time.
+    made.lane = dataclasses.replace(LANES["screen"], structure=(), hidden=0, defences=("timed-outputs", "census"))
+    made.modelling.limit = lambda climb, built: ""  # type: ignore[method-assign]
+    yield made
+    device.free()
+    made.builder.close()
+    bench.close()
+    roles.close()
+
+
+def climb_all(ladder: Ladder, names: list[str]) -> dict[int, Evaluation | BaseException]:
+    found: dict[int, Evaluation | BaseException] = {}
+
+    def one(number: int, name: str) -> None:
+        candidate = Candidate(f"n{number}", "b0", "guest", f"{KINDS[name][0]}\n# {number}\n")
+        try:
+            found[number] = ladder.climb(candidate, lambda rung: None, lambda data: "kept")
+        except BaseException as error:
+            found[number] = error
+
+    threads = [threading.Thread(target=one, args=pair) for pair in enumerate(names)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_each_gets_its_own_verdict_and_is_timed_alone(ladder: Ladder, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["honest", "wrong", "dies", "honest"]
+    spans: list[tuple[float, float]] = []
+    entered = measure.Visit.alone
+
+    class Spanned:
+        def __init__(self, inner: object) -> None:
+            self.inner = inner
+
+        def __enter__(self) -> None:
+            self.inner.__enter__()  # type: ignore[attr-defined]
+            self.start = time.monotonic()
+
+        def __exit__(self, *error: object) -> None:
+            spans.append((self.start, time.monotonic()))
+            self.inner.__exit__(*error)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(measure.Visit, "alone", lambda self: Spanned(entered(self)))
+    found = climb_all(ladder, names)
+    for number, name in enumerate(names):
+        got = found[number]
+        assert isinstance(got, Evaluation), got
+        assert got.verdict in KINDS[name][1], (name, got.rungs[-1].message)
+    ordered = sorted(spans)
+    assert len(ordered) >= 3, "two candidates and the first look at the baseline"
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(ordered)), "two were timed at once"
+    timed = [g for n in (0, 3) for g in found[n].guards if g.name == "timed-outputs"]  # type: ignore[union-attr]
+    assert all(g.held == "held" and "timed calls compared" in g.detail for g in timed)
+
+
+def test_a_failure_beside_others_is_looked_at_again_alone(ladder: Ladder, monkeypatch: pytest.MonkeyPatch) -> None:
+    rungs, tried = ladder._on(ladder.device)._rungs.__func__, []  # type: ignore[arg-type,attr-defined]
+
+    def crowded_out(self: object, climb: object, visit: measure.Visit, *rest: object) -> Verdict:
+        tried.append(visit.crowded)
+        if len(tried) == 1:
+            visit._share.crowded = True
+            raise Failed(Verdict.OOM, "a neighbour has the memory")
+        return rungs(self, climb, visit, *rest)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr("kernelevolve.evaluate.on_device.OnDevice._rungs", crowded_out)
+    (found,) = climb_all(ladder, ["honest"]).values()
+    assert isinstance(found, Evaluation), found
+    assert found.verdict.ok, found.rungs[-1].message
+    assert tried == [False, False]
+    assert any("tried again alone" in label for label in found.labels)
+    assert [r.rung.value for r in found.rungs].count("time") == 1, "what the first try reported is gone"

@@ -1,0 +1,144 @@
+"""A device's seat: candidates share it, one is timed alone, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import pytest
+
+from kernelevolve.evaluate.seat import Seat
+
+PATIENCE = 20.0
+
+
+class Floor:
+    """What is under way on a device, as those on it say."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.working = 0
+        self.most = 0
+        self.timed: list[str] = []
+        self.wrong: list[str] = []
+
+    def work(self, seconds: float) -> None:
+        with self.lock:
+            self.working += 1
+            self.most = max(self.most, self.working)
+        time.sleep(seconds)
+        with self.lock:
+            self.working -= 1
+
+    def time(self, name: str, seconds: float) -> None:
+        with self.lock:
+            if self.working:
+                self.wrong.append(f"{name} was timed beside {self.working}")
+            self.working += 1
+            self.timed.append(name)
+        time.sleep(seconds)
+        with self.lock:
+            if self.working != 1:
+                self.wrong.append(f"{self.working} worked while {name} was timed")
+            self.working -= 1
+
+
+def candidate(seat: Seat, floor: Floor, name: str, weight: float, pieces: int, times: int) -> None:
+    with seat.shared(weight) as share:
+        for _ in range(times):
+            for _ in range(pieces):
+                share.give_way()
+                floor.work(random.Random(name).random() / 500)
+            with share.alone():
+                floor.time(name, 0.001)
+        share.give_way()
+        floor.work(0.001)
+
+
+def run(*jobs: threading.Thread) -> None:
+    for job in jobs:
+        job.start()
+    end = time.monotonic() + PATIENCE
+    for job in jobs:
+        job.join(max(0.0, end - time.monotonic()))
+        assert not job.is_alive(), "somebody waits for ever"
+
+
+def job(*arguments: object) -> threading.Thread:
+    return threading.Thread(target=candidate, args=arguments, daemon=True)
+
+
+@pytest.mark.parametrize(("most", "ready", "count"), [(1, 1, 5), (2, 4, 9), (8, 4, 40), (8, 1, 20), (3, 3, 12)])
+def test_nobody_works_while_one_is_timed(most: int, ready: int, count: int) -> None:
+    seat, floor = Seat(most, ready), Floor()
+    weights = random.Random(count)
+    run(
+        *(job(seat, floor, f"c{i}", weights.choice([0.05, 0.3, 0.6, 1.0, 3.0]), i % 4, 1 + i % 2) for i in range(count))
+    )
+    assert floor.wrong == []
+    assert len(floor.timed) == sum(1 + i % 2 for i in range(count))
+    assert floor.most <= most
+
+
+def test_candidates_share_the_device_until_one_is_timed() -> None:
+    seat, floor = Seat(4, 2), Floor()
+    run(*(job(seat, floor, f"c{i}", 0.2, 5, 1) for i in range(8)))
+    assert floor.most > 1
+    assert floor.wrong == []
+
+
+def test_those_who_are_ready_are_timed_one_after_the_other() -> None:
+    seat, floor = Seat(8, 3), Floor()
+    several = [job(seat, floor, f"quick {i}", 0.1, 0, 1) for i in range(3)]
+    entered = threading.Event()
+
+    def slow() -> None:
+        with seat.shared(0.1) as share:
+            entered.set()
+            for _ in range(50):
+                share.give_way()
+                floor.work(0.01)
+            floor.timed.append("the others go on")
+
+    first = threading.Thread(target=slow, daemon=True)
+    first.start()
+    assert entered.wait(PATIENCE)
+    run(*several)
+    first.join(PATIENCE)
+    assert floor.timed[-1] == "the others go on"
+    assert floor.wrong == []
+
+
+def test_one_that_needs_all_of_it_has_its_turn_among_many_small_ones() -> None:
+    seat, order = Seat(4, 4), []
+    stop = threading.Event()
+
+    def small() -> None:
+        while not stop.is_set():
+            with seat.shared(0.25):
+                time.sleep(0.002)
+
+    crowd = [threading.Thread(target=small, daemon=True) for _ in range(8)]
+    for one in crowd:
+        one.start()
+
+    def large() -> None:
+        with seat.alone():
+            order.append("large")
+
+    waiting = threading.Thread(target=large, daemon=True)
+    waiting.start()
+    waiting.join(PATIENCE)
+    stop.set()
+    for one in crowd:
+        one.join(PATIENCE)
+    assert order == ["large"]
+
+
+def test_a_place_is_free_again_after_a_fault() -> None:
+    seat = Seat(1, 1)
+    with pytest.raises(ZeroDivisionError), seat.shared(1.0) as share, share.alone():
+        raise ZeroDivisionError
+    with seat.alone():
+        pass
