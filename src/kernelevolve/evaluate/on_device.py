@@ -67,6 +67,13 @@ class OnDevice:
             Failed, Reached: as a rung says.
             ProblemError, SeatLost: not the candidate's fault.
         """
+        verdict = self._there(climb, cases, looked_at)
+        # Only now: modelling needs the reference captured, and nobody should wait for that on the device.
+        built = self.modelling.build_tuned(climb)[0]
+        climb.resources, climb.diagnosis = built.resources, self.modelling.limit(climb, built)
+        return verdict
+
+    def _there(self, climb: Climb, cases: Sequence[Case], looked_at: Sequence[str]) -> Verdict:
         screen = climb.lane.name == "screen"
         before, crowded = climb.mark(), False
         if screen:
@@ -114,11 +121,10 @@ class OnDevice:
             return climb.tuning.summary("ruled out")
 
         climb.rung(Rung.TUNE, tune)
-        built = self.modelling.build_tuned(climb)[0]
+        climb.resources = self.modelling.build_tuned(climb)[0].resources
         climb.rung(Rung.CORRECT, lambda: correct(cases))
         if climb.last is Rung.TUNE:
             raise Reached
-        climb.resources, climb.diagnosis = built.resources, self.modelling.limit(climb, built)
         verdicts: list[Verdict] = []
         climb.rung(Rung.TIME, lambda: self._time(climb, visit, cases, verdicts.append))
         return min(verdicts, key=_WORST.index)

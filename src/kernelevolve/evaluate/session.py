@@ -240,7 +240,8 @@ class Session:
         short = Shape(int(facts["slots"]), 1, 1, 1, 0, False)
         first = {name: Arm(self._judge_asks(judge), turns, short, mode) for name, judge in judges.items()}
         with self.visit.alone():
-            self.place.pilots[key] = pilot(first)
+            if not self.screen or key not in self.place.pilots:  # others may have waited for the same
+                self.place.pilots[key] = pilot(first)
         return self.place.pilots[key]
 
     def _judge_asks(self, judge: Conversation) -> Any:
