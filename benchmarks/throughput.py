@@ -35,7 +35,7 @@ PROBLEMS = (
     "level2/99",
 )  # fmt: skip
 EACH = 10
-PROBLEMS_AT_ONCE = 3
+PROBLEMS_AT_ONCE = 4
 STAND_INS = ("litellm", "openai", "dotenv", "datasets", "requests", "tqdm", "tomli")
 
 

@@ -142,3 +142,36 @@ def test_a_place_is_free_again_after_a_fault() -> None:
         raise ZeroDivisionError
     with seat.alone():
         pass
+
+
+def test_nobody_gets_ready_beside_one_who_has_the_device_to_itself() -> None:
+    seat, floor = Seat(4, 2), Floor()
+
+    def whole() -> None:
+        with seat.alone():
+            floor.time("whole", 0.01)
+
+    def small() -> None:
+        with seat.doorstep():
+            floor.work(0.005)
+        with seat.shared(0.2) as share:
+            share.give_way()
+
+    for _ in range(5):
+        run(*(threading.Thread(target=work, daemon=True) for work in (whole, small, small, whole, small)))
+    assert floor.timed == ["whole"] * 10
+    assert floor.wrong == []
+
+
+def test_others_get_ready_while_one_is_timed() -> None:
+    seat, inside = Seat(4, 2), threading.Event()
+
+    def outside() -> None:
+        with seat.doorstep():
+            inside.set()
+
+    with seat.shared(0.5) as share, share.alone():
+        other = threading.Thread(target=outside, daemon=True)
+        other.start()
+        assert inside.wait(PATIENCE)
+    other.join(PATIENCE)

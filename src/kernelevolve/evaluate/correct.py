@@ -34,6 +34,7 @@ def compare(
     then: Callable[[Talk], None] | None = None,
     *,
     pause: Callable[[], None] = lambda: None,
+    loaded: Conversation | None = None,
     keep: Callable[[Conversation], None] | None = None,
 ) -> tuple[Correctness, str]:
     """Runs and compares every case; returns what was found and which isolation held.
@@ -41,6 +42,7 @@ def compare(
     Args:
         then: goes on with the same worker once all cases were right.
         pause: called before each question.
+        loaded: a worker that has the candidate already; a fresh one if None. It is ended here unless it is kept.
         keep: is given the worker once all is well, and ends it when it is no longer needed.
 
     Raises:
@@ -51,12 +53,16 @@ def compare(
     on_cpu = trial.device == "cpu"
     limits = trial.bounds.limits if on_cpu else trial.bounds.on_device
     scratch = None if on_cpu else bench.scratch(trial.source)
-    pause()
     with contextlib.ExitStack() as stack:
-        worker = stack.enter_context(bench.roles["worker"].open(limits, scratch))
+        worker = loaded
+        if worker is None:
+            pause()
+            worker = bench.roles["worker"].open(limits, scratch)
+        stack.enter_context(worker)
         talk = Talk(bench, trial, worker, pause)
         try:
-            talk.load()
+            if loaded is None:
+                talk.load()
             for case in cases:
                 talk.check(case)
             if then is not None and talk.right:

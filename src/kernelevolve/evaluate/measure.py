@@ -45,11 +45,11 @@ _FOR_JUDGES = 0.4  # of the device's memory: oracles that are kept, baselines wi
 
 
 class Visit:
-    """One candidate's stay on a device: its place there, and the workers whose values were right."""
+    """One candidate's stay on a device: its place there, and the workers that have it loaded, by workload."""
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: Share, workers: Mapping[str, Conversation]) -> None:
         self._share = share
-        self.workers: dict[str, Conversation] = {}
+        self.workers = dict(workers)
 
     @property
     def crowded(self) -> bool:
@@ -106,15 +106,41 @@ class Device:
         self._baselines: dict[tuple[str, str, str], Conversation] = {}
 
     @contextlib.contextmanager
-    def visit(self, bench: Bench, memory: int = 0) -> Iterator[Visit]:
-        """A candidate's stay: with `memory`, the device's bytes, beside others as far as that suffices; else alone."""
+    def visit(
+        self, bench: Bench, memory: int = 0, workers: Mapping[str, Conversation] | None = None
+    ) -> Iterator[Visit]:
+        """A candidate's stay: with `memory`, the device's bytes, beside others as far as that suffices; else alone.
+
+        Args:
+            workers: from `ready`; ended at the end.
+        """
         place = self.seat.shared(self._weight(bench, memory)) if memory else self.seat.alone()
-        with place as share:
-            visit = Visit(share)
-            try:
-                yield visit
-            finally:
-                visit.leave()
+        with contextlib.ExitStack() as stack:
+            for worker in (workers or {}).values():
+                stack.enter_context(worker)
+            visit = Visit(stack.enter_context(place), workers or {})
+            stack.callback(visit.leave)
+            yield visit
+
+    def ready(self, bench: Bench, source: str, choices: Mapping[str, Mapping[str, Choice]]) -> dict[str, Conversation]:
+        """Before a visit beside others: workers with the candidate loaded, by workload, and the baselines' processes.
+
+        Nothing where the sizes leave no room for that.
+
+        Raises:
+            Failed: it cannot be loaded.
+        """
+        names = [w.name for w in bench.problem.workloads]
+        if max(footprint(bench.full(name)) for name in names) > _ROOMY_BYTES:
+            return {}
+        with self.seat.doorstep(), contextlib.ExitStack() as stack:
+            made = {n: stack.enter_context(self.worker(bench, n, source, choices[n])) for n in names}
+            with self.lock:
+                for name in names:
+                    for arm in bench.problem.baselines:
+                        self.baseline(bench, name, arm)
+            stack.pop_all()
+        return made
 
     def _weight(self, bench: Bench, memory: int) -> float:
         """The share of the memory for candidates that one of them takes at most."""
@@ -156,7 +182,8 @@ class Device:
             roomy = visit is not None and footprint(trial.description) <= _ROOMY_BYTES
             keep = partial(visit.workers.__setitem__, workload.name) if visit is not None and roomy else None
             some = ordered[: self.full_cases]
-            one, isolation = compare(bench, trial, some, Evidence.MEASURED, pause=pause, keep=keep)
+            loaded = visit.workers.pop(workload.name, None) if visit is not None else None
+            one, isolation = compare(bench, trial, some, Evidence.MEASURED, pause=pause, loaded=loaded, keep=keep)
             if footprint(trial.description) > _ROOMY_BYTES:
                 bench.forget(trial.description, self.torch_name)
             found.append(one)

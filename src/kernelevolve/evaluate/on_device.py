@@ -10,7 +10,7 @@ a neighbour may have caused is tried again with nobody else on the device, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from kernelevolve.evaluate.measure import Device, Visit
 from kernelevolve.evaluate.modelling import Modelling
 from kernelevolve.evaluate.plan_lane import GUARD as PLAN_LANE
 from kernelevolve.evaluate.plan_lane import planned
+from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluation import Rung, Verdict
 from kernelevolve.platforms import Platform
@@ -78,7 +79,8 @@ class OnDevice:
         before, crowded = climb.mark(), False
         if screen:
             try:
-                with self.device.visit(self.bench, self.platform.figures.memory_bytes) as visit:
+                workers = self._ready(climb)
+                with self.device.visit(self.bench, self.platform.figures.memory_bytes, workers) as visit:
                     try:
                         return self._rungs(climb, visit, cases, looked_at)
                     finally:
@@ -91,6 +93,20 @@ class OnDevice:
             climb.labels.append("tried again alone on the device, after it failed beside others")
         with self.device.visit(self.bench) as visit, self.device.health.watched():
             return self._rungs(climb, visit, cases, looked_at)
+
+    def _ready(self, climb: Climb) -> Mapping[str, Conversation]:
+        """Workers with the candidate loaded, where it is known at which choice; one that does not load is looked at in
+        its turn."""
+        if self._tunable(climb) or climb.last is not None:
+            return {}
+        try:
+            return self.device.ready(self.bench, climb.candidate.source, climb.choices)
+        except Failed:
+            return {}
+
+    @staticmethod
+    def _tunable(climb: Climb) -> bool:
+        return any(group.tuner.size > 1 for group in climb.tuning.groups)
 
     def _rungs(self, climb: Climb, visit: Visit, cases: Sequence[Case], looked_at: Sequence[str]) -> Verdict:
         def correct(some: Sequence[Case], judged: bool = True) -> str:
@@ -108,7 +124,7 @@ class OnDevice:
             )
 
         # One case is enough to see that tuning is worth it; the rest is for the choice that is judged.
-        tunable = any(group.tuner.size > 1 for group in climb.tuning.groups)
+        tunable = self._tunable(climb)
         if tunable or climb.last is Rung.CORRECT:
             first = cases if climb.last is Rung.CORRECT else cases[:1]
             climb.rung(Rung.CORRECT, lambda: correct(first, climb.last is Rung.CORRECT))

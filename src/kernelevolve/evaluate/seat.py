@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 
 SIDE_BY_SIDE = 12  # candidates on one device, if its memory holds them
-READY = 6  # that wait to be timed before the others have to give way, unless there are no others
+READY = 4  # that wait to be timed before the others have to give way, unless there are no others
 
 
 class Seat:
@@ -38,6 +38,8 @@ class Seat:
         self._waiting = 0  # shares that want to be alone
         self._alone = False
         self._timing = False  # from when enough are ready until all of those were timed
+        self._outside = 0  # who is getting ready without a place
+        self._undisturbed = 0  # who has, or waits for, the device from the beginning
 
     @contextlib.contextmanager
     def shared(self, weight: float) -> Iterator[Share]:
@@ -73,8 +75,32 @@ class Seat:
     @contextlib.contextmanager
     def alone(self) -> Iterator[Share]:
         """The whole device from the beginning."""
-        with self.shared(1.0) as share:
-            yield share
+        with self._turn:
+            self._undisturbed += 1
+        try:
+            with self._turn:
+                self._turn.wait_for(lambda: not self._outside)
+            with self.shared(1.0) as share:
+                yield share
+        finally:
+            with self._turn:
+                self._undisturbed -= 1
+                self._turn.notify_all()
+
+    @contextlib.contextmanager
+    def doorstep(self) -> Iterator[None]:
+        """Before a place is asked for: what takes time, memory and a context on the device, but submits no work that
+        lasts. It goes on beside those who are timed as shares; never beside somebody who has the device from the
+        beginning."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self._undisturbed)
+            self._outside += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._outside -= 1
+                self._turn.notify_all()
 
     def _fits(self, weight: float) -> bool:
         return not self._weights or (len(self._weights) < self._most and sum(self._weights) + weight <= 1.0)

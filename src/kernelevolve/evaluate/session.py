@@ -45,8 +45,8 @@ from kernelevolve.wire import Message
 WARM_SECONDS = {"cuda": 0.2, "cpu": 0.02}  # of work, so that clocks are up
 FLOOR = 0.9  # of the least time: peaks and clocks are known no better
 SLOW_MS = 10.0
-BEHIND = 1.15  # times the fastest baseline's time, beyond which a screen does not take another one along
-PILOT_HOW = "median of one short burst before the first candidate, not interleaved"
+PILOT_ROUNDS = 5  # in a screen, where it decides against whom all candidates are timed
+PILOT_HOW = "median of the first look at the baselines, not interleaved with a candidate"
 _MORE_BLOCKS = 12  # before anybody is accused of a false clock
 _COMPULSORY_SECONDS = 5.0
 _MOVED: WeakKeyDictionary[Bench, dict[tuple[str, str, str], Mapping[str, Any]]] = WeakKeyDictionary()
@@ -98,7 +98,7 @@ class Session:
     """One candidate, one workload, one process of its own.
 
     In a screen it gets ready beside others, is timed alone, and what is left to compare then is compared beside others
-    again; baselines far behind the fastest are left out, with the time of the first look at them.
+    again; only the baseline is taken along that was the fastest at first sight, the same for all candidates.
 
     Args:
         figures: of the platform, for the floor; None where nobody knows them.
@@ -239,9 +239,10 @@ class Session:
         turns = turns_of(self.seeds, f"time/{self.workload}/{mode}", int(facts["slots"]), self.state, self.distribution)
         short = Shape(int(facts["slots"]), 1, 1, 1, 0, False)
         first = {name: Arm(self._judge_asks(judge), turns, short, mode) for name, judge in judges.items()}
+        rounds = PILOT_ROUNDS if self.screen else 1
         with self.visit.alone():
             if not self.screen or key not in self.place.pilots:  # others may have waited for the same
-                self.place.pilots[key] = pilot(first)
+                self.place.pilots[key] = pilot(first, rounds)
         return self.place.pilots[key]
 
     def _judge_asks(self, judge: Conversation) -> Any:
@@ -265,7 +266,7 @@ class Session:
         calls, slow = calls_per_burst(fastest), fastest >= SLOW_MS
         block = shape_for(calls, slow, slots, output, free)
         shape = shape_for(calls, slow, slots, output, free, blocks=self._blocks_held()) if self.screen else block
-        timed = {n: j for n, j in judges.items() if not self.screen or pilots[n] <= BEHIND * fastest}
+        timed = {n: j for n, j in judges.items() if not self.screen or pilots[n] == fastest}
         seed = self._seed(f"{mode}/warm")
         self.visit.give_way()
         worker_asks("warm", self._warm_body(seed, slots=slots, hold=shape.hold))

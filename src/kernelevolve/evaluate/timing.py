@@ -188,9 +188,13 @@ class NothingCounts(Exception):
     """Every block was disturbed: nothing can be said of the time."""
 
 
-def pilot(arms: Mapping[str, Burst]) -> dict[str, float]:
-    """Milliseconds of a call of each baseline, from one short burst each."""
-    return {name: statistics.median(burst(_PILOT)) for name, burst in arms.items() if name != CANDIDATE}
+def pilot(arms: Mapping[str, Burst], rounds: int = 1) -> dict[str, float]:
+    """Milliseconds of a call of each baseline, from short bursts in turn."""
+    taken: dict[str, list[float]] = {name: [] for name in arms if name != CANDIDATE}
+    for _ in range(rounds):
+        for name, times in taken.items():
+            times += arms[name](_PILOT)
+    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def unevenness(blocks: Sequence[Sequence[Sequence[float]]]) -> float:
