@@ -8,6 +8,7 @@ and plans and builds before it asks for it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import statistics
 import threading
@@ -47,9 +48,9 @@ _FOR_JUDGES = 0.4  # of the device's memory: oracles that are kept, baselines wi
 class Visit:
     """One candidate's stay on a device: its place there, and the workers that have it loaded, by workload."""
 
-    def __init__(self, share: Share, workers: Mapping[str, Conversation]) -> None:
+    def __init__(self, share: Share, workers: dict[str, Conversation]) -> None:
         self._share = share
-        self.workers = dict(workers)
+        self.workers = workers
 
     @property
     def crowded(self) -> bool:
@@ -63,12 +64,6 @@ class Visit:
     def alone(self) -> AbstractContextManager[None]:
         """Nobody else submits work inside; see `Share`."""
         return self._share.alone()
-
-    def leave(self) -> None:
-        """Ends what is still here."""
-        for worker in self.workers.values():
-            worker.end()
-        self.workers.clear()
 
 
 class Device:
@@ -100,7 +95,8 @@ class Device:
         self.seat = _SEATS.setdefault(torch_name, Seat())
         self.lock = threading.RLock()
         self.pilots: dict[tuple[str, str, str], Mapping[str, float]] = {}
-        self._warmed: dict[Conversation, float] = {}
+        self._warmed: dict[Conversation, tuple[float, Mapping[str, Any]]] = {}  # when, and what it said
+        self._holds: dict[Conversation, int] = {}
         self.health = Health(torch_name)
         self._ranking = Seeds()  # of inputs on which nothing is judged
         self._baselines: dict[tuple[str, str, str], Conversation] = {}
@@ -112,15 +108,16 @@ class Device:
         """A candidate's stay: with `memory`, the device's bytes, beside others as far as that suffices; else alone.
 
         Args:
-            workers: from `ready`; ended at the end.
+            workers: from `ready`; what it has in the end is ended once the place is free: that takes a while.
         """
         place = self.seat.shared(self._weight(bench, memory)) if memory else self.seat.alone()
-        with contextlib.ExitStack() as stack:
-            for worker in (workers or {}).values():
-                stack.enter_context(worker)
-            visit = Visit(stack.enter_context(place), workers or {})
-            stack.callback(visit.leave)
-            yield visit
+        held = dict(workers or {})
+        try:
+            with place as share:
+                yield Visit(share, held)
+        finally:
+            for worker in held.values():
+                worker.end()
 
     def ready(self, bench: Bench, source: str, choices: Mapping[str, Mapping[str, Choice]]) -> dict[str, Conversation]:
         """Before a visit beside others: workers with the candidate loaded, by workload, and the baselines' processes.
@@ -133,11 +130,11 @@ class Device:
         names = [w.name for w in bench.problem.workloads]
         if max(footprint(bench.full(name)) for name in names) > _ROOMY_BYTES:
             return {}
-        with self.seat.doorstep(), contextlib.ExitStack() as stack:
-            made = {n: stack.enter_context(self.worker(bench, n, source, choices[n])) for n in names}
-            with self.lock:
-                for name in names:
-                    for arm in bench.problem.baselines:
+        with contextlib.ExitStack() as stack:
+            with self.seat.doorstep():
+                made = {n: stack.enter_context(self.worker(bench, n, source, choices[n])) for n in names}
+                with self.lock:
+                    for name, arm in itertools.product(names, bench.problem.baselines):
                         self.baseline(bench, name, arm)
             stack.pop_all()
         return made
@@ -182,7 +179,7 @@ class Device:
             roomy = visit is not None and footprint(trial.description) <= _ROOMY_BYTES
             keep = partial(visit.workers.__setitem__, workload.name) if visit is not None and roomy else None
             some = ordered[: self.full_cases]
-            loaded = visit.workers.pop(workload.name, None) if visit is not None else None
+            loaded = visit.workers.get(workload.name) if visit is not None else None
             one, isolation = compare(bench, trial, some, Evidence.MEASURED, pause=pause, loaded=loaded, keep=keep)
             if footprint(trial.description) > _ROOMY_BYTES:
                 bench.forget(trial.description, self.torch_name)
@@ -201,8 +198,8 @@ class Device:
         """Ends the baselines' processes."""
         for conversation in self._baselines.values():
             conversation.end()
-        self._baselines.clear()
-        self._warmed.clear()
+        for known in (self._baselines, self._warmed, self._holds):
+            known.clear()
 
     def worker(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Conversation:
         """A fresh process that holds the candidate at full size.
@@ -298,10 +295,7 @@ class Device:
                 self.free()
             own = seeds if not number else Seeds(seeds.seed(f"process/{number}").to_bytes(16, "big"))
             rules: dict[str, Any] = {"figures": figures, "candidates": candidates, "distribution": distribution}
-            kept = visit.workers.pop(workload, None) if visit is not None and not number else None
-            if kept is not None and lane.name != "screen":
-                kept.end()
-                kept = None
+            kept = visit.workers.get(workload) if visit is not None and not number else None
             session = Session(bench, self, trial, lane, own, blocks=self.blocks, worker=kept, visit=visit, **rules)
             runs.append(session.measure())
         timed = tuple(worst_of(modes) for modes in zip(*(run.timed for run in runs), strict=True))
@@ -318,11 +312,32 @@ class Device:
             self._baselines[key] = judge
         return self._baselines[key]
 
-    def is_warm(self, judge: Conversation) -> bool:
-        """Whether a baseline was warmed up not long ago; from now on it was."""
-        now = time.monotonic()
-        before, self._warmed[judge] = self._warmed.get(judge, -math.inf), now
-        return now - before < _STAYS_WARM
+    def warm_baselines(
+        self, bench: Bench, workload: str, body: Mapping[str, Any]
+    ) -> tuple[dict[str, Conversation], Mapping[str, Any]]:
+        """The baselines' conversations by arm, warm, and what the last of them said of its ring and memory.
+
+        Those that were warmed up not long ago are taken as they are.
+
+        Args:
+            body: of the question `warm`.
+        """
+        with self.lock:
+            judges = {arm: self.baseline(bench, workload, arm) for arm in bench.problem.baselines}
+            for judge in judges.values():
+                if time.monotonic() - self._warmed.get(judge, (-math.inf, {}))[0] > _STAYS_WARM:
+                    facts = bench.judged(judge, "warm", body).body
+                    self._warmed[judge] = time.monotonic(), facts
+                    self._holds.pop(judge, None)
+            return judges, self._warmed[judge][1]
+
+    def hold(self, bench: Bench, judge: Conversation, body: Mapping[str, Any]) -> None:
+        """Has a baseline keep as many results as a candidate does, which takes the same time; once is enough."""
+        with self.lock:
+            self._warmed[judge] = time.monotonic(), self._warmed[judge][1]
+            if self._holds.get(judge) != body["hold"]:
+                bench.judged(judge, "warm", body)
+                self._holds[judge] = body["hold"]
 
 
 _WIDTHS = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}

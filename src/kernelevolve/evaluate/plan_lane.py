@@ -183,15 +183,17 @@ class PlanPlace:
     def __init__(self, place: Place, bench: Bench, packed: Mapping[str, Packed], trial: Trial) -> None:
         self._place, self._bench, self._packed, self._trial = place, bench, packed, trial
         self.torch_name, self.name = place.torch_name, f"{place.name}, from the launch plan"
-        self.lock, self.pilots = place.lock, place.pilots
+        self.pilots = place.pilots
 
-    def baseline(self, bench: Bench, workload: str, arm: str) -> Conversation:
-        """As the device's own."""
-        return self._place.baseline(bench, workload, arm)
+    def warm_baselines(
+        self, bench: Bench, workload: str, body: Mapping[str, Any]
+    ) -> tuple[dict[str, Conversation], Mapping[str, Any]]:
+        """The device's own."""
+        return self._place.warm_baselines(bench, workload, body)
 
-    def is_warm(self, judge: Conversation) -> bool:
-        """As the device says."""
-        return self._place.is_warm(judge)
+    def hold(self, bench: Bench, judge: Conversation, body: Mapping[str, Any]) -> None:
+        """As the device does."""
+        self._place.hold(bench, judge, body)
 
     def worker(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Conversation:
         """A fresh process that carries out this workload's plan; see `open`."""

@@ -7,7 +7,6 @@ of the clock (`consistency`), what the driver says (`watch`).
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ from kernelevolve.protocol import Case
 from kernelevolve.settings import Lane
 from kernelevolve.wire import Message
 
+SCREEN_WARM = 0.25  # of the usual time
 WARM_SECONDS = {"cuda": 0.2, "cpu": 0.02}  # of work, so that clocks are up
 FLOOR = 0.9  # of the least time: peaks and clocks are known no better
 SLOW_MS = 10.0
@@ -76,12 +76,13 @@ class Place(Protocol):
 
     torch_name: str
     name: str
-    lock: threading.RLock
     pilots: dict[tuple[str, str, str], Mapping[str, float]]
 
-    def baseline(self, bench: Bench, workload: str, arm: str) -> Conversation: ...
+    def warm_baselines(
+        self, bench: Bench, workload: str, body: Mapping[str, Any]
+    ) -> tuple[dict[str, Conversation], Mapping[str, Any]]: ...
 
-    def is_warm(self, judge: Conversation) -> bool: ...
+    def hold(self, bench: Bench, judge: Conversation, body: Mapping[str, Any]) -> None: ...
 
     def worker(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Conversation: ...
 
@@ -105,7 +106,7 @@ class Session:
         candidates: how many are measured of which the best will be taken.
         blocks: in place of the lane's.
         distribution: of the inputs of timed calls; one on which passing means something.
-        worker: that has the candidate already; a fresh one if None. It is ended here in any case.
+        worker: that has the candidate already; a fresh one if None, which is ended here.
         visit: of a candidate that shares the device.
     """
 
@@ -147,24 +148,14 @@ class Session:
             self.visit.give_way()
             if worker is None:
                 worker = self.place.worker(self.bench, self.workload, trial.source, trial.choice)
-            with self.place.lock:
-                judges = {n: self.place.baseline(self.bench, self.workload, n) for n in self.bench.problem.baselines}
-                facts = self._warm_baselines(judges)
+            judges, facts = self.place.warm_baselines(self.bench, self.workload, self._warm_body(self._seed("warm")))
             timed = tuple(self._mode(mode, worker, judges, facts) for mode in self.lane.modes)
         finally:
-            if worker is not None:
+            if worker is not None and worker is not self._kept:
                 worker.end()
         return Measured(timed, tuple(self.guards))
 
-    def _warm_baselines(self, judges: Mapping[str, Conversation]) -> Mapping[str, Any]:
-        body = self._warm_body(self._seed("warm"), slots=0, hold=0)
-        last: Mapping[str, Any] = {}
-        for judge in judges.values():
-            seconds = 0.0 if self.place.is_warm(judge) else body["seconds"]
-            last = self.bench.judged(judge, "warm", {**body, "seconds": seconds}).body
-        return last
-
-    def _warm_body(self, seed: int, *, slots: int, hold: int) -> dict[str, Any]:
+    def _warm_body(self, seed: int, *, slots: int = 0, hold: int = 0) -> dict[str, Any]:
         rules = {"seed": seed, "state": self.state, "distribution": self.distribution}
         seconds = WARM_SECONDS[self.place.torch_name.partition(":")[0]]
         return {**rules, "seconds": seconds, "slots": slots, "hold": hold}
@@ -269,12 +260,13 @@ class Session:
         timed = {n: j for n, j in judges.items() if not self.screen or pilots[n] == fastest}
         seed = self._seed(f"{mode}/warm")
         self.visit.give_way()
-        worker_asks("warm", self._warm_body(seed, slots=slots, hold=shape.hold))
+        warm = self._warm_body(seed, slots=slots, hold=shape.hold)
+        if self.screen:  # the device is at work already
+            warm["seconds"] *= SCREEN_WARM
+        worker_asks("warm", warm)
         self.visit.give_way()
-        with self.place.lock:
-            again = {**self._warm_body(seed, slots=slots, hold=block.hold), "seconds": 0.0}
-            for judge in timed.values():
-                self.bench.judged(judge, "warm", again)
+        for judge in timed.values():
+            self.place.hold(self.bench, judge, {**self._warm_body(seed, slots=slots, hold=block.hold), "seconds": 0.0})
         arms = {CANDIDATE: Arm(worker_asks, turns, shape, mode)}
         arms |= {name: Arm(self._judge_asks(judge), turns, block, mode) for name, judge in timed.items()}
         for arm in arms.values():
