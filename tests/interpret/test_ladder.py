@@ -407,7 +407,6 @@ CRASHES: dict[str, tuple[str, Verdict, str]] = {
     "leaves at import": (at_import("import os; os._exit(0)"), Verdict.CRASH, "exit code 0"),
     "leaves in forward": (in_forward("import os; os._exit(0)"), Verdict.CRASH, "exit code 0"),
     "SIGSEGV": (in_forward("import ctypes; ctypes.string_at(8)"), Verdict.CRASH, "SIGSEGV"),
-    "kills itself": (in_forward("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), Verdict.OOM, "SIGKILL"),
     "kills all it can": (
         in_forward("import os, signal; os.kill(-1, signal.SIGKILL); os.kill(os.getpid(), signal.SIGTERM)"),
         Verdict.CRASH,
@@ -429,6 +428,16 @@ def test_a_crash_harms_nobody_else(climb: Climb, name: str) -> None:
     found = climb(source)
     assert found.verdict is verdict, last(found)
     assert message in last(found)
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_who_is_killed_twice_has_done_it_itself(climb: Climb) -> None:
+    kills_itself = in_forward("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(SeatLost, match="nothing says by whom"):
+        climb(kills_itself)
+    found = climb(kills_itself)
+    assert found.verdict is Verdict.OOM, last(found)
+    assert "SIGKILL" in last(found)
 
 
 @pytest.mark.usefixtures("unharmed")

@@ -14,6 +14,7 @@ from typing import Any
 
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
+from kernelevolve.errors import SeatLost
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal
 from kernelevolve.evaluation import Correctness, LaunchPlan, Resources, Verdict
 from kernelevolve.nursery import Limits
@@ -55,6 +56,13 @@ class Bounds:
 
 
 BOUNDS = Bounds()
+_killed: set[str] = set()  # candidates whose process was killed once
+
+
+class Killed(SeatLost):
+    """A process that holds a candidate was killed, and not by the seal: by the candidate itself, or by an operator or
+    a kernel that was short of memory for somebody else's sake. Nobody can tell from outside, so it is tried once more.
+    """
 
 
 class Failed(Exception):
@@ -171,6 +179,13 @@ _ANSWERS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], object]]] = {
 }
 
 
+def _key(body: Mapping[str, Any]) -> str:
+    """Identifies the candidate that a question brings along; empty if it brings none."""
+    opened = body.get("opened")
+    source = opened.get("candidate", "") if isinstance(opened, Mapping) else ""
+    return hashlib.sha256(source.encode()).hexdigest() if source else ""
+
+
 def candidate_asks(worker: Conversation, kind: str, body: Mapping[str, Any], *, seconds: float) -> Any:
     """A question to a worker that holds a candidate: whatever goes wrong is the candidate's fault.
 
@@ -179,7 +194,9 @@ def candidate_asks(worker: Conversation, kind: str, body: Mapping[str, Any], *, 
 
     Raises:
         Failed: with the verdict that fits how it went wrong.
+        Killed: the first time that somebody, not the seal, has killed this candidate's process.
     """
+    worker.about = worker.about or _key(body)
     try:
         answer = worker.ask(kind, body, seconds=seconds)
     except Refusal as refusal:
@@ -195,7 +212,14 @@ def candidate_asks(worker: Conversation, kind: str, body: Mapping[str, Any], *, 
     except ChildSilent as error:
         raise Failed(Verdict.TIMEOUT, f"no answer to {kind!r} within {seconds:g} s; the process was killed") from error
     except ChildDied as error:
-        memory = "MemoryError" in error.log or "out of memory" in error.log.lower() or error.signal == "SIGKILL"
+        told = "MemoryError" in error.log or "out of memory" in error.log.lower()
+        if error.signal == "SIGKILL" and not told and worker.about and worker.about not in _killed:
+            _killed.add(worker.about)
+            raise Killed(
+                f"a process that holds a candidate was killed while asked to {kind}, and nothing says by whom; if that "
+                "happens to the candidate again, it counts as its own doing"
+            ) from error
+        memory = told or error.signal == "SIGKILL"
         raise Failed(Verdict.OOM if memory else Verdict.CRASH, str(error), detail=error.log) from error
     wanted, read = _ANSWERS[kind]
     try:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from kernelevolve import codec
 from kernelevolve.candidate import Candidate
 from kernelevolve.errors import MissingDevice, ProblemError
+from kernelevolve.evaluate.asking import Killed
 from kernelevolve.evaluate.building import Builder
 from kernelevolve.evaluate.check import check_source
 from kernelevolve.evaluate.correct import Bounds, Failed, Trial, addresses, compare
@@ -46,7 +47,10 @@ def replay(ladder: Ladder, source: str, failure: Failure) -> Replayed:
         SeatLost: a process was lost.
     """
     try:
-        passed = _again(ladder, source, failure)
+        try:
+            passed = _again(ladder, source, failure)
+        except Killed:
+            passed = _again(ladder, source, failure)  # the second time counts
     except _Unable as unable:
         return Replayed("cannot replay", str(unable))
     except (MissingDevice, ProblemError) as error:

@@ -71,11 +71,15 @@ class Conversation:
     """One child of a role; use it as a context manager, it is ended at the end.
 
     Not thread-safe: one question at a time.
+
+    Attributes:
+        about: what the child holds, as a key of whoever asks it; empty until that is known.
     """
 
     def __init__(self, role: Role, pid: int, channel: Channel, isolation: str) -> None:
         self.role, self.pid, self.channel, self.isolation = role, pid, channel, isolation
         self._ended: Mapping[str, Any] | None = None
+        self.about = ""
         self._reason = ""
         self._watch: DeviceMemoryWatch | None = None
         self._lost = False
