@@ -8,8 +8,12 @@ device is never reset here: others may be using it.
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -17,25 +21,76 @@ from kernelevolve.errors import SeatLost
 from kernelevolve.evaluate.asking import Failed
 from kernelevolve.evaluation import Verdict
 
-PROBE_SECONDS = 120  # to import torch; on the device the probe gives itself ten
+PROBE_SECONDS = 120.0  # to import torch; on the device a probe has ten
 _WAIT_SECONDS = 5.0
 # How a candidate ends that may have left the device in a bad state.
 SUSPECT = frozenset((Verdict.CRASH, Verdict.TIMEOUT, Verdict.OOM, Verdict.MEM_RACE))
 
 
-def ask(device: str) -> str:
-    """Why the device does not compute, in one line; empty where it does.
+class Prober:
+    """A warm process that forks one probe for each question; started when first asked, ends with this one.
 
-    A fresh process allocates 64 MiB there, adds, synchronises and compares.
+    Importing torch takes longer than the probe itself, and in a search many candidates crash.
     """
-    command = [sys.executable, "-P", "-m", "kernelevolve.worker.health", device]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        return f"no answer within {PROBE_SECONDS} s"
-    if done.returncode == 0:
-        return ""
-    return ((done.stderr or done.stdout).strip().splitlines() or [f"ended with {done.returncode}"])[-1][:300]
+
+    def __init__(self, seconds: float = PROBE_SECONDS) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, device: str) -> str:
+        """Why the device does not compute, in one line; empty where it does.
+
+        A fresh process allocates 64 MiB there, adds, synchronises and compares.
+        """
+        with self._lock:
+            answer = self._answer(device)
+            if answer is None:  # it may have ended since the last question
+                self.close()
+                answer = self._answer(device)
+            if answer is None:
+                self.close()
+                return f"no process could be asked, or none answered within {self._seconds:g} s"
+            return answer
+
+    def _answer(self, device: str) -> str | None:
+        """One line of the process; None where none comes."""
+        if self._process is None or self._process.poll() is not None:
+            command = [sys.executable, "-P", "-m", "kernelevolve.worker.health"]
+            self._process = subprocess.Popen(
+                command,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C in the terminal is the host's to handle
+            )
+        asked, told = self._process.stdin, self._process.stdout
+        if asked is None or told is None:
+            return None
+        try:
+            asked.write(f"{device}\n".encode())
+        except OSError:
+            return None
+        text, deadline = b"", time.monotonic() + self._seconds
+        while not text.endswith(b"\n"):
+            if not select.select([told], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return None
+            part = os.read(told.fileno(), 4096)
+            if not part:
+                return None
+            text += part
+        return str(json.loads(text))
+
+    def close(self) -> None:
+        """Ends the process; the next question starts another one."""
+        if self._process is not None:
+            self._process.kill()
+            with self._process:  # closes its pipes and waits for it
+                self._process = None
+
+
+ask = Prober().ask
 
 
 class Health:
