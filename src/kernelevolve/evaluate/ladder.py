@@ -309,7 +309,7 @@ class Ladder:
     def _on(self, device: Device) -> OnDevice:
         return OnDevice(
             self.bench, self.platform, self.builder, self.modelling, device,
-            bounds=self.bounds, candidates=self.candidates, secret=self.secret,
+            candidates=self.candidates, secret=self.secret,
         )  # fmt: skip
 
     def _model(self, climb: Climb) -> Verdict:

@@ -18,7 +18,7 @@ from kernelevolve.evaluate.behave import Behaviour
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder
 from kernelevolve.evaluate.climb import Climb, Reached
-from kernelevolve.evaluate.correct import Bounds, Failed
+from kernelevolve.evaluate.correct import Failed
 from kernelevolve.evaluate.health import SUSPECT
 from kernelevolve.evaluate.measure import Device, Visit
 from kernelevolve.evaluate.modelling import Modelling
@@ -37,7 +37,6 @@ class OnDevice:
     """Candidates of one problem on one device.
 
     Args:
-        bounds: of what runs beside the full sizes.
         candidates: how many are measured of which the best will be taken.
         secret: of an earlier evaluation whose inputs are drawn again; None for new ones.
     """
@@ -50,12 +49,11 @@ class OnDevice:
         modelling: Modelling,
         device: Device,
         *,
-        bounds: Bounds,
         candidates: int,
         secret: bytes | None,
     ) -> None:
         self.bench, self.platform, self.builder, self.modelling = bench, platform, builder, modelling
-        self.device, self.bounds, self.candidates, self.secret = device, bounds, candidates, secret
+        self.device, self.candidates, self.secret = device, candidates, secret
 
     def climb(self, climb: Climb, cases: Sequence[Case], looked_at: Sequence[str]) -> Verdict:
         """All rungs on the device, in this thread.
@@ -150,7 +148,7 @@ class OnDevice:
         if climb.lane.name == "screen" and "first-call" in climb.guards:
             return
         place = self.device.torch_name
-        behaviour = Behaviour(self.bench, place, climb.lane, climb.seeds, distribution, bounds=self.bounds)
+        behaviour = Behaviour(self.bench, place, climb.lane, climb.seeds, distribution, bounds=self.device.bounds)
         for name in looked_at:
             climb.labels += behaviour.look(name, climb.candidate.source, climb.choices[name], climb.guard)
 

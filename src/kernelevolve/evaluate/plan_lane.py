@@ -17,7 +17,7 @@ from typing import Any
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
 from kernelevolve.errors import ProblemError, SeatLost
-from kernelevolve.evaluate.asking import Bounds, Failed, Trial
+from kernelevolve.evaluate.asking import Failed, Trial
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder, Packed
 from kernelevolve.evaluate.climb import Climb
@@ -35,7 +35,6 @@ from kernelevolve.settings import LANES, Lane
 from kernelevolve.wire import memory_bytes
 
 GUARD = "plan-lane"
-BOUNDS = Bounds(load_seconds=180.0, call_seconds=180.0)
 MOST_BINARIES = 200  # that one message carries
 _FAULTS = {v.value for v in Verdict if v.family in ("fault", "breach")}
 
@@ -142,7 +141,7 @@ def planned(
         Failed: see `carry_out`.
     """
     bench, choice = builder.bench, climb.choices[workload]
-    trial = Trial(climb.candidate.source, choice, bench.full(workload), device.torch_name, {}, BOUNDS)
+    trial = Trial(climb.candidate.source, choice, bench.full(workload), device.torch_name, {}, device.bounds)
     few = list({case.distribution: case for case in reversed(cases)}.values())[::-1]
     found = carry_out(
         bench, builder, device, trial, few, lane=climb.lane, seeds=climb.seeds, blocks=device.blocks, **rules
