@@ -29,7 +29,7 @@ class Lane:
         defences: names of the other guards that are on: what is left out is reported as not run.
         blocks, doublings: interleaved blocks of timing at first, and how often they are doubled while the interval
             says nothing.
-        modes: of timing: `cold`, `hot`, `burst`; never mixed.
+        modes: of timing: `cold`, `hot`, `burst`, `graph`; never mixed.
         processes: fresh worker processes that are timed.
         verified: share of the timed calls that are compared element by element with the oracle; all others are
             compared with the honest reference.
@@ -160,8 +160,8 @@ LANES: Mapping[str, Lane] = {
         "accept", ("declared", *_VALUES), 5, 6, _ACCEPTED, _CARRIED, 30, 2, ("cold", "hot"), 1, 0.25
     ),
     "publish": Lane(
-        "publish", ("declared", *_VALUES), 5, 6, (*_ACCEPTED, "sanitizer"), _CARRIED, 30, 2, ("cold", "hot", "burst"),
-        3, 0.25,
+        "publish", ("declared", *_VALUES), 5, 6, (*_ACCEPTED, "sanitizer"), _CARRIED, 30, 2,
+        ("cold", "hot", "burst", "graph"), 3, 0.25,
     ),
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from kernelevolve.evaluate import arms
 from kernelevolve.problem import Problem, parse_problem
 from kernelevolve.protocol import Case, Description, Variant
 from kernelevolve.tensors import call, clock, draw, load, outputs
+from kernelevolve.tensors import ring as slots
 from kernelevolve.tensors.describe import check_random, describe
 
 HEAD = "import torch\nimport torch.nn as nn\n"
@@ -281,7 +282,7 @@ def test_gradients_come_with_the_drawn_cotangents() -> None:
 def test_a_ring_is_warmed_slot_by_slot_and_a_burst_times_the_slots_that_are_asked_for() -> None:
     seen: list[int] = []
     ring = clock.Ring([torch.full((1 << 20,), 5.0)], lambda i: [torch.full((1 << 20,), 5.0 + i)], "cpu")
-    assert len(ring.slots) == clock.SLOTS_USUAL
+    assert len(ring.slots) == slots.SLOTS_USUAL
     warmed, result = clock.warm(lambda x: seen.append(int(x[0].item())) or x, ring, 0.0)
     assert sorted(seen) == list(range(5, 5 + len(ring.slots)))
     assert warmed.calls == len(seen) == len(ring.slots)
@@ -309,8 +310,8 @@ def test_a_slot_gets_new_bytes_at_its_old_address_and_version() -> None:
 
 def test_a_small_footprint_needs_a_flush() -> None:
     ring = clock.Ring([torch.zeros(16)], lambda i: [torch.zeros(16)], "cpu")
-    assert len(ring.slots) == clock.SLOTS_USUAL
-    assert ring.flush_bytes > clock.CPU_CACHE
+    assert len(ring.slots) == slots.SLOTS_USUAL
+    assert ring.flush_bytes > slots.CPU_CACHE
 
 
 def test_what_is_timed_includes_the_gradients_that_are_asked_for() -> None:

@@ -206,8 +206,8 @@ PATCHED_CLOCK = """
 import sys, time
 from kernelevolve.tensors import clock
 _was = clock.burst
-def burst(function, ring, untimed, timed, mode, hold):
-    return [{claim} for _ in _was(function, ring, untimed, timed, mode, hold)]
+def burst(*asked):
+    return [{claim} for _ in _was(*asked)]
 clock.burst = burst
 """
 
@@ -308,3 +308,11 @@ def test_several_processes_are_several_and_the_worst_is_reported(time_it: Time) 
     assert len([g for g in found.guards if g.name == "clock"]) == 2
     assert found.timed[0].timing.candidate.how.startswith("this CPU: cold L2, 3 interleaved blocks")
     assert Blocks(3, 0).count == 3
+
+
+def test_a_mode_that_cannot_be_is_left_out_with_its_reason(time_it: Time) -> None:
+    lane = dataclasses.replace(SHORT, modes=("cold", "graph"), blocks=1)
+    measured = time_it(HONEST, lane=lane)
+    assert [timed.timing.mode for timed in measured.timed] == ["cold"]
+    (guard,) = [g for g in measured.guards if g.name == "graph"]
+    assert guard.held == "not run" and "candidate cannot be captured: there are no CUDA graphs" in guard.detail

@@ -110,6 +110,7 @@ class Arm:
         self.history: list[Call] = []
         self.replaced: list[str] = []
         self.number = 0
+        self.lead = 0.0  # milliseconds of busy wait before its timed calls
 
     def __call__(self, calls: int) -> Sequence[float]:
         """Milliseconds of each of `calls` calls on new inputs."""
@@ -119,7 +120,7 @@ class Arm:
         seeds = [[call.slot, call.case.seed if i >= self.shape.untimed else -1] for i, call in enumerate(due)]
         self.ask("renew", {"calls": seeds, "distribution": due[0].case.distribution, "drop": not self.pending})
         start = time.monotonic()
-        answer = self.ask("burst", {"mode": self.mode, "untimed": self.shape.untimed, "hold": True})
+        answer = self.ask("burst", {"mode": self.mode, "untimed": self.shape.untimed, "hold": True, "lead": self.lead})
         wall = (time.monotonic() - start) * 1e3
         times = [float(t) for t in answer.body["milliseconds"]]
         timed = due[self.shape.untimed :]

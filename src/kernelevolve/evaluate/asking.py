@@ -160,6 +160,10 @@ def _holding(body: Mapping[str, Any]) -> None:
             raise ValueError("the handle has other fields than a handle has")
 
 
+def _sanitized(body: Mapping[str, Any]) -> object:
+    return str(body["report"]), str(body["why"]), [str(name) for name in body["kernels"]]
+
+
 _ANSWERS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], object]]] = {
     "prepare": ("prepared", dict),
     "plan": ("planned", _planned),
@@ -173,6 +177,8 @@ _ANSWERS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], object]]] = {
     "opcheck": ("opchecked", lambda body: dict(body["ops"])),
     "choose": ("chosen", dict),
     "warm": ("warmed", dict),
+    "capture": ("captured", lambda body: str(body["why"])),
+    "sanitize": ("sanitized", _sanitized),
     "renew": ("renewed", dict),
     "burst": ("timed", _timed),
     "held": ("holding", _holding),

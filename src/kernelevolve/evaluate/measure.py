@@ -24,6 +24,7 @@ from kernelevolve.evaluate.arms import RING_BYTES, SCREEN_HOLD_BYTES, SLOTS
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder
 from kernelevolve.evaluate.correct import Bounds, Failed, Trial, candidate_asks, compare
+from kernelevolve.evaluate.graphs import by_mode
 from kernelevolve.evaluate.health import Health
 from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.seat import Seat, Share
@@ -298,7 +299,7 @@ class Device:
             kept = visit.workers.get(workload) if visit is not None and not number else None
             session = Session(bench, self, trial, lane, own, blocks=self.blocks, worker=kept, visit=visit, **rules)
             runs.append(session.measure())
-        timed = tuple(worst_of(modes) for modes in zip(*(run.timed for run in runs), strict=True))
+        timed = tuple(worst_of(modes) for modes in by_mode([run.timed for run in runs]))
         return Measured(timed, tuple(guard for run in runs for guard in run.guards))
 
     def baseline(self, bench: Bench, workload: str, arm: str) -> Conversation:

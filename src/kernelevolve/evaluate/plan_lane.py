@@ -21,6 +21,7 @@ from kernelevolve.evaluate.asking import Failed, Trial
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder, Packed
 from kernelevolve.evaluate.climb import Climb
+from kernelevolve.evaluate.graphs import by_mode
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal
 from kernelevolve.evaluate.secrets import Seeds
@@ -165,7 +166,7 @@ def _own(seeds: Seeds, number: int) -> Seeds:
 
 def _together(runs: Sequence[Measured]) -> Measured:
     """The processes as one, each mode by its worst."""
-    timed = tuple(worst_of(modes) for modes in zip(*(run.timed for run in runs), strict=True))
+    timed = tuple(worst_of(modes) for modes in by_mode([run.timed for run in runs]))
     guards = tuple(replace(guard, name=f"{GUARD}:{guard.name}") for run in runs for guard in run.guards)
     return Measured(tuple(replace(t, timing=replace(t.timing, lane="plan")) for t in timed), guards)
 

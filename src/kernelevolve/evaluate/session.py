@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
+from kernelevolve.evaluate import graphs
 from kernelevolve.evaluate.arms import Arm, Call, Looks, Shape, shape_for, turns_of
 from kernelevolve.evaluate.bench import Bench
-from kernelevolve.evaluate.consistency import Consistency, consistency
+from kernelevolve.evaluate.consistency import Consistency, consistency, sharpen
 from kernelevolve.evaluate.correct import Failed, Trial, candidate_asks
 from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.secrets import Seeds
@@ -149,11 +151,22 @@ class Session:
             if worker is None:
                 worker = self.place.worker(self.bench, self.workload, trial.source, trial.choice)
             judges, facts = self.place.warm_baselines(self.bench, self.workload, self._warm_body(self._seed("warm")))
-            timed = tuple(self._mode(mode, worker, judges, facts) for mode in self.lane.modes)
+            modes = (m for m in self.lane.modes if m != graphs.MODE or self._captured(worker, judges))
+            timed = tuple(self._mode(mode, worker, judges, facts) for mode in modes)
         finally:
             if worker is not None and worker is not self._kept:
                 worker.end()
         return Measured(timed, tuple(self.guards))
+
+    def _captured(self, worker: Conversation, judges: Mapping[str, Conversation]) -> bool:
+        """Whether all arms are there as CUDA graphs; the last mode, since a capture that fails may leave traces."""
+        asks: dict[str, graphs.Ask] = {
+            CANDIDATE: partial(candidate_asks, worker, seconds=self.trial.bounds.call_seconds)
+        }
+        asks |= {name: partial(self.bench.judged, judge) for name, judge in judges.items()}
+        warm = self._warm_body(self._seed("graph/warm"))
+        self.guards.append(graphs.captured(asks, self.workload, {**warm, "seconds": 0.0}))
+        return self.guards[-1].held == "held"
 
     def _warm_body(self, seed: int, *, slots: int = 0, hold: int = 0) -> dict[str, Any]:
         rules = {"seed": seed, "state": self.state, "distribution": self.distribution}
@@ -208,7 +221,7 @@ class Session:
                 )
             except NothingCounts as error:
                 raise Failed(Verdict.INCONCLUSIVE, str(error)) from error
-            self._clock(arms, timed.timing.against, one_more)
+            self._clock(arms, timed.timing.against, one_more, after)
         if looks is not None and candidate.pending:
             self.visit.give_way()
             looks.look(candidate, len(candidate.blocks))
@@ -284,7 +297,13 @@ class Session:
         """Blocks whose results are held together in a screen: as many as it has at most."""
         return self.blocks.count << self.blocks.doublings
 
-    def _clock(self, arms: Mapping[str, Arm], against: str, one_more: Callable[[int], None]) -> None:
+    def _clock(
+        self,
+        arms: Mapping[str, Arm],
+        against: str,
+        one_more: Callable[[int], None],
+        after: Callable[[int], None],
+    ) -> None:
         """Refuses times that this process's own clock contradicts; looks longer before it does."""
         if "clock" not in self.lane.defences:
             return
@@ -298,7 +317,18 @@ class Session:
             found = self._consistency(arms, against)
         if not found.holds:
             raise self._refused("clock", Verdict.TIMER_INCONSISTENT, f"{found}")
-        self._held("clock", str(found), ran=found.blocks >= 2)
+        sharper = self._sharpened(arms[CANDIDATE], arms[against], lambda: after(len(arms[CANDIDATE].blocks)))
+        self._held("clock", f"{found}{sharper}", ran=found.blocks >= 2)
+
+    def _sharpened(self, candidate: Arm, baseline: Arm, compare: Callable[[], None]) -> str:
+        """Looks more sharply at the clock where that is possible: short calls on a device, in no screen."""
+        if candidate.mode != "cold" or self.lane.name == "screen" or self.place.torch_name == "cpu":
+            return ""
+        longest = min(candidate.shape.slots - candidate.shape.untimed, candidate.shape.hold - 1)
+        sharp = sharpen(candidate, baseline, longest, compare)
+        if not sharp.holds:
+            raise self._refused("clock", Verdict.TIMER_INCONSISTENT, f"{sharp}")
+        return f"; {sharp}"
 
     @staticmethod
     def _consistency(arms: Mapping[str, Arm], against: str) -> Consistency:

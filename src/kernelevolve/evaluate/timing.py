@@ -34,7 +34,7 @@ BURSTS = 4  # of each arm in a block
 DROPPED = 0.2  # share of blocks beyond which nothing is said
 UNEVEN = 1.03  # by how much more than the baselines' a candidate's mean may be above its median
 _PILOT = 3
-_MODES = {"cold": "cold L2", "hot": "inputs just read", "burst": "back to back, warm L2"}
+_MODES = {"cold": "cold L2", "hot": "inputs just read", "burst": "back to back, warm L2", "graph": "cold L2, replayed"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Plan:
     Attributes:
         blocks: how many.
         calls, longer: of the two kinds of bursts; 0 = from the baselines' time.
-        mode: `cold`, `hot` or `burst`; never mixed.
+        mode: `cold`, `hot`, `burst` or `graph`; never mixed.
         candidates: how many are measured of which the best will be taken: the level is divided by it.
     """
 

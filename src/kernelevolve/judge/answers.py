@@ -172,6 +172,10 @@ def _warm(state: State, message: Message) -> Answered:
     return "warmed", _held(state, "baseline", "baseline").warm(message.body)
 
 
+def _capture(state: State, message: Message) -> Answered:
+    return "captured", _held(state, "baseline", "baseline").capture()
+
+
 def _renew(state: State, message: Message) -> Answered:
     return "renewed", _held(state, "baseline", "baseline").renew(message.body)
 
@@ -225,6 +229,7 @@ ANSWERS: dict[str, Callable[[State, Message], Answered]] = {
     "admit": _admit,
     "baseline": _baseline,
     "warm": _warm,
+    "capture": _capture,
     "renew": _renew,
     "burst": _burst,
     "look": _look,

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from kernelevolve.errors import ProblemError
+from kernelevolve.errors import MachineError, ProblemError
 from kernelevolve.protocol import Case, Opened
-from kernelevolve.tensors import call, draw, load
+from kernelevolve.tensors import call, draw, graphs, load
 from kernelevolve.tensors.arm import Arm, put_back
 
 ARMS = ("eager", "compile", "compile-max-autotune")
@@ -69,6 +69,14 @@ class Baseline:
         """See `tensors.arm.Arm.warm`."""
         with self._blamed():
             return self.arm.warm(body)
+
+    def capture(self) -> dict[str, Any]:
+        """One CUDA graph per slot of the warm ring; `why` says why there are none, empty where there are."""
+        try:
+            with self._blamed(), torch.set_grad_enabled(self.arm.grad):
+                return {"why": graphs.capture(self.arm.function, self.arm.ring)}
+        except (ProblemError, MachineError) as error:
+            return {"why": str(error)}
 
     def renew(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """See `tensors.arm.Arm.renew`."""

@@ -4,6 +4,7 @@ In: messages. Out: answers. Left to others: the plan (`plan_lane`), clock, ring 
 (`timed`, in another child).
 
 warm    {seed, state, distribution, seconds, slots, hold}  -> warmed {...}     see `tensors.arm.Arm.warm`
+capture {}                                                 -> captured {why}
 renew   {calls, distribution, drop}                        -> renewed {}
 burst   {mode, untimed, hold}                              -> timed {milliseconds, sums, replaced}
 held    {ipc, pause?}                                      -> holding {calls, handle?}      + arena
@@ -39,6 +40,11 @@ def warm(plan: PlanArm, state: dict[str, Any], message: Message) -> Replied:
         plan.forget()
         state["arm"] = Arm(plan, plan.inputs, plan.leaves, plan.device, before=afresh)
     return "warmed", plan.guarded(lambda: _arm(state).warm(body)), {}
+
+
+def capture(plan: PlanArm, state: dict[str, Any], message: Message) -> Replied:
+    """See above; a plan's launches have no Python between them that a graph would save."""
+    return "captured", {"why": "a plan is launched as it is"}, {}
 
 
 def renew(plan: PlanArm, state: dict[str, Any], message: Message) -> Replied:
@@ -79,4 +85,4 @@ def _arm(state: dict[str, Any]) -> Arm:
     return arm
 
 
-ANSWERS = {"warm": warm, "renew": renew, "burst": burst, "held": held}
+ANSWERS = {"warm": warm, "capture": capture, "renew": renew, "burst": burst, "held": held}

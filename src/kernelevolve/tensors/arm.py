@@ -56,6 +56,7 @@ class Arm:
                 lambda i: self.draw(Case(seed + i, distribution)),
                 self.device,
                 int(body.get("slots", 0)),
+                seed=seed,
             )
         self.drop()
         with torch.set_grad_enabled(self.grad):
@@ -93,7 +94,7 @@ class Arm:
         return {}
 
     def burst(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """`burst {mode, untimed, hold}`: calls on the slots just renewed; `milliseconds` of each timed one.
+        """`burst {mode, untimed, hold, lead}`: calls on the slots just renewed; `milliseconds` of each timed one.
 
         Args:
             body: the first `untimed` of them are not timed; without `hold` results are dropped at once.
@@ -103,7 +104,8 @@ class Arm:
         since = len(taken.calls) if taken is not None else 0
         due, self._due = self._due, []
         with torch.set_grad_enabled(self.grad):
-            times = clock.burst(self.function, self.ring, due[:untimed], due[untimed:], body["mode"], hold)
+            lead = float(body.get("lead", 0.0))
+            times = clock.burst(self.function, self.ring, due[:untimed], due[untimed:], body["mode"], hold, lead)
         sums = taken.sums(since) if taken is not None else []
         return {"milliseconds": times, "sums": [[str(s) for s in call] for call in sums]}
 

@@ -259,6 +259,7 @@ ANSWERS: dict[str, Answer] = {
     "opcheck": _opcheck,
     "choose": _choose,
     "warm": timed.warm,
+    "capture": timed.capture,
     "renew": timed.renew,
     "burst": timed.burst,
     "held": timed.held,

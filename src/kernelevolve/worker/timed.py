@@ -11,18 +11,22 @@ import contextlib
 import time
 from typing import Any
 
+import torch
+
 from kernelevolve import codec
 from kernelevolve.protocol import Case
-from kernelevolve.tensors import call
+from kernelevolve.tensors import call, graphs
 from kernelevolve.tensors.arm import Arm, put_back
 from kernelevolve.tensors.clock import replaced
 from kernelevolve.tensors.held import Held
 from kernelevolve.tensors.outputs import to_bytes
 from kernelevolve.wire import Channel, Message, memory_bytes
 from kernelevolve.worker import ipc
+from kernelevolve.worker.fault import Fault
 from kernelevolve.worker.run import Runner
 
 State = dict[str, Any]
+_REASON = 300  # characters
 
 
 def warm(state: State, message: Message, channel: Channel) -> None:
@@ -54,8 +58,20 @@ def renew(state: State, message: Message, channel: Channel) -> None:
     channel.send("renewed", {})
 
 
+def capture(state: State, message: Message, channel: Channel) -> None:
+    """`capture {}`: one CUDA graph per slot of the warm ring; `why` says why there are none, empty where there are."""
+    runner: Runner = state["runner"]
+    arm: Arm = state["arm"]
+    try:
+        with runner.context(), torch.set_grad_enabled(arm.grad):
+            why = runner.guarded(lambda: graphs.capture(arm.function, arm.ring))
+    except Fault as fault:  # not everything that is right can be captured
+        why = str(fault)
+    channel.send("captured", {"why": why[:_REASON]})
+
+
 def burst(state: State, message: Message, channel: Channel) -> None:
-    """`burst {mode, untimed, hold}`: see `tensors.arm.Arm.burst`."""
+    """`burst {mode, untimed, hold, lead}`: see `tensors.arm.Arm.burst`."""
     runner: Runner = state["runner"]
     arm: Arm = state["arm"]
     with runner.context():
