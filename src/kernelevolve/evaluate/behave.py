@@ -17,6 +17,8 @@ from kernelevolve.evaluate.asking import BOUNDS, Bounds, Trial
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import compare
 from kernelevolve.evaluate.hidden import compare_hidden
+from kernelevolve.evaluate.sanitizer import GUARD as SANITIZER
+from kernelevolve.evaluate.sanitizer import sanitize
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.structure import Report, examine
 from kernelevolve.evaluate.talk import Talk, most_bytes
@@ -70,6 +72,9 @@ class Behaviour:
             sizes = self.bench.hidden(workload, self.device, seed, self.lane.hidden)
             near = replace(trial, description=scaled)
             labels += compare_hidden(self.bench, near, sizes, self.seeds, evidence, report, keep=screen)
+        if SANITIZER in self.lane.structure and self.device != "cpu":
+            cases = [self.seeds.case("sanitizer", self.distribution)]
+            sanitize(self.bench, replace(trial, description=scaled), cases, report)
         return labels
 
     def _scaled(self, workload: str) -> Description:

@@ -20,7 +20,7 @@ from kernelevolve.protocol import Case, Opened, Placement
 from kernelevolve.seal.limits import Limits
 from kernelevolve.tensors import load, outputs
 from kernelevolve.wire import Attachment, Channel, Message, memory_bytes
-from kernelevolve.worker import ipc, pack, plan, structure, timed
+from kernelevolve.worker import ipc, pack, plan, sanitized, structure, timed
 from kernelevolve.worker.build import build
 from kernelevolve.worker.interpret import interpreting
 from kernelevolve.worker.load import build_candidate, choose, load_candidate, silence_autotune
@@ -258,6 +258,7 @@ ANSWERS: dict[str, Answer] = {
     "process": _process,
     "opcheck": _opcheck,
     "choose": _choose,
+    "sanitize": sanitized.sanitize,
     "warm": timed.warm,
     "capture": timed.capture,
     "renew": timed.renew,
