@@ -160,7 +160,7 @@ LANES: Mapping[str, Lane] = {
         "accept", ("declared", *_VALUES), 5, 6, _ACCEPTED, _CARRIED, 30, 2, ("cold", "hot"), 1, 0.25
     ),
     "publish": Lane(
-        "publish", ("declared", *_VALUES), 5, 6, (*_ACCEPTED, "sanitizer"), _CARRIED, 30, 2,
+        "publish", ("declared", *_VALUES), 5, 6, (*_ACCEPTED, "sanitizer"), (*_CARRIED, "kernels"), 30, 2,
         ("cold", "hot", "burst", "graph"), 3, 0.25,
     ),
 }  # fmt: skip

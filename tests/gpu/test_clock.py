@@ -266,3 +266,10 @@ def test_the_sanitizer_finds_a_store_beyond_the_end(bench: Bench, monkeypatch: p
     with pytest.raises(Failed) as caught:
         print(looked(bench, candidate(extra=4096), ("memcheck",), monkeypatch))
     assert caught.value.verdict is Verdict.MEM_RACE and "add_relu" in caught.value.detail
+
+
+def test_the_profiler_sees_the_kernels_of_a_call_in_the_seal(time_it: Time) -> None:
+    lane = dataclasses.replace(SHORT, defences=(*SHORT.defences, "kernels"))
+    (guard,) = [g for g in time_it(candidate(times=4), lane).guards if g.name == "kernels"]
+    print(guard.detail)
+    assert guard.held == "held" and "1 on the device per call" in guard.detail, guard.detail

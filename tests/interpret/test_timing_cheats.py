@@ -311,8 +311,10 @@ def test_several_processes_are_several_and_the_worst_is_reported(time_it: Time) 
 
 
 def test_a_mode_that_cannot_be_is_left_out_with_its_reason(time_it: Time) -> None:
-    lane = dataclasses.replace(SHORT, modes=("cold", "graph"), blocks=1)
-    measured = time_it(HONEST, lane=lane)
+    defences = (*SHORT.defences, "kernels")
+    measured = time_it(HONEST, lane=dataclasses.replace(SHORT, modes=("cold", "graph"), blocks=1, defences=defences))
     assert [timed.timing.mode for timed in measured.timed] == ["cold"]
     (guard,) = [g for g in measured.guards if g.name == "graph"]
     assert guard.held == "not run" and "candidate cannot be captured: there are no CUDA graphs" in guard.detail
+    (guard,) = [g for g in measured.guards if g.name == "kernels"]
+    assert guard.held == "not run" and "there is no device" in guard.detail

@@ -160,6 +160,13 @@ def _holding(body: Mapping[str, Any]) -> None:
             raise ValueError("the handle has other fields than a handle has")
 
 
+def _seen(body: Mapping[str, Any]) -> None:
+    if not all(math.isfinite(start) and start <= end for call in body["spans"] for start, end in call):
+        raise ValueError("a span on the device that is none")
+    if not str(body["why"]) and not body["spans"]:
+        raise ValueError("neither spans nor a reason")
+
+
 def _sanitized(body: Mapping[str, Any]) -> object:
     return str(body["report"]), str(body["why"])
 
@@ -178,6 +185,7 @@ _ANSWERS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], object]]] = {
     "choose": ("chosen", dict),
     "warm": ("warmed", dict),
     "capture": ("captured", lambda body: str(body["why"])),
+    "kernels": ("seen", _seen),
     "sanitize": ("sanitized", _sanitized),
     "renew": ("renewed", dict),
     "burst": ("timed", _timed),

@@ -17,7 +17,7 @@ from kernelevolve.evaluation import Guard, Verdict
 from kernelevolve.wire import Message
 
 MODE = "graph"
-_ENDED = (Verdict.CRASH, Verdict.TIMEOUT, Verdict.OOM)
+ENDED = (Verdict.CRASH, Verdict.TIMEOUT, Verdict.OOM)  # how a process ends that was asked for what it cannot do
 Ask = Callable[[str, Mapping[str, Any]], Message]
 
 
@@ -33,7 +33,7 @@ def captured(asks: Mapping[str, Ask], workload: str, warm: Mapping[str, Any]) ->
             asks[name]("warm", warm)
             why = str(asks[name]("capture", {}).body["why"])
         except Failed as failed:
-            if failed.verdict not in _ENDED:
+            if failed.verdict not in ENDED:
                 raise
             why = str(failed)
         if why:

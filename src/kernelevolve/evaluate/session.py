@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
-from kernelevolve.evaluate import graphs
+from kernelevolve.evaluate import graphs, kernels
 from kernelevolve.evaluate.arms import Arm, Call, Looks, Shape, shape_for, turns_of
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.consistency import Consistency, consistency, sharpen
@@ -153,10 +153,23 @@ class Session:
             judges, facts = self.place.warm_baselines(self.bench, self.workload, self._warm_body(self._seed("warm")))
             modes = (m for m in self.lane.modes if m != graphs.MODE or self._captured(worker, judges))
             timed = tuple(self._mode(mode, worker, judges, facts) for mode in modes)
+            self._kernels(worker, timed)
         finally:
             if worker is not None and worker is not self._kept:
                 worker.end()
         return Measured(timed, tuple(self.guards))
+
+    def _kernels(self, worker: Conversation, timed: Sequence[Timed]) -> None:
+        """Has a second instrument look at calls, after all that is timed: a profiler slows what comes after it."""
+        cold = [t.timing.candidate.value for t in timed if t.timing.mode == "cold"]
+        if kernels.GUARD not in self.lane.defences or not cold:
+            return
+        ask = partial(candidate_asks, worker, seconds=self.trial.bounds.call_seconds)
+        try:
+            self.guards.append(kernels.counted(ask, self.workload, cold[0]))
+        except Failed as failed:
+            failed.knowing(workload=self.workload, size="full", device=self.place.torch_name)
+            raise
 
     def _captured(self, worker: Conversation, judges: Mapping[str, Conversation]) -> bool:
         """Whether all arms are there as CUDA graphs; the last mode, since a capture that fails may leave traces."""

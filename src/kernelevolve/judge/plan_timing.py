@@ -5,6 +5,7 @@ In: messages. Out: answers. Left to others: the plan (`plan_lane`), clock, ring 
 
 warm    {seed, state, distribution, seconds, slots, hold}  -> warmed {...}     see `tensors.arm.Arm.warm`
 capture {}                                                 -> captured {why}
+kernels {calls}                                            -> seen {spans, why}
 renew   {calls, distribution, drop}                        -> renewed {}
 burst   {mode, untimed, hold}                              -> timed {milliseconds, sums, replaced}
 held    {ipc, pause?}                                      -> holding {calls, handle?}      + arena
@@ -47,6 +48,11 @@ def capture(plan: PlanArm, state: dict[str, Any], message: Message) -> Replied:
     return "captured", {"why": "a plan is launched as it is"}, {}
 
 
+def seen(plan: PlanArm, state: dict[str, Any], message: Message) -> Replied:
+    """See above; what a plan launches is written in it."""
+    return "seen", {"why": "a plan says itself what it launches", "spans": []}, {}
+
+
 def renew(plan: PlanArm, state: dict[str, Any], message: Message) -> Replied:
     """See above."""
     return "renewed", _arm(state).renew(message.body), {}
@@ -85,4 +91,4 @@ def _arm(state: dict[str, Any]) -> Arm:
     return arm
 
 
-ANSWERS = {"warm": warm, "capture": capture, "renew": renew, "burst": burst, "held": held}
+ANSWERS = {"warm": warm, "capture": capture, "kernels": seen, "renew": renew, "burst": burst, "held": held}

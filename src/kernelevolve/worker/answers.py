@@ -261,6 +261,7 @@ ANSWERS: dict[str, Answer] = {
     "sanitize": sanitized.sanitize,
     "warm": timed.warm,
     "capture": timed.capture,
+    "kernels": timed.seen,
     "renew": timed.renew,
     "burst": timed.burst,
     "held": timed.held,

@@ -15,7 +15,7 @@ import torch
 
 from kernelevolve import codec
 from kernelevolve.protocol import Case
-from kernelevolve.tensors import call, graphs
+from kernelevolve.tensors import call, graphs, kernels
 from kernelevolve.tensors.arm import Arm, put_back
 from kernelevolve.tensors.clock import replaced
 from kernelevolve.tensors.held import Held
@@ -68,6 +68,19 @@ def capture(state: State, message: Message, channel: Channel) -> None:
     except Fault as fault:  # not everything that is right can be captured
         why = str(fault)
     channel.send("captured", {"why": why[:_REASON]})
+
+
+def seen(state: State, message: Message, channel: Channel) -> None:
+    """`kernels {calls}`: spans on the device of that many calls, in microseconds; `why` says why there are none."""
+    runner: Runner = state["runner"]
+    arm: Arm = state["arm"]
+    spans, why = [], ""
+    try:
+        with runner.context(), torch.set_grad_enabled(arm.grad):
+            spans = runner.guarded(lambda: kernels.spans_of(arm.function, arm.ring, int(message.body["calls"])))
+    except Fault as fault:  # a profiler that does not work is nobody's fault
+        why = str(fault)
+    channel.send("seen", {"why": why[:_REASON], "spans": spans})
 
 
 def burst(state: State, message: Message, channel: Channel) -> None:
