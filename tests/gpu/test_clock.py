@@ -179,7 +179,9 @@ def test_calls_behind_a_busy_wait_take_what_they_take_one_by_one() -> None:
     clock.warm(function, made, 0.2)
     order = list(range(3, 20))
     apart = sorted(clock.burst(function, made, [0, 1, 2], order, "cold", lambda r: None))[8]
+    assert not made.ahead
     ahead = sorted(clock.burst(function, made, [0, 1, 2], order, "cold", lambda r: None, 5.0))[8]
+    assert made.ahead, "17 calls of one kernel are submitted in less than 5 ms"
     assert ahead == pytest.approx(apart, rel=0.25, abs=5e-3)
 
 
@@ -226,6 +228,11 @@ def test_the_sharper_look_believes_who_tells_the_truth(time_it: Time) -> None:
         (guard,) = [g for g in time_it(source).guards if g.name == "clock"]
         print(f"{time.monotonic() - start:.2f} s: {guard.detail}")
         assert guard.held == "held" and "submitted ahead of the device" in guard.detail, guard.detail
+
+
+def test_a_call_that_waits_for_the_device_is_not_accused_of_it(time_it: Time) -> None:
+    (guard,) = [g for g in time_it(candidate(first="float(x[0, 0].item())")).guards if g.name == "clock"]
+    assert guard.held == "held" and "candidate cannot be submitted ahead" in guard.detail, guard.detail
 
 
 LIAR = """

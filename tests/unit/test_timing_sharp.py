@@ -22,6 +22,7 @@ class Simulated:
     Attributes:
         takes, says: milliseconds of a call, and what is reported of it; `sharply` in bursts with a busy wait before.
         submits: milliseconds that the host needs to submit a call with what belongs to it.
+        waits: in each call for the device.
         late: mean of what a message comes late; one in fifty is ten times as late.
     """
 
@@ -31,18 +32,23 @@ class Simulated:
     sharply: float | None = None
     submits: float = 90 * US
     late: float = 10 * US
+    waits: bool = False
     lead: float = 0.0
+    ahead: bool = False
     blocks: list[list[Taken]] = field(default_factory=lambda: [[]])
 
     def __call__(self, calls: int) -> None:
         host, device, reported = 0.02, self.lead * (1 + self.rng.gauss(0, 5e-4)), 0.0
+        begins = device
         for _ in range(calls):
             host += self.submits * (1 + abs(self.rng.gauss(0, 0.1)))
-            waits = 0.0 if self.lead else SPIN
+            spin = 0.0 if self.lead else SPIN
             took = self.takes * (1 + self.rng.gauss(0, 0.01))
-            device = max(device, host) + waits + CHILL * (1 + self.rng.gauss(0, 0.003)) + took + HOLD
+            device = max(device, host) + spin + CHILL * (1 + self.rng.gauss(0, 0.003)) + took + HOLD
             claimed = self.sharply if self.lead and self.sharply is not None else self.says
             reported += took * claimed / self.takes
+            host = max(host, device) if self.waits else host
+        self.ahead = host < begins
         late = self.rng.expovariate(1 / self.late) * (10 if self.rng.random() < 0.02 else 1)
         self.blocks[-1].append(Taken(calls, 0.15 + max(host, device) + late, reported))
 
@@ -114,6 +120,16 @@ def test_who_is_honest_only_where_he_is_looked_at_sharply_reports_two_different_
     found, _ = look(3, 60 * US, lie=40 * US, sharply=60 * US)
     assert found.apart and not found.holds and "in those that count" in str(found)
     assert look(3, 60 * US, lie=15 * US, sharply=60 * US)[0].holds, "below that it is not seen"
+
+
+def test_who_waits_for_the_device_in_a_call_is_not_accused_of_it() -> None:
+    for seed in range(20):
+        rng = random.Random(seed)
+        candidate = counted(Simulated(rng, 20 * US, 20 * US, waits=True))
+        baseline = counted(Simulated(rng, 30 * US, 30 * US))
+        found = sharpen(candidate, baseline, LONGEST, lambda: None)
+        assert found.holds and found.found is None and "candidate cannot be submitted ahead" in str(found)
+        assert candidate.lead == 0.0
 
 
 def test_the_arms_are_left_as_they_were_and_what_cannot_be_looked_at_is_said() -> None:

@@ -111,6 +111,7 @@ class Arm:
         self.replaced: list[str] = []
         self.number = 0
         self.lead = 0.0  # milliseconds of busy wait before its timed calls
+        self.ahead = False  # whether the last burst's were submitted while it lasted
 
     def __call__(self, calls: int) -> Sequence[float]:
         """Milliseconds of each of `calls` calls on new inputs."""
@@ -122,6 +123,7 @@ class Arm:
         start = time.monotonic()
         answer = self.ask("burst", {"mode": self.mode, "untimed": self.shape.untimed, "hold": True, "lead": self.lead})
         wall = (time.monotonic() - start) * 1e3
+        self.ahead = bool(answer.body.get("ahead"))
         times = [float(t) for t in answer.body["milliseconds"]]
         timed = due[self.shape.untimed :]
         sums = list(answer.body.get("sums", ()))

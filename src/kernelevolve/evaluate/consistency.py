@@ -16,7 +16,9 @@ needed: a busy wait goes before all calls, longer than submitting them takes by 
 device alone decides how long the rest takes. Such bursts have one call and as many as there are slots; of two bursts of
 a kind that follow each other the one counts that was waited for less, since messages only ever come late. It goes on
 until noise is as small as what is allowed, and accuses nobody before all its rounds are over. Who reports other times
-in these bursts than in those that count is refused as well.
+in these bursts than in those that count is refused as well. A call that waits for the device cannot be submitted ahead
+of it, and a host may be held up: a round in which an arm says so does not count, and after three the wider look has to
+do. That is a claim, and by it whoever waits in his calls gets away with the wider look.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ SHARE, LEAST_MS, PLUMBING = 0.05, 1e-3, 0.2
 _CONFIDENCE = 0.998  # two-sided; what lies beyond it on one side has 0.1 %
 ROUNDS_LEAST, ROUNDS_MOST = 4, 12
 TWICE = 2  # bursts of a kind in a round
+UNUSED_MOST = 2  # rounds that do not count
 CALLS_LEAST = 6  # in a longer burst: with fewer, a slope says nothing
-LEAD_MOST_MS = 10.0
+AHEAD, LEAD_MOST_MS = 1.2, 10.0  # the busy wait over what submitting took before, and the longest one
 APART, APART_MS = 1.5, 0.01  # by what a report may differ between bursts that count and these, beyond the baseline's
 
 
@@ -121,9 +124,13 @@ class Arm(Protocol):
     Attributes:
         blocks: what was taken; the last one is under way.
         lead: milliseconds of busy wait on the device before the calls of its next bursts.
+        ahead: whether the calls of the last burst were submitted while it lasted, by what the arm says.
     """
 
     lead: float
+
+    @property
+    def ahead(self) -> bool: ...
 
     @property
     def blocks(self) -> Sequence[Sequence[Taken]]: ...
@@ -171,20 +178,25 @@ def sharpen(candidate: Arm, baseline: Arm, longest: int, compare: Callable[[], N
     slopes = [_slope(arm.blocks) for arm in (candidate, baseline)]
     if None in (*counted, *slopes):
         return Sharp(None, why="every burst has the same number of calls")
-    lead = longest * max(s for s in slopes if s is not None)
+    lead = AHEAD * longest * max(s for s in slopes if s is not None)
     if not 0 < lead <= LEAD_MOST_MS:
         return Sharp(None, why=f"submitting {longest} calls may take {lead:.3g} ms")
     rounds: dict[str, list[list[Taken]]] = {"candidate": [], "baseline": []}
     found: Consistency | None = None
+    late = ""
     try:
         candidate.lead = baseline.lead = lead
         for number in range(ROUNDS_MOST):
-            _round({"candidate": candidate, "baseline": baseline}, longest, compare, rounds, swapped=bool(number % 2))
+            arms = {"candidate": candidate, "baseline": baseline}
+            late = _round(arms, longest, compare, rounds, swapped=bool(number % 2)) or late
+            unused = number + 1 - len(rounds["candidate"])
+            if unused > UNUSED_MOST:
+                return Sharp(None, lead, why=f"{late} cannot be submitted ahead of the device")
             pairs = zip(rounds["candidate"], rounds["baseline"], strict=True)
             excess = [(_excess(a, min), _excess(b, min)) for a, b in pairs]
             limit = _allowed([*rounds["candidate"], *rounds["baseline"]])
             found = _found([a - b for a, b in excess if a is not None and b is not None], limit)
-            if number + 1 >= ROUNDS_LEAST and found.holds and found.noise <= max(limit, LEAST_MS):
+            if len(excess) >= ROUNDS_LEAST and found.holds and found.noise <= max(limit, LEAST_MS):
                 break
     finally:
         candidate.lead = baseline.lead = 0.0
@@ -198,8 +210,13 @@ def _round(
     rounds: Mapping[str, list[list[Taken]]],
     *,
     swapped: bool,
-) -> None:
-    """Bursts of one call and of `longest`, each kind `TWICE` and in the order ABBA, appended to `rounds`."""
+) -> str:
+    """Bursts of one call and of `longest`, each kind `TWICE` and in the order ABBA, appended to `rounds`.
+
+    Returns:
+        an arm that did not submit all calls in time, with which the round does not count; empty if there is none.
+    """
+    late = ""
     for taken in rounds.values():
         taken.append([])
     for turn in range(TWICE):
@@ -208,7 +225,12 @@ def _round(
             for calls in (1, longest):
                 arms[name](calls)
                 rounds[name][-1].append(arms[name].blocks[-1][-1])
+                late = late if arms[name].ahead else name
         compare()
+    if late:
+        for taken in rounds.values():
+            taken.pop()
+    return late
 
 
 def _slope(blocks: Sequence[Sequence[Taken]]) -> float | None:

@@ -107,7 +107,7 @@ class Arm:
             lead = float(body.get("lead", 0.0))
             times = clock.burst(self.function, self.ring, due[:untimed], due[untimed:], body["mode"], hold, lead)
         sums = taken.sums(since) if taken is not None else []
-        return {"milliseconds": times, "sums": [[str(s) for s in call] for call in sums]}
+        return {"milliseconds": times, "sums": [[str(s) for s in call] for call in sums], "ahead": self.ring.ahead}
 
     @property
     def ring(self) -> clock.Ring:

@@ -36,6 +36,7 @@ _perf_counter = time.perf_counter
 _EventBase: Any = getattr(torch._C, "_CudaEventBase", torch.cuda.Event)
 _record: Any = getattr(_EventBase, "record", None)
 _elapsed: Any = getattr(_EventBase, "elapsed_time", None)
+_query: Any = getattr(_EventBase, "query", None)
 _sleep: Any = getattr(torch._C, "_cuda_sleep", None)
 _WATCHED: tuple[tuple[str, Any, str, Any], ...] = tuple(
     (f"{owner.__name__}.{name}", owner, name, getattr(owner, name, None))
@@ -116,7 +117,8 @@ def burst(
             of them back to back and gives each the same share; `graph` is `cold` with the replay of each slot's graph
             in place of a call.
         hold: is given each timed result as soon as its call is timed (`burst`: once all are).
-        lead: milliseconds of busy wait on a device before the first timed call, in place of those before each call.
+        lead: milliseconds of busy wait on a device before the first timed call, in place of those before each call;
+            `ring.ahead` then says whether all calls were submitted while it lasted.
 
     Raises:
         RuntimeError: mode `graph`, and nothing was captured.
@@ -167,9 +169,10 @@ def _one_by_one(
     hold: Callable[[Any], None],
     lead: float,
 ) -> list[float]:
-    pairs, stream = [(_event(), _event()) for _ in calls], torch.cuda.current_stream()
+    pairs, stream, waited = [(_event(), _event()) for _ in calls], torch.cuda.current_stream(), _event()
     if lead:
         _wait_on_device(lead)
+        _record(waited, stream)
     for (start, end), call, slot in zip(pairs, calls, timed, strict=True):
         _ready(ring, slot, mode)
         if not lead:
@@ -179,6 +182,7 @@ def _one_by_one(
         _record(end, stream)
         hold(result)
         del result
+    ring.ahead = bool(lead) and not _query(waited)
     ring.wait()
     return [float(_elapsed(start, end)) for start, end in pairs]
 

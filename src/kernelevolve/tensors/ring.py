@@ -87,6 +87,7 @@ class Ring:
     Attributes:
         footprint: bytes of one slot's tensors.
         room: bytes that a slot takes at most, with gaps.
+        ahead: whether the last burst was submitted before the device began with its calls.
         graphs: by slot, what runs in place of the function in mode `graph`; empty before they are captured.
     """
 
@@ -109,6 +110,7 @@ class Ring:
         self.slots += [self._placed(draw(i), seed, i) for i in range(1, count)]
         self._aliases = [_aliases(slot) for slot in self.slots]
         self.graphs: list[Callable[[], Any]] = []
+        self.ahead = False
         self.flush_bytes = flush_for(self.footprint, found, device)
         self._flush: Any = None
 
