@@ -278,5 +278,6 @@ def test_the_sanitizer_finds_a_store_beyond_the_end(bench: Bench, monkeypatch: p
 def test_the_profiler_sees_the_kernels_of_a_call_in_the_seal(time_it: Time) -> None:
     lane = dataclasses.replace(SHORT, defences=(*SHORT.defences, "kernels"))
     (guard,) = [g for g in time_it(candidate(times=4), lane).guards if g.name == "kernels"]
-    print(guard.detail)
+    if guard.held == "not run":
+        pytest.skip(guard.detail)  # not every driver lets a process without privileges count
     assert guard.held == "held" and "1 on the device per call" in guard.detail, guard.detail

@@ -6,7 +6,7 @@ import pytest
 
 from kernelevolve.errors import SeatLost
 from kernelevolve.evaluate.asking import Failed
-from kernelevolve.evaluate.health import Health
+from kernelevolve.evaluate.health import Health, suspect
 from kernelevolve.evaluation import Verdict
 
 
@@ -53,3 +53,12 @@ def test_a_wrong_result_is_no_reason_to_ask(verdict: Verdict) -> None:
     with Health("cuda:0", asked).watched():
         pass
     assert not asked.names
+
+
+@pytest.mark.parametrize("verdict", [Verdict.CRASH, Verdict.TIMEOUT, Verdict.OOM, Verdict.MEM_RACE])
+def test_a_crash_is_looked_into_whatever_it_is_called_in_the_end(verdict: Verdict) -> None:
+    inner = Failed(verdict, "it crashed")
+    outer = Failed(Verdict.GENERALIZATION, "at a size that is not declared")
+    assert suspect(inner) and not suspect(outer) and not suspect(Failed(Verdict.WRONG_VALUE, "wrong"))
+    outer.__cause__ = inner
+    assert suspect(outer)

@@ -93,6 +93,17 @@ class Prober:
 ask = Prober().ask
 
 
+def suspect(failed: Failed) -> bool:
+    """Whether a candidate ended in one of these ways, whatever that is called in the end: a crash at a size that nobody
+    declared is a lack of generality, and may be a neighbour's doing all the same."""
+    cause: BaseException | None = failed
+    while cause is not None:
+        if isinstance(cause, Failed) and cause.verdict in SUSPECT:
+            return True
+        cause = cause.__cause__
+    return False
+
+
 class Health:
     """Of one device.
 
@@ -126,7 +137,7 @@ class Health:
         Raises:
             SeatLost: it is quarantined from now on.
         """
-        if failed.verdict in SUSPECT:
+        if suspect(failed):
             self._check(str(failed))
 
     def _check(self, after: str) -> None:

@@ -19,7 +19,7 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder
 from kernelevolve.evaluate.climb import Climb, Reached
 from kernelevolve.evaluate.correct import Failed
-from kernelevolve.evaluate.health import SUSPECT
+from kernelevolve.evaluate.health import suspect
 from kernelevolve.evaluate.measure import Device, Visit
 from kernelevolve.evaluate.modelling import Modelling
 from kernelevolve.evaluate.plan_lane import GUARD as PLAN_LANE
@@ -84,7 +84,7 @@ class OnDevice:
                     finally:
                         crowded = visit.crowded
             except Failed as failed:
-                if failed.verdict not in SUSPECT or not crowded:
+                if not suspect(failed) or not crowded:
                     self.device.health.after(failed)
                     raise
             climb.back_to(before)
