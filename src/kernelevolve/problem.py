@@ -22,6 +22,9 @@ Precision = Literal["fp32-strict", "tf32", "fp16", "bf16", "fp8-operands", "fp8-
 Direction = Literal["forward", "backward", "both"]
 Mode = Literal["as-built", "train", "eval"]
 RandomPolicy = Literal["refuse", "statistical"]
+SpecialValues = Literal["finite", "propagate"]
+Determinism = Literal["bitwise", "rounding"]
+Layouts = Literal["declared", "any"]
 InputKind = Literal["values", "index", "offsets", "sorted", "mask", "fixed"]
 
 Constant = int | float | bool | str
@@ -56,6 +59,12 @@ class Problem:
         direction: what is computed and timed.
         mode: `train` and `eval` call the module's method of that name; `as-built` calls neither.
         random: what to do with a reference that draws random numbers.
+        special_values: `finite`: inputs are promised to be finite, and what NaN, infinities, -0 and denormals do to the
+            results that depend on them is told in a label; `propagate`: they come out as in the reference.
+        determinism: `bitwise`: two calls on the same inputs give the same bits; `rounding`: they may differ by what
+            another order of summation does, as with atomics.
+        layouts: `declared`: inputs in another layout than the file's may be refused by an exception; `any`: they are
+            computed.
         mutates: names of inputs or buffers that the reference changes in place.
         aliases: pairs of output index and input name that may share memory.
         kinds: what each input is, by position or name; only `values` are redrawn from other distributions.
@@ -74,6 +83,9 @@ class Problem:
     direction: Direction = "forward"
     mode: Mode = "as-built"
     random: RandomPolicy = "refuse"
+    special_values: SpecialValues = "finite"
+    determinism: Determinism = "bitwise"
+    layouts: Layouts = "declared"
     mutates: tuple[str, ...] = ()
     aliases: tuple[tuple[int, str], ...] = ()
     kinds: Mapping[str, InputKind] = field(default_factory=dict)
@@ -196,6 +208,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "direction": get_args(Direction),
     "mode": get_args(Mode),
     "random": get_args(RandomPolicy),
+    "special_values": get_args(SpecialValues),
+    "determinism": get_args(Determinism),
+    "layouts": get_args(Layouts),
     "weights": ("mutable", "static"),
     "library_calls": ("allowed", "forbidden"),
 }

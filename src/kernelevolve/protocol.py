@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kernelevolve.problem import InputKind, RandomPolicy
+from kernelevolve.problem import InputKind, RandomPolicy, SpecialValues
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Opened:
     Attributes:
         description: the size at hand.
         device: `cpu`, `cuda` or `cuda:1`.
-        precision, direction, mode, random: of the problem.
+        precision, direction, mode, random, special_values: of the problem.
         module_seed: seed under which `Model` and `ModelNew` are constructed.
         candidate: the kernel file's text; empty for the reference.
         choice: knob values to use, by name.
@@ -183,6 +183,7 @@ class Opened:
     mode: str
     module_seed: int = 0
     random: RandomPolicy = "refuse"
+    special_values: SpecialValues = "finite"
     candidate: str = ""
     choice: Mapping[str, Any] = field(default_factory=dict)
 

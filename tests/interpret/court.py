@@ -36,7 +36,10 @@ class Court:
         self.problem = problem
         self.answers = plugins.load("platforms", "h100").device_answers()
         self.opened = [
-            Opened(d, "cpu", problem.precision, problem.direction, problem.mode, random=problem.random)
+            Opened(
+                d, "cpu", problem.precision, problem.direction, problem.mode, random=problem.random,
+                special_values=problem.special_values,
+            )
             for d in describe_problem(problem)
             if d.variant.size != "full"
         ]

@@ -37,7 +37,9 @@ class Bench:
         self.problem = problem_of(source, sidecar)
         self.description = describe(self.problem, Variant("declared", "full", source))
         p = self.problem
-        self.opened = Opened(self.description, "cpu", p.precision, p.direction, p.mode)
+        self.opened = Opened(
+            self.description, "cpu", p.precision, p.direction, p.mode, special_values=p.special_values
+        )
         self.reference = Reference(self.opened)
 
     def inputs(self, case: Case) -> list[TENSOR]:

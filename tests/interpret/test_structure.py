@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
@@ -190,6 +191,10 @@ CHEATS = {
     "wrong for a transposed input": ("layouts", Verdict.GENERALIZATION, """
         return self.compute(x, y, out=torch.empty(x.shape))
     """),
+    "the global seed set in each call": ("state", Verdict.TAMPER, """
+        torch.manual_seed(0)
+        return self.compute(x, y)
+    """),
     "a child that stays": ("state", Verdict.TAMPER, """
         import subprocess
         self.calls += 1
@@ -222,6 +227,45 @@ def test_no_other_guard_notices_it(bench: Bench, name: str) -> None:
     guards, _ = examined(bench, forward(body), *rest)
     assert set(guards) >= set(rest)
     assert all(guards[n].held != "failed" for n in rest)
+
+
+LAST_BITS = """
+    self.calls += 1
+    out = self.compute(x, y)
+    out.numpy()[3] *= 1.0 + (self.calls % 2) * 2.0**-22
+    return out
+"""
+
+
+@pytest.fixture
+def lenient(bench: Bench) -> Bench:
+    """The same problem with other policies, which only the host reads."""
+    other = copy.copy(bench)
+    other.problem = replace(bench.problem, determinism="rounding", layouts="any")
+    return other
+
+
+def test_other_bits_are_a_matter_of_the_problem(bench: Bench, lenient: Bench) -> None:
+    found = refused(bench, forward(LAST_BITS), "determinism")
+    assert (found.verdict, found.artefact["limit"]) == (Verdict.NONDETERMINISTIC, 0.0)
+    assert 'add up in a fixed order, or declare determinism = "rounding"' in str(found)
+    guards, labels = examined(lenient, forward(LAST_BITS), "determinism")
+    assert guards["determinism"].held == "held" and guards["determinism"].detail.startswith("200 calls differ by")
+    assert len(labels) == 1 and labels[0].startswith("not bitwise repeatable")
+    _, _, race = CHEATS["one barrier less"]
+    found = refused(lenient, forward(race), "determinism")
+    assert (found.verdict, found.artefact["limit"]) == (Verdict.NONDETERMINISTIC, 0.25)
+
+
+def test_whether_layouts_may_be_refused_is_a_matter_of_the_problem(bench: Bench, lenient: Bench) -> None:
+    assert examined(bench, HONEST, "layouts")[1] == ["layouts: refuses transposed, offset, expanded inputs"]
+    found = refused(lenient, HONEST, "layouts")
+    assert found.verdict is Verdict.GENERALIZATION
+    assert "inputs that are transposed (CRASH); the problem asks for all of them" in str(found)
+    copies = "return self.compute(x.contiguous(), y.contiguous(), out=torch.empty(x.shape))"
+    for one in (bench, lenient):
+        guards, labels = examined(one, forward(copies), "layouts")
+        assert guards["layouts"].detail.startswith("right for transposed, offset, shifted, expanded") and not labels
 
 
 def test_a_result_that_is_written_later_is_deferred(bench: Bench) -> None:
@@ -286,10 +330,15 @@ ODD = {
             self.cache = {key: packed}
         return self.compute(x, y, self.cache[key])
     """,
-    "another default dtype, threads and random state": """
+    "another default dtype, and random numbers drawn": """
         torch.set_default_dtype(torch.float64)
-        torch.manual_seed(3)
+        torch.seed()
         return self.compute(x, y, out=torch.empty_like(x))
+    """,
+    "a seed of its own, put back": """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return self.compute(x, y)
     """,
 }
 
@@ -303,7 +352,7 @@ def test_honest_oddities_pass(bench: Bench, name: str) -> None:
     assert all(g.held != "failed" for g in guards.values())
     if "dtype" in name:
         assert "changes its process: default dtype, random state" in labels
-        assert "default dtype: torch.float32 -> torch.float64" in guards["state"].detail
+        assert "default dtype: torch.float32 -> torch.float64; random state: kept -> drawn" in guards["state"].detail
 
 
 def test_what_a_candidate_could_remember_is_tried_part_by_part(bench: Bench) -> None:

@@ -109,6 +109,7 @@ class Bench:
             p.direction,
             p.mode,
             random=p.random,
+            special_values=p.special_values,
             candidate=candidate,
             choice=choice or {},
         )

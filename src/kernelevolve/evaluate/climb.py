@@ -28,6 +28,15 @@ class Reached(Exception):
     """The last rung that was asked for has passed."""
 
 
+_SPECIAL = "special-values"  # the comparison that says what was done to NaN, infinities, -0 and denormals
+
+
+def labels_of(correctness: Sequence[Correctness]) -> list[str]:
+    """What comparisons that passed say of the candidate all the same."""
+    said = [c.detail for found in correctness for c in found.checks if c.name == _SPECIAL and c.passed]
+    return [detail.partition(": ")[2].partition(" (")[0] for detail in said]
+
+
 _WORSE = ("not run", "held", "failed")
 
 
@@ -137,7 +146,7 @@ class Climb:
             resources={self.gathered.platform: self.resources} if self.resources else {},
             timings=self.timings,
             diagnosis=self.diagnosis,
-            labels=tuple(dict.fromkeys([*labels, *self.labels])),
+            labels=tuple(dict.fromkeys([*labels, *self.labels, *labels_of(self.correctness)])),
             isolation=self.isolation,
             versions=dict(versions),
             artefacts=self.gathered.hand_over(keep),

@@ -26,7 +26,6 @@ from kernelevolve.tensors.outputs import dtype_name
 
 PATIENCE = 10.0  # seconds for looking at parameters and inputs one by one
 UNMOVED = 1e-9  # of the output's rms, in fp64: anything that moves the output less is dead
-SPECIAL = "D12"  # has NaN and infinities itself
 UNTRIED = "admission: no null model was tried, outputs are random and compared by their distribution"
 SEEDS = (11, 12, 13)  # a null model has to pass on all of them: a one-hot input may lie in the half that was kept
 
@@ -100,7 +99,7 @@ def try_distribution(reference: Reference, distribution: str, seconds: float = P
     computed = reference.compute(case)
     leaves = nulls.judged(reference.leaves(case))
     tolerances = tuple(_tolerance(leaf, reference.opened.precision) for leaf in leaves)
-    found = [_non_finite(leaf, distribution) for leaf in leaves if distribution != SPECIAL]
+    found = [_non_finite(leaf, distribution) for leaf in leaves if distribution != draw.SPECIAL]
     labels = [label for label in found if label]
     models: list[NullModel] = []
     if reference.opened.random == "statistical":
@@ -166,7 +165,7 @@ def _judged(reference: Reference, case: Case, made: Made, honest: dict[str, Any]
         values = made.values.get(leaf.path)
         if values is None:
             continue
-        found = accept.check_leaf(where, leaf, values, reference.opened.precision)
+        found = reference.check_leaf(where, case, leaf, values)
         wrong = next((c for c in found.checks if not c.passed), None)
         if wrong is not None:
             detail = f"{wrong.name} {wrong.value:.3g} exceeds {wrong.limit:.3g}, {wrong.detail}"
@@ -193,7 +192,10 @@ def _non_finite(leaf: Leaf, distribution: str) -> str:
 
 def open_on_cpu(problem: Problem, description: Description) -> Opened:
     """The conversation's start for comparing this size on the CPU."""
-    return Opened(description, "cpu", problem.precision, problem.direction, problem.mode, random=problem.random)
+    p = problem
+    return Opened(
+        description, "cpu", p.precision, p.direction, p.mode, random=p.random, special_values=p.special_values
+    )
 
 
 def _degenerate(value: Any) -> str:

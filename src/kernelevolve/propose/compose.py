@@ -77,6 +77,9 @@ def problem_text(problem: Problem, platform: str) -> str:
         f"mode: {problem.mode}",
         f"weights: {problem.weights}",
         f"library calls: {problem.library_calls}",
+        f"NaN and infinities in inputs: {problem.special_values}",
+        f"results of two calls on the same inputs: {problem.determinism}",
+        f"layouts of inputs: {problem.layouts}",
         *(f"workload {w.name}, weight {w.weight:g}: {dict(w.constants) or 'as written'}" for w in problem.workloads),
     ]
     return fill(

@@ -46,6 +46,11 @@ DISTRIBUTIONS = {
     "D12": "N(0, 1) with one NaN, +Inf and -Inf, and -0 or a denormal in 1 of 16 elements",
 }
 INTEGERS = ("D8", "D8b")  # of which sums of products are exact
+SPECIAL = "D12"
+# D12 with other numbers in place of its NaN and infinities, within the range of float16 and far from each other in sign
+# and size, so that whatever depends on one of those places differs between two of them.
+REPLACED = {f"{SPECIAL}/large": 30000.0, f"{SPECIAL}/negative": -20000.0, f"{SPECIAL}/small": 0.25}
+FLUSHED = f"{SPECIAL}/flushed"  # D12 with +0 in place of -0 and of its denormals
 
 
 def stream_seed(seed: int, stream: str) -> int:
@@ -88,7 +93,7 @@ def draw_inputs(
 def _leaves(description: Description, case: Case, device: str, module: ModuleType) -> tuple[list[Any], Any]:
     """The flattened arguments without patches, and how they are nested."""
     seed = stream_seed(case.seed, "inputs")
-    if case.distribution not in DISTRIBUTIONS:
+    if case.distribution not in DISTRIBUTIONS and case.distribution not in (*REPLACED, FLUSHED):
         known = ", ".join(DISTRIBUTIONS)
         raise ProblemError(f"{problem_name(module)}: unknown distribution {case.distribution!r}; known: {known}")
     fixed = any(s.kind != "values" and is_floating(s.dtype) for s in description.inputs)
@@ -330,14 +335,21 @@ def _ordered(source: Any, device: str, shape: Sequence[int], place: int) -> Samp
 
 def _special(source: Any, device: str, shape: Sequence[int], place: int) -> Sampler:
     """D12: few of what spreads, so that most of the output can still be compared."""
+    return _with_special(source, device, shape, (math.nan, math.inf, -math.inf), (-0.0, 1e-40))
+
+
+def _with_special(
+    source: Any, device: str, shape: Sequence[int], special: tuple[float, ...], tiny: tuple[float, float]
+) -> Sampler:
+    """N(0, 1) with the numbers `special` at one place each and each of `tiny` in 1 of 32 elements."""
     total = max(math.prod(shape), 1)
     places = torch.randint(0, total, (3,), generator=source, device=device).tolist()
 
     def draw(start: int, count: int) -> Any:
         values = torch.randn(count, generator=source, device=device)
         luck = torch.rand(count, generator=source, device=device)
-        values = torch.where(luck < 1 / 32, -0.0, torch.where(luck > 31 / 32, 1e-40, values))
-        for where, value in zip(places, (math.nan, math.inf, -math.inf), strict=True):
+        values = torch.where(luck < 1 / 32, tiny[0], torch.where(luck > 31 / 32, tiny[1], values))
+        for where, value in zip(places, special, strict=True):
             if start <= where < start + count:
                 values[where - start] = value
         return values
@@ -345,7 +357,16 @@ def _special(source: Any, device: str, shape: Sequence[int], place: int) -> Samp
     return draw
 
 
-_SHAPED = {"D9": _probes, "D10": _ties, "D11": _ordered, "D12": _special}
+def _replaced(name: str) -> Callable[[Any, str, Sequence[int], int], Sampler]:
+    """D12 as `REPLACED` and `FLUSHED` name it."""
+    special = (REPLACED[name],) * 3 if name in REPLACED else (math.nan, math.inf, -math.inf)
+    tiny = (0.0, 0.0) if name == FLUSHED else (-0.0, 1e-40)
+    return lambda source, device, shape, place: _with_special(source, device, shape, special, tiny)
+
+
+_SHAPED = {"D9": _probes, "D10": _ties, "D11": _ordered, SPECIAL: _special} | {
+    name: _replaced(name) for name in (*REPLACED, FLUSHED)
+}
 
 
 class _Redraw(TorchDispatchMode):  # type: ignore[misc]

@@ -231,7 +231,8 @@ def _again(state: State, message: Message, channel: Channel) -> None:
 def _process(state: State, message: Message, channel: Channel) -> None:
     """`process {}`: what the process was like before the candidate was loaded, and is like now."""
     runner: Runner = state["runner"]
-    channel.send("processed", {"before": runner.before, "now": structure.process_state(runner.device)})
+    now = {**structure.process_state(runner.device), "random state": runner.random_state.seen}
+    channel.send("processed", {"before": runner.before, "now": now})
 
 
 def _opcheck(state: State, message: Message, channel: Channel) -> None:

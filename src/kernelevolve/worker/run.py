@@ -52,7 +52,8 @@ class Runner:
             self.module = load_candidate(opened.candidate, opened.choice)
             model = build_candidate(self.module, init, opened.module_seed, "cpu")
         self.model = load.prepare(model, device=self.device, precision=opened.precision, mode=opened.mode)
-        self.before["random state"] = structure.random_state()  # constructing it may draw
+        self.before["random state"] = "kept"  # constructing it may draw
+        self.random_state = structure.RandomState(self.device)
         self._built = {name: tensor.detach().clone() for name, tensor in self._state()}
         self._forwards = 0
 
@@ -110,9 +111,8 @@ class Runner:
             (n, t, digest(t)) for n, t in (*watched, *self.model.named_parameters()) if isinstance(t, torch.Tensor)
         ]
         structure.poison_pool([(o.shape, outputs.dtype_of(o.dtype)) for o in specs.outputs], how.fill, self.device)
-        if self.opened.random == "statistical":
-            self._forwards += 1  # a repeated call draws other numbers
-            torch.manual_seed(draw.stream_seed(case.seed, f"forward/{self._forwards}"))
+        self._forwards += 1  # a repeated call draws other numbers
+        self.random_state.begin(draw.stream_seed(case.seed, f"forward/{self._forwards}"))
         with self.context() as self.recorder, self._census() as census:
             if self.recorder is not None and how.fill is not None:
                 self.recorder.fill = draw.generator(how.fill, "fill", "cpu")
@@ -121,6 +121,7 @@ class Runner:
             except Fault as fault:
                 fault.refused = fault.refused and not (self.recorder is not None and self.recorder.launches)
                 raise
+        self.random_state.end()
         self.forbidden = census.forbidden if census is not None else []
         self.aliases = outputs.shared_memory([(path, leaf) for path, leaf in leaves if path.startswith("out")], watched)
         changed = [name for name, tensor, was in before if digest(tensor) != was]

@@ -7,6 +7,7 @@ one function for every purpose (`run`), and every judgement (`judge.structure`, 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import threading
@@ -24,9 +25,11 @@ from kernelevolve.tensors import bands, draw
 
 Leaves = list[tuple[str, Any]]
 COPIED_BYTES, POISONED_BYTES = 8 << 30, 1 << 30
+_STATES = 64  # of generators, that are remembered
 # Taken before foreign code runs: what it may put in their place is not called.
 _clone, _detach, _empty, _set = torch.Tensor.clone, torch.Tensor.detach, torch.empty, torch.Tensor.set_
 _copy, _storage = torch.Tensor.copy_, torch.Tensor.untyped_storage
+_manual_seed, _cpu_state = torch.manual_seed, torch.get_rng_state
 
 
 class Stage:
@@ -166,7 +169,6 @@ def process_state(device: str) -> dict[str, Any]:
         "reduced precision": [
             matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction,
         ],
-        "random state": random_state(),
         "threads": threading.active_count(),
         "open files": len(os.listdir("/proc/self/fd")),
         "children": len(children()),
@@ -184,9 +186,42 @@ def _flag(owner: Any, name: str) -> Any:
         return "set by another interface"
 
 
-def random_state() -> int:
-    """A fingerprint of the CPU's global generator."""
-    return hash(bytes(torch.get_rng_state().numpy()))
+class RandomState:
+    """What calls did to PyTorch's global generators.
+
+    Each call begins in a state of its own. One that ends in another state than it began in drew numbers; two that began
+    in different states and end in the same one were put there, as `torch.manual_seed` does.
+
+    Attributes:
+        seen: `kept`, `drawn` or `set`.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device, self.seen = device, "kept"
+        self._begun: list[bytes] = []
+        # By generator: states after calls that did not keep theirs, and those before.
+        self._ended: list[dict[bytes, bytes]] = [{}, {}]
+
+    def begin(self, seed: int) -> None:
+        """Before a call; each has another seed."""
+        _manual_seed(seed)
+        self._begun = self._now()
+
+    def end(self) -> None:
+        """After the call."""
+        for before, now, ended in zip(self._begun, self._now(), self._ended, strict=False):
+            if now == before:
+                continue
+            known = ended.setdefault(now, before)
+            self.seen = "set" if known != before or self.seen == "set" else "drawn"
+            while len(ended) > _STATES:
+                del ended[next(iter(ended))]
+
+    def _now(self) -> list[bytes]:
+        states = [_cpu_state()]
+        if self.device.startswith("cuda"):
+            states.append(torch.cuda.get_rng_state(self.device))
+        return [hashlib.sha256(bytes(s.numpy())).digest() for s in states]
 
 
 def children() -> list[int]:
