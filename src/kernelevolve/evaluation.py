@@ -190,6 +190,16 @@ class Fill:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """An allowed copy (`contiguous`, `clone`, `copy_`) of a buffer into another; bytes as they are moved."""
+
+    target: str
+    source: str
+    bytes_read: int
+    bytes_written: int
+
+
+@dataclass(frozen=True)
 class LaunchPlan:
     """What a candidate does for one workload, as data."""
 
@@ -198,6 +208,7 @@ class LaunchPlan:
     buffers: tuple[Buffer, ...]
     launches: tuple[Launch, ...]
     fills: tuple[Fill, ...] = ()
+    copies: tuple[Copy, ...] = ()
 
 
 @dataclass(frozen=True)

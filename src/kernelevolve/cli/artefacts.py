@@ -54,6 +54,8 @@ def _plan(plan: LaunchPlan) -> Iterator[RenderableType]:
     yield _indented(table, 2)
     for fill in plan.fills:
         yield Text(f"    fill of {fill.buffer} with {fill.value:g}")
+    for copy in plan.copies:
+        yield Text(f"    copy of {copy.source} to {copy.target}, {copy.bytes_written} bytes")
     for number, launch in enumerate(plan.launches, 1):
         options = ", ".join(f"{k}={v}" for k, v in launch.options.items())
         programs = launch.grid[0] * launch.grid[1] * launch.grid[2]

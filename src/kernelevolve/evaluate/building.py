@@ -120,8 +120,8 @@ class Builder:
             self.bench.cache.put(key, answer)
         forbidden = answer["forbidden"]
         if forbidden and self.bench.problem.library_calls == "forbidden":
-            message = f"forward runs {forbidden[0]}; only views, allocations and fills are allowed beside kernels"
-            raise Failed(Verdict.POLICY, message)
+            allowed = "views, allocations, fills and copies"
+            raise Failed(Verdict.POLICY, f"forward runs {forbidden[0]}; only {allowed} are allowed beside kernels")
         resources = tuple(codec.from_data(Resources, r) for r in answer["resources"])
         return Built(codec.from_data(LaunchPlan, answer["plan"]), resources)
 

@@ -142,7 +142,7 @@ class Ladder:
         if verdict is Verdict.POLICY:
             climb.guard("census", "failed", climb.reports[-1].message)
         elif climb.gathered.plans and not allowed:
-            climb.guard("census", "held", "forward ran no PyTorch operation but views and allocations")
+            climb.guard("census", "held", "forward ran no PyTorch operation but views, allocations, fills and copies")
         elif allowed:
             climb.guard("census", "not run", "the problem allows library calls")
         if verdict is Verdict.TAMPER:

@@ -20,7 +20,7 @@ from typing import Any
 
 from kernelevolve.candidate import Choice
 from kernelevolve.evaluation import Buffer, Launch, LaunchPlan
-from kernelevolve.platforms.cost import Work
+from kernelevolve.platforms.cost import Work, copies
 
 _BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
 _PRODUCTS = {"ieee": "fp32", "tf32": "tf32", "tf32x3": "tf32x3", "bf16x3": "bf16x3", "bf16x6": "bf16x6"}
@@ -131,7 +131,7 @@ def _precision(call: ast.Call) -> str:
 
 
 def works(source: str, plan: LaunchPlan, choice: Mapping[str, Choice], products: Sequence[float]) -> tuple[Work, ...]:
-    """The work of every fill and launch of `plan`, in order.
+    """The work of every fill, copy and launch of `plan`, in order.
 
     Args:
         choice: of the knobs, for a precision that is one.
@@ -140,9 +140,10 @@ def works(source: str, plan: LaunchPlan, choice: Mapping[str, Choice], products:
     sites = read_sites(source)
     buffers = {b.name: b for b in plan.buffers}
     made = [Work(f"fill {f.buffer}", 0.0, _size(buffers[f.buffer]), compiled=False) for f in plan.fills]
+    made += copies(plan)
     left = list(products)
     dotted = [launch for launch in plan.launches if _of(sites, launch).dots]
-    touched: set[str] = set()
+    touched = {name for copy in plan.copies for name in (copy.target, copy.source)}
     for launch in plan.launches:
         flops = 0.0
         if launch in dotted and left:

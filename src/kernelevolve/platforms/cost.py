@@ -202,7 +202,8 @@ def plan_works(plan: LaunchPlan, flops: Mapping[str, float] | None = None) -> tu
     sizes = {b.name: math.prod(b.shape) * _DTYPE_BYTES.get(b.dtype, 1) for b in plan.buffers}
     roles = {b.name: b.role for b in plan.buffers}
     works = [Work(f"fill {f.buffer}", 0.0, float(sizes.get(f.buffer, 0.0)), compiled=False) for f in plan.fills]
-    written = {f.buffer for f in plan.fills}
+    works += copies(plan)
+    written = {f.buffer for f in plan.fills} | {c.target for c in plan.copies}
     touched: set[str] = set()
     launches: list[Work] = []
     for launch in plan.launches:
@@ -221,6 +222,14 @@ def plan_works(plan: LaunchPlan, flops: Mapping[str, float] | None = None) -> tu
     if flops and total:
         launches = [_with_share(w, flops, (w.bytes_read + w.bytes_written) / total) for w in launches]
     return (*works, *launches)
+
+
+def copies(plan: LaunchPlan) -> list[Work]:
+    """What the copies of a plan move, in order."""
+    return [
+        Work(f"copy {c.source} to {c.target}", float(c.bytes_read), float(c.bytes_written), compiled=False)
+        for c in plan.copies
+    ]
 
 
 def _with_share(work: Work, flops: Mapping[str, float], share: float) -> Work:

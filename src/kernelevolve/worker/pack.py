@@ -37,10 +37,10 @@ from kernelevolve.packed import (
 )
 from kernelevolve.tensors import call
 from kernelevolve.worker.build import compiled
-from kernelevolve.worker.census import ALLOCATIONS, FILLS, is_view
+from kernelevolve.worker.census import ALLOCATIONS, COPIES, FILLS, HIDDEN_VIEWS, is_view
 from kernelevolve.worker.plan import Compilable, LaunchStep, OpStep, Recording
 
-_SILENT = frozenset(("detach", "alias", "lift_fresh", "sym_size", "sym_stride", "sym_numel"))
+_SILENT = frozenset(("detach", "alias", "lift_fresh", "sym_size", "sym_stride", "sym_numel")) | HIDDEN_VIEWS
 _TF32 = 11  # CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
 
 
@@ -138,10 +138,12 @@ def _op(step: OpStep, stores: _Stores) -> list[PackedFill | PackedCopy]:
         if not short.endswith("_"):
             stores.add(filled, f"scratch{len(stores.made)}", "scratch")
         return [PackedFill(stores.view(filled), _number(step, short))]
-    if short == "copy_":
-        target, source = step.args[:2]
+    if short in COPIES:
+        target, source = step.args[:2] if short == "copy_" else (step.result, step.args[0])
         if not isinstance(source, torch.Tensor) or not source.is_meta:
             raise Unpackable("forward copies from host memory")
+        if short != "copy_":
+            stores.add(target, f"scratch{len(stores.made)}", "scratch")
         return [PackedCopy(stores.view(target), stores.view(source))]
     if short in ALLOCATIONS and short != "resize_":
         stores.add(step.result, f"scratch{len(stores.made)}", "scratch")

@@ -22,9 +22,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from kernelevolve.evaluation import Buffer, Fill, Launch, LaunchPlan, Verdict
+from kernelevolve.evaluation import Buffer, Copy, Fill, Launch, LaunchPlan, Verdict
 from kernelevolve.hardware import Target
-from kernelevolve.worker.census import Census, forbidden_ops
+from kernelevolve.worker.census import Census, moved_bytes
 from kernelevolve.worker.fault import Fault, blame
 from kernelevolve.worker.pose import posing
 
@@ -67,7 +67,7 @@ class Recording:
 
     Attributes:
         steps: launches and ATen ops in the order in which they happened.
-        result: what `forward` gave.
+        given, result: what `forward` was given and gave.
         addresses: how often `forward` asked for a tensor's address.
     """
 
@@ -76,6 +76,7 @@ class Recording:
         default_factory=list
     )
     steps: list[LaunchStep | OpStep] = field(default_factory=list)
+    given: Any = None
     result: Any = None
     addresses: int = 0
     census: Census = field(init=False)
@@ -90,8 +91,9 @@ class Recording:
 
     @property
     def forbidden(self) -> list[str]:
-        """See `census.forbidden_ops`."""
-        return forbidden_ops(self.ops)
+        """See `Census.forbidden`."""
+        leaves = torch.utils._pytree.tree_leaves
+        return self.census.forbidden(leaves(self.given), leaves(self.result))
 
 
 class StandInDriver:
@@ -207,7 +209,7 @@ def record_plan(
     Raises:
         Fault: what the candidate's host code did wrong.
     """
-    recording = Recording()
+    recording = Recording(given=inputs)
     driver = StandInDriver(target, answers, device_index)
     args, kwargs = inputs
     try:
@@ -245,6 +247,12 @@ def _plan(
     for i, leaf in enumerate(torch.utils._pytree.tree_leaves(result)):
         if issubclass(type(leaf), torch.Tensor):  # `isinstance` believes an object that says it is one
             name(leaf, f"output{i}", "output")
+    copies = []
+    for copied in recording.census.copies:
+        for tensor in (copied.source, copied.target):
+            name(tensor, f"scratch{len(buffers)}", "scratch")
+        target, source = (buffers[t.untyped_storage()._cdata].name for t in (copied.target, copied.source))
+        copies.append(Copy(target, source, moved_bytes(copied.source), moved_bytes(copied.target)))
     launches = []
     for compilable, _, bound, grid in recording.launches:
         for value in map(_tensor_of, bound.values()):
@@ -256,7 +264,7 @@ def _plan(
         for t, v in recording.census.fills
         if t.untyped_storage()._cdata in buffers
     ]
-    return LaunchPlan(workload, platform, tuple(buffers.values()), tuple(launches), tuple(fills))
+    return LaunchPlan(workload, platform, tuple(buffers.values()), tuple(launches), tuple(fills), tuple(copies))
 
 
 def _launch(

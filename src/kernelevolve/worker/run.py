@@ -122,7 +122,8 @@ class Runner:
                 fault.refused = fault.refused and not (self.recorder is not None and self.recorder.launches)
                 raise
         self.random_state.end()
-        self.forbidden = census.forbidden if census is not None else []
+        results = [leaf for path, leaf in leaves if path.startswith("out")]
+        self.forbidden = census.forbidden([leaf for _, leaf in watched], results) if census is not None else []
         self.aliases = outputs.shared_memory([(path, leaf) for path, leaf in leaves if path.startswith("out")], watched)
         changed = [name for name, tensor, was in before if digest(tensor) != was]
         self.back = self._back(watched) if how.back else []
