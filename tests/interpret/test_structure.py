@@ -95,7 +95,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 def examined(bench: Bench, source: str, *names: str, warm: int = 2) -> tuple[dict[str, Guard], list[str]]:
     """What the guards `names` say about a candidate, after `warm` regular calls."""
-    lane = replace(LANES["accept"], structure=names or tuple(STRUCTURE))
+    lane = replace(LANES["accept"], structure=names or tuple(STRUCTURE), distributions=("declared", "D4"))
     seeds, guards, labels = Seeds(bytes(16)), {}, []
     description = next(d for d in bench.small() if d.variant.size == "scaled")
     answers = plugins.load("platforms", "h100").device_answers()
@@ -121,15 +121,15 @@ def test_an_honest_kernel_holds_every_guard_that_applies(bench: Bench) -> None:
     guards, labels = examined(bench, HONEST)
     assert {n for n, g in guards.items() if g.held == "held"} == {
         "first-call", "poison", "overwrite", "single-input", "weights", "determinism", "hold", "guard-bands", "layouts",
-        "state", "checksums",
+        "size-ladder", "state", "checksums",
     }, guards  # fmt: skip
     assert {n: g.detail for n, g in guards.items() if g.held == "not run"} == {
         "scaling": "the reference is linear in no single input, to the last bit",
         "cotangents": "the problem asks for no gradients",
         "opcheck": "the candidate registers no operator",
-        "size-ladder": "needs times of several sizes on a device",
     }
     assert labels == ["layouts: refuses transposed, offset, expanded inputs"]
+    assert guards["size-ladder"].detail.startswith("right at 5 sizes from small to large, in ")
     assert guards["determinism"].detail == "10 calls gave the same bits"
     assert guards["state"].detail.startswith("nothing changed")
 
@@ -266,6 +266,28 @@ def test_whether_layouts_may_be_refused_is_a_matter_of_the_problem(bench: Bench,
     for one in (bench, lenient):
         guards, labels = examined(one, forward(copies), "layouts")
         assert guards["layouts"].detail.startswith("right for transposed, offset, shifted, expanded") and not labels
+
+
+def test_a_size_that_takes_less_time_than_a_smaller_one_is_looked_at_more_closely(bench: Bench) -> None:
+    slow = "import time\nif x.shape[0] < 8:\n    time.sleep(0.05)\n"
+    guards, labels = examined(bench, forward(slow + "return self.compute(x, y)"), "size-ladder")
+    assert guards["size-ladder"].held == "held" and not labels  # it is the interpreter's time
+    assert "where the time falls, values were right on all inputs of the lane" in guards["size-ladder"].detail
+    cheap = "out = self.compute(x, y)\nif x.shape[0] >= 8 and abs(x.numpy()).max() > 30.0:\n    out.fill_(0.0)\n"
+    assert examined(bench, forward(f"{cheap}return out"), "size-ladder")[0]["size-ladder"].held == "held"
+    found = refused(bench, forward(f"{slow}{cheap}return out"), "size-ladder")
+    assert found.artefact["guard"] == "size-ladder" and found.verdict in (Verdict.GENERALIZATION, Verdict.WRONG_VALUE)
+
+
+def test_values_at_small_and_large_sizes_are_compared(bench: Bench) -> None:
+    body = "out = self.compute(x, y)\nif x.shape[0] < 8:\n    out.fill_(0.0)\nreturn out"
+    found = refused(bench, forward(body), "size-ladder")
+    assert (found.verdict, found.artefact["guard"]) == (Verdict.GENERALIZATION, "size-ladder")
+    assert found.artefact["sizes"] and not any(c.isdigit() for c in str(found))
+    body = "if x.shape[0] < 24:\n    raise ValueError('24 rows only')\nreturn self.compute(x, y)"
+    guards, labels = examined(bench, forward(body), "size-ladder")
+    assert guards["size-ladder"].held == "not run" and not labels
+    assert guards["size-ladder"].detail == "the candidate computes 1 of 5 sizes, 3 are needed"
 
 
 def test_a_result_that_is_written_later_is_deferred(bench: Bench) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from collections.abc import Iterator
 
@@ -89,6 +91,30 @@ def test_sizes_of_one_of_tiles_of_primes_and_between_are_drawn() -> None:
     assert any(all(n % d for d in range(2, n)) for n in sides if n > 4)
     assert len(found) >= 12 and len({v.number for v in found}) == len(found)
     assert hidden.sizes_of(("4096 -> 64 (lines 12, 15)", "24 -> 8 (line 3)")) == {4096: 64, 24: 8}
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**62))
+def test_a_ladder_goes_from_small_to_large_with_more_work_each_time(
+    grouped: tuple[Problem, Description], seed: int
+) -> None:
+    problem, small = grouped
+    found = list(hidden.ladder(GROUPED, problem, small, random.Random(seed), 5, hidden.ON_DEVICE))
+    shapes = [describe(problem, variant, small).inputs[0].shape for variant in found]
+    elements = [math.prod(shape) for shape in shapes]
+    assert 3 <= len(found) <= 5
+    assert all(b >= hidden.GROWTH * a for a, b in itertools.pairwise(elements))
+    assert all(channels % 8 == 0 for _, channels, _ in shapes)
+    assert elements[0] < math.prod(small.inputs[0].shape) and elements[-1] <= hidden.ON_DEVICE.largest
+    near = list(hidden.ladder(GROUPED, problem, small, random.Random(seed), 5, Budget()))
+    assert near and describe(problem, near[-1], small).inputs[0].shape == small.inputs[0].shape
+
+
+def test_what_cannot_be_scaled_has_no_ladder() -> None:
+    fixed = GROUPED.replace("64, 4096, 512", "2, 8, 4")
+    problem = problem_of(fixed)
+    small = describe(problem, Variant("declared", "scaled", fixed))
+    assert len(list(hidden.ladder(fixed, problem, small, random.Random(1), 5, Budget()))) <= 1
 
 
 @pytest.fixture(scope="module")

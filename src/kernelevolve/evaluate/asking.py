@@ -121,6 +121,29 @@ class Trial:
         return hashlib.sha256(f"{self.source}{sorted(self.choice.items())}".encode()).hexdigest()
 
 
+def refuses(failed: Failed) -> bool:
+    """Whether the candidate said by an exception of its own, before it launched anything, that it does not do this."""
+    return bool(failed.artefact.get("refused"))
+
+
+def generalization(failed: Failed, what: str, *, refusable: bool = True) -> Failed:
+    """The verdict for a fault on inputs that the problem does not declare: memory and honesty are judged as anywhere,
+    anything else is that the candidate does not generalize.
+
+    Args:
+        refusable: whether the candidate may say that it does not compute them.
+    """
+    stays = failed.verdict.family != "fault" or failed.verdict in (Verdict.MEM_RACE, Verdict.GENERALIZATION)
+    if stays:
+        return failed
+    otherwise = "compute them, or raise ValueError or NotImplementedError before any launch"
+    if not refusable:
+        otherwise = "the problem asks for all of them"
+    message = f"right for the declared inputs and wrong for {what} ({failed.verdict.value}); {otherwise}"
+    artefact = {**failed.artefact, "found": f"{failed.verdict.value}: {failed}"}
+    return Failed(Verdict.GENERALIZATION, message, failed.correctness, detail=failed.detail, artefact=artefact)
+
+
 def _planned(body: Mapping[str, Any]) -> None:
     codec.from_data(LaunchPlan, body["plan"])
     codec.from_data(tuple[Resources, ...], body["resources"])
@@ -131,6 +154,8 @@ def _called(body: Mapping[str, Any]) -> None:
     codec.from_data(tuple[str, ...], body["changed"])
     codec.from_data(tuple[str, ...], body["forbidden"])
     codec.from_data(tuple[tuple[str, str], ...], body["aliases"])
+    if not 0.0 <= codec.from_data(float, body.get("seconds", 0.0)) < math.inf:
+        raise ValueError("seconds are below 0 or no number")
     if not isinstance(body["metas"], list):
         raise ValueError("metas are no list")
 

@@ -53,7 +53,7 @@ class Bench:
             ProblemError: the reference cannot be used.
         """
         self.problem, self.roles, self.cache = problem, roles, BuildCache(cache_folder)
-        self._hidden: dict[tuple[str, str, int, int], tuple[Description, ...]] = {}
+        self._hidden: dict[tuple[str, str, int, int, bool], tuple[Description, ...]] = {}
         self._oracles: dict[tuple[str, str], Conversation] = {}
         self.lock = threading.RLock()
         self.shares_memory = True
@@ -84,7 +84,19 @@ class Bench:
         Raises:
             ProblemError, SeatLost: the judge could not draw them.
         """
-        key = (workload, device, seed, count)
+        return self._drawn(workload, device, seed, count, ladder=False)
+
+    def ladder(self, workload: str, device: str, seed: int, count: int) -> tuple[Description, ...]:
+        """At most `count` sizes of a workload from small to large, each with more work than the one before, the last as
+        near to the full size as the device can take; the same for the same seed.
+
+        Raises:
+            ProblemError, SeatLost: the judge could not draw them.
+        """
+        return self._drawn(workload, device, seed, count, ladder=True)
+
+    def _drawn(self, workload: str, device: str, seed: int, count: int, *, ladder: bool) -> tuple[Description, ...]:
+        key = (workload, device, seed, count, ladder)
         if key not in self._hidden:
             small = next(d for d in self.small() if d.variant.workload == workload and d.variant.size == "scaled")
             body = {
@@ -93,6 +105,7 @@ class Bench:
                 "workload": workload,
                 "seed": seed,
                 "count": count,
+                "ladder": ladder,
             }
             with self.roles["judge"].open(_JUDGE_LIMITS if device == "cpu" else None) as judge:
                 answer = self.judged(judge, "hidden", body, seconds=_DESCRIBE_SECONDS)

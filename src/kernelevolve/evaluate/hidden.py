@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kernelevolve.errors import ProblemError
-from kernelevolve.evaluate.asking import Failed, Trial, Unseen
+from kernelevolve.evaluate.asking import Failed, Trial, Unseen, generalization, refuses
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import compare
 from kernelevolve.evaluate.secrets import Seeds
-from kernelevolve.evaluate.structure import Report, generalization, refuses
+from kernelevolve.evaluate.structure import Report
 from kernelevolve.evaluation import Evidence
 from kernelevolve.protocol import Description
 

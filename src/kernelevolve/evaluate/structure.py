@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from kernelevolve import codec
-from kernelevolve.evaluate.asking import Failed
+from kernelevolve.evaluate.asking import Failed, generalization, refuses
 from kernelevolve.evaluate.secrets import Seeds
+from kernelevolve.evaluate.size_ladder import climb_sizes
 from kernelevolve.evaluate.talk import SINGLE, Talk
 from kernelevolve.evaluation import Check, Verdict
 from kernelevolve.problem import Determinism
@@ -274,29 +275,6 @@ def _layouts(look: Look) -> str:
     return f"right for {', '.join(right) or 'none'}; refused with a reason: {', '.join(refused) or 'none'}"
 
 
-def refuses(failed: Failed) -> bool:
-    """Whether the candidate said by an exception of its own, before it launched anything, that it does not do this."""
-    return bool(failed.artefact.get("refused"))
-
-
-def generalization(failed: Failed, what: str, *, refusable: bool = True) -> Failed:
-    """The verdict for a fault on inputs that the problem does not declare: memory and honesty are judged as anywhere,
-    anything else is that the candidate does not generalize.
-
-    Args:
-        refusable: whether the candidate may say that it does not compute them.
-    """
-    stays = failed.verdict.family != "fault" or failed.verdict in (Verdict.MEM_RACE, Verdict.GENERALIZATION)
-    if stays:
-        return failed
-    otherwise = "compute them, or raise ValueError or NotImplementedError before any launch"
-    if not refusable:
-        otherwise = "the problem asks for all of them"
-    message = f"right for the declared inputs and wrong for {what} ({failed.verdict.value}); {otherwise}"
-    artefact = {**failed.artefact, "found": f"{failed.verdict.value}: {failed}"}
-    return Failed(Verdict.GENERALIZATION, message, failed.correctness, detail=failed.detail, artefact=artefact)
-
-
 def _scaling(look: Look) -> str:
     base = look.case("scaled")
     if look.spread:
@@ -347,7 +325,11 @@ def _opcheck(look: Look) -> str:
 
 
 def _size_ladder(look: Look) -> str:
-    raise NotRun("needs times of several sizes on a device")
+    found = climb_sizes(look.talk.bench, look.talk.trial, look.seeds, look.lane, look.case("size-ladder").distribution)
+    look.labels += found.labels
+    if found.not_run:
+        raise NotRun(found.not_run)
+    return found.detail
 
 
 def _state(look: Look) -> str:

@@ -40,6 +40,7 @@ class Talk:
         tried: the case of every call, in order; `right` those that passed, whose outputs the candidate may remember.
         errors: largest relative rms error of the candidate and of the reference.
         looked: calls whose inputs and weights the judge compared with its own afterwards.
+        seconds: how long the worker says that each call took.
 
     Args:
         pause: called before each question, where somebody else may have to be let by.
@@ -57,6 +58,7 @@ class Talk:
         self.unusable: list[str] = []
         self.limited: dict[str, None] = {}
         self.looked = 0
+        self.seconds: list[float] = []
         # The judge draws the inputs a second time, on the same device.
         self._roomy = trial.device == "cpu" or most_bytes(trial.description) <= _ROOMY_BYTES
 
@@ -135,6 +137,7 @@ class Talk:
             "how": codec.to_data(how),
         }
         called = self.ask("call", question)
+        self.seconds.append(float(called.body.get("seconds", 0.0)))
         self.not_seen = tuple(called.body.get("interpreted", {}).get("not_seen", self.not_seen))
         try:
             if ops:

@@ -11,8 +11,7 @@ changed  {case, metas, bands, allowed}     -> changed {inputs, bands}           
 results  {case, metas, keep | power}       -> results {difference}              + bytes or handles
 explain  {cases, metas}                    -> explained {index}                 + bytes or handles
 linear   {case}                            -> linear {inputs}
-hidden   {problem, workload, seed, count, like, budget?}  -> described {descriptions}
-hidden   {problem, opened, workload, seed, count, budget?}  -> described {descriptions}
+hidden   {problem, opened, workload, seed, count, ladder?, budget?}  -> described {descriptions}
 admit    {distribution, seconds}           -> tried {...}   see `protocol.Tried`; ask `oracle` first
 baseline {opened, arm, seed, distribution} -> ready {}      arm: eager, compile, compile-max-autotune
 warm     {seed, seconds, slots, hold}      -> warmed {calls, seconds, first, slots, flush, ...}   `tensors.arm`
@@ -110,14 +109,18 @@ def _describe(state: State, message: Message) -> Answered:
 
 
 def _hidden(state: State, message: Message) -> Answered:
-    """Hidden sizes at which the oracle says something, on the device and near the size of `opened`."""
+    """Hidden sizes at which the oracle says something, on the device and near the size of `opened`; with `ladder` from
+    small to large."""
     body = message.body
     problem, opened = codec.from_data(Problem, body["problem"]), codec.from_data(Opened, body["opened"])
     budget = codec.from_data(scale.Budget, body["budget"]) if body.get("budget") else scale.Budget()
     source = workload_source(problem, problem.workload(str(body["workload"])))
     luck, count, found = random.Random(int(body["seed"])), int(body["count"]), []
     deadline = time.monotonic() + HIDDEN_SECONDS
-    for variant in hidden.draws(source, problem, opened.description, luck, count, budget):
+    drawn = hidden.draws
+    if body.get("ladder"):
+        drawn, budget = hidden.ladder, hidden.ON_DEVICE if opened.device != "cpu" else budget
+    for variant in drawn(source, problem, opened.description, luck, count, budget):
         try:
             described = describe.describe(problem, variant, opened.description)
             usable = Reference(replace(opened, description=described)).compute(Case(luck.getrandbits(62))).usable

@@ -6,6 +6,7 @@ anything there (`judge`), who is asked to compute them (`evaluate.hidden`).
 
 The numbers are those that `scale` changes; each draw takes one number to 1, to a tile of 16 to 256 or one beside it,
 or to a prime, or all of them to sizes between the smallest compared and the largest timed, even on a logarithmic scale.
+A ladder takes all of them from small sizes to large ones, each with more work than the one before.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from kernelevolve.tensors.scale import Budget, changes, literals, replace
 TILES = (16, 32, 64, 128, 256)
 KINDS = ("one", "tile", "between", "prime", "tile", "between")
 ATTEMPTS = 16  # per size that is wanted
+ON_DEVICE = Budget(largest=1 << 26, elements=1 << 28, flops=1 << 38)  # of a ladder's largest size
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
+GROWTH = 1.25  # of the work from one size to the next, at least
 _CHANGE = re.compile(r"(\d+) -> (\d+) ")
 
 
@@ -62,6 +66,68 @@ def draws(
             continue
         seen.add(shapes)
         yield Variant(small.variant.workload, "hidden", text, changes(source, sizes), luck.getrandbits(31))
+
+
+def ladder(
+    source: str, problem: Problem, small: Description, luck: random.Random, count: int, budget: Budget
+) -> Iterator[Variant]:
+    """At most `count` variants of `source`, from small to large: the first below the smallest size that is compared,
+    where the reference runs there, the last the full size or what the budget allows of it.
+
+    Args:
+        luck: from the secret; moves the sizes in the middle.
+    """
+    base = {n.value: n.value for n in literals(source)} | sizes_of(small.variant.scaled)
+    wanted = _shapes_of(small)
+
+    def runs(sizes: Mapping[int, int]) -> Probe | None:
+        try:
+            found = probe(replace(source, sizes), problem, real=False)
+        except KernelEvolveError:
+            return None
+        return found if _same_kind(found, small) else None
+
+    if runs(base) is None:
+        return
+    low, high = dict(base), dict(base)
+    for value in sorted(base):
+        for part in (8, 4, 2):
+            lower = {**low, value: max(2, base[value] // part)}
+            if lower[value] < low[value] and runs(lower) is not None:
+                low = lower
+                break
+    for share in SHARES:
+        sizes = _between(base, {value: value for value in base}, share)
+        found = runs(sizes)
+        if found is not None and budget.excess(found.cost) <= 1:
+            high = sizes
+            break
+    work = 0.0
+    for rung in range(count):
+        inner = 0 < rung < count - 1
+        share = (rung + (luck.uniform(-0.25, 0.25) if inner else 0.0)) / max(1, count - 1)
+        sizes = _between(low, high, share)
+        found = runs(sizes)
+        if found is None:
+            continue
+        total = float(found.cost.elements + found.cost.flops)
+        if total < GROWTH * work or (_shapes(found) == wanted and inner):
+            continue
+        work = total
+        yield Variant(
+            small.variant.workload, "hidden", replace(source, sizes), changes(source, sizes), luck.getrandbits(31)
+        )
+
+
+def _between(low: Mapping[int, int], high: Mapping[int, int], share: float) -> dict[int, int]:
+    """Sizes between two others, even on a logarithmic scale; what divides both divides them too, so that groups and
+    heads stay whole."""
+    sizes = {}
+    for value, least in low.items():
+        step = math.gcd(least, high[value])
+        exact = math.exp(math.log(least) + share * (math.log(high[value]) - math.log(least)))
+        sizes[value] = min(max(least, step * round(exact / step)), max(least, high[value]))
+    return sizes
 
 
 def _drawn(base: Mapping[int, int], kind: str, luck: random.Random) -> dict[int, int]:

@@ -177,7 +177,7 @@ def _call(state: State, message: Message, channel: Channel) -> None:
     case = codec.from_data(Case, message.body["case"])
     leaves, changed = runner.call(case, message.body.get("state", ()), how)
     body: dict[str, Any] = {"changed": changed, "forbidden": runner.forbidden, "aliases": runner.aliases}
-    body["back"] = []
+    body |= {"back": [], "seconds": runner.seconds}
     state["late"], state["held"] = leaves, (leaves, [*runner.early, *runner.back])
     if message.body.get("ipc"):
         # The judge reads them in place until the next question.

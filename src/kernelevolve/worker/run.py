@@ -7,6 +7,7 @@ happened to the inputs. Left to others: what the outputs should be (`judge`), ho
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -22,6 +23,7 @@ from kernelevolve.worker.census import Census
 from kernelevolve.worker.fault import Fault, blame
 from kernelevolve.worker.load import build_candidate, choose, load_candidate
 
+_clock = time.perf_counter  # looked up before foreign code runs
 MOST_BACK = 150  # a message carries 200 pieces of memory
 
 Context = Callable[[], AbstractContextManager[Any]]
@@ -96,7 +98,8 @@ class Runner:
         """The candidate's named output leaves for `case`, and the names of inputs and parameters that it changed.
 
         `early` then has their values as they were when the call returned, `forbidden` the ops that it ran beside
-        kernels, `aliases` the outputs that share an input's memory, `back` what `how` wants sent back.
+        kernels, `aliases` the outputs that share an input's memory, `back` what `how` wants sent back, `seconds` how
+        long it took, results copied.
 
         Args:
             state: buffers and inputs that the reference changes, as `state:NAME` and `input:NAME`; they count as
@@ -113,6 +116,7 @@ class Runner:
         structure.poison_pool([(o.shape, outputs.dtype_of(o.dtype)) for o in specs.outputs], how.fill, self.device)
         self._forwards += 1  # a repeated call draws other numbers
         self.random_state.begin(draw.stream_seed(case.seed, f"forward/{self._forwards}"))
+        begun = _clock()
         with self.context() as self.recorder, self._census() as census:
             if self.recorder is not None and how.fill is not None:
                 self.recorder.fill = draw.generator(how.fill, "fill", "cpu")
@@ -121,6 +125,7 @@ class Runner:
             except Fault as fault:
                 fault.refused = fault.refused and not (self.recorder is not None and self.recorder.launches)
                 raise
+        self.seconds = _clock() - begun
         self.random_state.end()
         results = [leaf for path, leaf in leaves if path.startswith("out")]
         self.forbidden = census.forbidden([leaf for _, leaf in watched], results) if census is not None else []
