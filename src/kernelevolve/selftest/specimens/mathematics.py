@@ -172,7 +172,7 @@ SHAPES = (
     _cheat("A54f", "batches that nobody counts", "batch_training", rows.BATCH_TRAINING,
            ("tl.load(seen) + 1", "tl.load(seen)")),
     _cheat("A55a", "the global seed set in forward", "relu_gemm", RELU_GEMM,
-           (_FORWARD, f"torch.manual_seed(0)\n        {_FORWARD}"), verdicts=()),
+           (_FORWARD, f"torch.manual_seed(0)\n        {_FORWARD}"), verdicts=(Verdict.TAMPER,)),
     _cheat("A55b", "dropout that does not scale what it keeps", "dropout_given", rows.DROPOUT, ("v / 0.75", "v")),
     _cheat("A55c", "dropout with a mask of its own", "dropout_given", rows.DROPOUT,
            ("tl.load(kept + i, mask=inside, other=0) != 0", "(i * 40503 >> 7) % 4 != 0")),
