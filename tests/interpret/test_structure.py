@@ -269,12 +269,11 @@ def test_whether_layouts_may_be_refused_is_a_matter_of_the_problem(bench: Bench,
 
 
 def test_a_size_that_takes_less_time_than_a_smaller_one_is_looked_at_more_closely(bench: Bench) -> None:
-    slow = "import time\nif x.shape[0] < 8:\n    time.sleep(0.05)\n"
+    slow = "import time\nif x.shape[0] < 8:\n    time.sleep(0.1)\n"
     guards, labels = examined(bench, forward(slow + "return self.compute(x, y)"), "size-ladder")
     assert guards["size-ladder"].held == "held" and not labels  # it is the interpreter's time
     assert "where the time falls, values were right on all inputs of the lane" in guards["size-ladder"].detail
     cheap = "out = self.compute(x, y)\nif x.shape[0] >= 8 and abs(x.numpy()).max() > 30.0:\n    out.fill_(0.0)\n"
-    assert examined(bench, forward(f"{cheap}return out"), "size-ladder")[0]["size-ladder"].held == "held"
     found = refused(bench, forward(f"{slow}{cheap}return out"), "size-ladder")
     assert found.artefact["guard"] == "size-ladder" and found.verdict in (Verdict.GENERALIZATION, Verdict.WRONG_VALUE)
 
