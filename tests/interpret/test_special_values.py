@@ -10,6 +10,7 @@ from judged import TENSOR, Bench, source_of
 
 from kernelevolve.evaluate.climb import labels_of
 from kernelevolve.evaluation import Check, Correctness, Evidence
+from kernelevolve.judge.admission import try_distribution
 from kernelevolve.judge.special import CHECK, NO_NAN, OTHERS, TINY
 from kernelevolve.protocol import Case
 
@@ -135,6 +136,19 @@ def test_work_that_nobody_needs_may_be_left_out() -> None:
 
     assert seen(MASKED, None, skips) == ([], [NO_NAN])
     assert seen(MASKED, STRICT, skips)[0]
+
+
+def test_a_loss_that_should_be_nan_is_looked_at_where_nan_must_come_out() -> None:
+    loss = source_of("return (x * x).mean()", "[torch.randn(48, 64)]")
+
+    def hides(x: TENSOR) -> TENSOR:
+        return (x * x).nan_to_num(0.0, 0.0, 0.0).mean()
+
+    assert not Bench(loss).reference.compute(SPECIAL).usable
+    assert seen(loss, STRICT, lambda x: (x * x).mean()) == ([], [])
+    assert [c.name for c in seen(loss, STRICT, hides)[0]] == ["non-finite"]
+    tried = try_distribution(Bench(loss, STRICT).reference, "D12")
+    assert (tried.unusable, tried.models) == ("", ())
 
 
 def test_the_label_says_what_and_the_comparison_how_many() -> None:

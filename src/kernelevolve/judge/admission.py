@@ -105,7 +105,7 @@ def try_distribution(reference: Reference, distribution: str, seconds: float = P
     if reference.opened.random == "statistical":
         labels.append(UNTRIED)
         tolerances = ()
-    elif computed.usable:
+    elif computed.usable and any(leaf.finite or not leaf.floating for leaf in leaves):
         try:
             labels += _try_all(reference, case, models, start + seconds)
         except torch.OutOfMemoryError:

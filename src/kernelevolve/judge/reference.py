@@ -120,6 +120,8 @@ class Reference:
         for leaf in leaves:
             if leaf.path in self.drawn(case) and leaf.finite and leaf.rms:
                 leaf.unusable = ""  # what was said of its error is that of other random numbers
+            if self._excuses.asks(case) and leaf.floating and leaf.oracle.numel() and not leaf.finite:
+                leaf.unusable = ""  # a loss that is NaN is what it should be
         judged = [leaf for leaf in leaves if not leaf.path.startswith("state:")]
         usable = any(not leaf.unusable for leaf in judged)
         reason = "" if usable else f"{judged[0].path}: {judged[0].unusable}"

@@ -56,6 +56,10 @@ class Excuses:
         """Whether the case has special values and the problem promises that there are none."""
         return case.distribution == draw.SPECIAL and self.reference.opened.special_values == "finite"
 
+    def asks(self, case: Case) -> bool:
+        """Whether the case has special values and the problem wants to see them come out."""
+        return case.distribution == draw.SPECIAL and self.reference.opened.special_values == "propagate"
+
     def check_leaf(self, where: accept.Where, case: Case, leaf: Leaf, values: Any) -> accept.Found:
         """`accept.check_leaf`, and where that fails once more without the elements that depend on special values."""
         precision = self.reference.opened.precision
