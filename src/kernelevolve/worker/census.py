@@ -77,8 +77,9 @@ class Census(TorchDispatchMode):  # type: ignore[misc]
         if target.dtype is not source.dtype or (short != "copy_" and target.device != source.device):
             return False
         whole = target.untyped_storage().nbytes() == target.numel() * target.element_size()
-        moves = target.shape != source.shape or _steps(target) != _steps(source) or not whole
-        self.copies.append(Copied(name, source, target, moves))
+        moves = target.shape != source.shape or _steps(target) != _steps(source)
+        itself = not moves and key(target) == key(source) and target.storage_offset() == source.storage_offset()
+        self.copies.append(Copied(name, source, target, moves or not (whole or itself)))
         return True
 
     def forbidden(self, given: Iterable[Any], results: Iterable[Any]) -> list[str]:
