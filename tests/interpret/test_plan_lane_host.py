@@ -61,6 +61,7 @@ class NearConversation:
 
     state: dict[str, Any] = field(default_factory=dict)
     isolation: str = "none"
+    about: str = ""
 
     def __post_init__(self) -> None:
         self.ours, self.theirs = Channel.pair()
