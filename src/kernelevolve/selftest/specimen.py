@@ -13,6 +13,7 @@ from typing import Literal
 
 from kernelevolve.evaluation import Verdict
 from kernelevolve.problem import Problem, read_problem
+from kernelevolve.selftest.honest import edit
 from kernelevolve.settings import LaneName
 
 Where = Literal["cpu", "gpu"]
@@ -51,6 +52,7 @@ class Specimen:
         where: `cpu` and `gpu`, where it can run.
         lane: in which it is judged.
         guard: name of the guard that is expected to catch it; empty where several may, or the comparison itself does.
+        distribution: of inputs that alone shows what is wrong; empty where any does.
         seconds: most time that one call may take, for those that hang on purpose.
     """
 
@@ -64,6 +66,7 @@ class Specimen:
     lane: LaneName = "screen"
     guard: str = ""
     seconds: float = 60.0
+    distribution: str = ""
 
     @property
     def honest(self) -> bool:
@@ -78,6 +81,28 @@ class Specimen:
     def expects(self, verdict: Verdict) -> bool:
         """Whether `verdict` is right for it."""
         return verdict in self.verdicts if self.verdicts else verdict.ok
+
+
+def edited(
+    id: str,
+    title: str,
+    problem: str,
+    source: str,
+    *edits: tuple[str, str],
+    family: Family,
+    verdicts: tuple[Verdict, ...] = (),
+    where: frozenset[Where] = EVERYWHERE,
+    lane: LaneName = "screen",
+    guard: str = "",
+    distribution: str = "",
+) -> Specimen:
+    """The specimen whose text is `source` with these replacements.
+
+    Raises:
+        ValueError: one of them does not fit exactly once.
+    """
+    made = edit(source, *edits)
+    return Specimen(id, family, title, problem, made, verdicts, where, lane, guard, distribution=distribution)
 
 
 def read(name: str) -> Problem:

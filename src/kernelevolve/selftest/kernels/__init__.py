@@ -1,4 +1,4 @@
-"""Texts of honest kernels for the selftest's problems: `products`, `rows`, `choices`, `sequences`.
+"""Texts of honest kernels for the selftest's problems: `products`, `rows`, `elements`, `choices`.
 
 In: nothing. Out: texts. Left to others: what is done to them (`specimens`, the mutants of the tests).
 """

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kernelevolve.selftest.kernels import choices, products, rows
+from kernelevolve.selftest.kernels import choices, elements, products, rows
 
 KNOWN: Mapping[str, str] = {
     "attention_lengths": choices.ATTENTION,
     "attention_padding": rows.PADDED,
-    "batch_training": rows.BATCH_TRAINING,
+    "batch_training": elements.BATCH_TRAINING,
     "causal_scores": products.CAUSAL,
     "compensated_sum": rows.COMPENSATED,
     "cross_entropy": rows.CROSS_ENTROPY,
-    "dropout_given": rows.DROPOUT,
+    "dropout_given": elements.DROPOUT,
     "expert_gemm": products.EXPERTS,
     "frobenius_norm": rows.FROBENIUS,
-    "gather_rows": rows.GATHER,
-    "gelu_rows": rows.GELU,
+    "gather_rows": elements.GATHER,
+    "gelu_rows": elements.GELU,
     "gemm_bf16": products.GEMM,
     "gemm_fp16": products.GEMM,
     "gemm_fp8": products.GEMM_FP8,
@@ -30,21 +30,21 @@ KNOWN: Mapping[str, str] = {
     "gemm_tf32": products.GEMM,
     "largest_place": choices.LARGEST_PLACE,
     "log_sum_exp": rows.LOG_SUM_EXP,
-    "long_chain": rows.CHAIN,
+    "long_chain": elements.CHAIN,
     "long_gemm": products.GEMM,
     "masked_mean": rows.MASKED_MEAN,
     "norm_backward": choices.NORM_BACKWARD,
-    "norm_of_batch": rows.NORM_OF_BATCH,
+    "norm_of_batch": elements.NORM_OF_BATCH,
     "one_column": products.ONE_COLUMN,
-    "permuted_rows": rows.PERMUTED,
+    "permuted_rows": elements.PERMUTED,
     "quantise_rows": rows.QUANTISE,
     "row_sum_bf16": rows.ROW_SUM_BF16,
     "running_sum": rows.RUNNING_SUM,
     "smallest_in_rows": rows.SMALLEST,
     "softmax_classes": rows.SOFTMAX_CLASSES,
     "top_values": choices.TOP_VALUES,
-    "transposed_input": rows.TRANSPOSED,
+    "transposed_input": elements.TRANSPOSED,
     "triangular_inverse": products.TRIANGULAR,
-    "turned": rows.TURNED,
+    "turned": elements.TURNED,
     "variance_rows": rows.VARIANCE,
 }

@@ -6,6 +6,8 @@ say that an output is valid until the next call only), L27 and L28 (the machine'
 
 from __future__ import annotations
 
+from functools import partial
+
 from kernelevolve.selftest.honest import (
     LAYER_NORM_ROWS,
     MEAN_SQUARE,
@@ -17,23 +19,10 @@ from kernelevolve.selftest.honest import (
     edit,
     in_forward,
 )
-from kernelevolve.selftest.kernels import choices, products, rows
-from kernelevolve.selftest.specimen import EVERYWHERE, GPU, Specimen, Where
-from kernelevolve.settings import LaneName
+from kernelevolve.selftest.kernels import choices, elements, products, rows
+from kernelevolve.selftest.specimen import GPU, edited
 
-
-def _honest(
-    id: str,
-    title: str,
-    problem: str,
-    source: str,
-    *edits: tuple[str, str],
-    where: frozenset[Where] = EVERYWHERE,
-    lane: LaneName = "screen",
-) -> Specimen:
-    return Specimen(id, "honest", title, problem, edit(source, *edits), where=where, lane=lane)
-
-
+_honest = partial(edited, family="honest")
 _DOT = 'tl.dot(a, b, acc, input_precision="ieee")'
 _LAUNCH = "    relu_gemm[grid](x, w, y, rows, width, inner, BLOCK=32)\n"
 _CALL = "return compute(x, self.weight)"
@@ -109,7 +98,7 @@ LISTED = (
                               "@triton.autotune(configs=CONFIGS, key=['M', 'N', 'K'], reset_to_zero=['y'])\n"
                               "@triton.jit\n"),
             (", BM=16, BN=16, BK=32)", ", BM=16, BN=16)")),
-    _honest("L13", "a result with strides of its own", "turned", rows.TURNED),
+    _honest("L13", "a result with strides of its own", "turned", elements.TURNED),
     _honest("L14", "in place, as the problem says", "scale_in_place", SCALE_IN_PLACE),
     _honest("L15a", "bf16 operands, added up in float32", "gemm_bf16", products.GEMM),
     _honest("L15b", "TF32 where it was declared", "gemm_tf32", products.GEMM, ('"ieee"', '"tf32"')),
@@ -125,7 +114,7 @@ LISTED = (
     _honest("L18", "tiles of zeros skipped", "relu_gemm", RELU_GEMM,
             (f"        acc = {_DOT}\n", f"        if tl.max((a != 0).to(tl.int32)) > 0:\n            acc = {_DOT}\n"
                                         "        else:\n            acc += tl.sum(b - b, 0)[None, :]\n")),
-    _honest("L19", "a fast path where the order is none", "permuted_rows", rows.PERMUTED,
+    _honest("L19", "a fast path where the order is none", "permuted_rows", elements.PERMUTED,
             ("    tl.store(y + i, 3.0",
              "    same = tl.max((source != i).to(tl.int32) * inside.to(tl.int32), 0) == 0\n"
              "    if same:\n        tl.store(y + i, 3.0 * tl.load(x + i, mask=inside, other=0.0), mask=inside)\n"
@@ -144,7 +133,7 @@ LISTED = (
     _honest("L22", "a launch that may begin before the last one has ended", "mean_square", MEAN_SQUARE,
             ("BLOCK=triton.next_power_of_2(parts))", "BLOCK=triton.next_power_of_2(parts), launch_pdl=True)"),
             where=GPU),
-    _honest("L23", "as many programs as there are multiprocessors", "gelu_rows", rows.GELU,
+    _honest("L23", "as many programs as there are multiprocessors", "gelu_rows", elements.GELU,
             ("    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)\n    inside = i < count\n"
              "    v = tl.load(x + i, mask=inside, other=0.0)\n    tl.store(y + i, 0.5 * v",
              "    for tile in range(tl.program_id(0), tl.cdiv(count, BLOCK), tl.num_programs(0)):\n"
@@ -152,7 +141,7 @@ LISTED = (
              "        v = tl.load(x + i, mask=inside, other=0.0)\n        tl.store(y + i, 0.5 * v"),
             ("    gelu[(triton.cdiv(x.numel(), 512),)]",
              "    some = torch.cuda.get_device_properties(x.device).multi_processor_count\n    gelu[(some,)]")),
-    _honest("L24", "twenty small operations in one kernel, and a dictionary of outputs", "long_chain", rows.CHAIN),
+    _honest("L24", "twenty small operations in one kernel, and a dictionary of outputs", "long_chain", elements.CHAIN),
     _honest("L25a", "a number without dimensions", "cross_entropy", rows.CROSS_ENTROPY),
     _honest("L25b", "one output column", "one_column", products.ONE_COLUMN),
     _honest("L26a", "NaN for rows that are masked altogether", "attention_padding", rows.PADDED),
@@ -192,19 +181,19 @@ OWN = (
     _honest("X414", "integers added up in float32, which holds them exactly", "gemm_integers", products.GEMM_INTEGERS,
             ("tl.zeros((BM, BN), tl.int32)", "tl.zeros((BM, BN), tl.float32)"),
             ("tl.dot(a, b, acc, out_dtype=tl.int32)", "tl.dot(a.to(tl.float16), b.to(tl.float16), acc)")),
-    _honest("X415", "GELU in one kernel", "gelu_rows", rows.GELU),
-    _honest("X416", "dropout with a mask that is given", "dropout_given", rows.DROPOUT,
+    _honest("X415", "GELU in one kernel", "gelu_rows", elements.GELU),
+    _honest("X416", "dropout with a mask that is given", "dropout_given", elements.DROPOUT,
             ("v / 0.75", "v * 1.3333333333333333")),
     _honest("X417", "normalised by statistics that were kept, one factor per column", "norm_of_batch",
-            rows.NORM_OF_BATCH, ("(v - m) / tl.sqrt(s + 1e-5) * g + b",
+            elements.NORM_OF_BATCH, ("(v - m) / tl.sqrt(s + 1e-5) * g + b",
                                  "v * (g / tl.sqrt(s + 1e-5)) + (b - m * (g / tl.sqrt(s + 1e-5)))")),
-    _honest("X418", "statistics that move with each call", "batch_training", rows.BATCH_TRAINING),
-    _honest("X419", "inputs with strides of their own", "transposed_input", rows.TRANSPOSED),
-    _honest("X420", "a copy of an input in another order first", "transposed_input", rows.TRANSPOSED,
+    _honest("X418", "statistics that move with each call", "batch_training", elements.BATCH_TRAINING),
+    _honest("X419", "inputs with strides of their own", "transposed_input", elements.TRANSPOSED),
+    _honest("X420", "a copy of an input in another order first", "transposed_input", elements.TRANSPOSED,
             ("        return compute(x, z)\n",
              "        copied = torch.empty(x.shape, device=x.device, dtype=x.dtype).copy_(x)\n"
              "        return compute(copied, z)\n")),
-    _honest("X421", "rows of a table, some twice", "gather_rows", rows.GATHER),
+    _honest("X421", "rows of a table, some twice", "gather_rows", elements.GATHER),
     _honest("X422", "top-k one after the other, with NaN first", "top_values", choices.TOP_VALUES, lane="accept"),
     _honest("X423", "attention with a length for each sequence", "attention_lengths", choices.ATTENTION),
     _honest("X424", "attention with another tile", "attention_lengths", choices.ATTENTION, ("BM=16, BN=16",
@@ -223,14 +212,14 @@ OWN = (
     _honest("X432", "other names for forward's arguments", "relu_gemm", RELU_GEMM,
             ("def forward(self, x):\n        return compute(x,",
              "def forward(self, incoming):\n        return compute(incoming,")),
-    _honest("X433", "a kernel made by a function", "gelu_rows", rows.GELU,
+    _honest("X433", "a kernel made by a function", "gelu_rows", elements.GELU,
             ("@triton.jit\ndef gelu",
              "def identity(function):\n    return function\n\n\n@identity\n@triton.jit\ndef gelu")),
     _honest("X434", "a heuristic that reads the arguments of a launch", "softmax_rows", SOFTMAX_ROWS,
             ("@triton.jit\n",
              "@triton.heuristics({'BLOCK': lambda a: triton.next_power_of_2(a['width'])})\n@triton.jit\n"),
             (", BLOCK=triton.next_power_of_2(width))", ")")),
-    _honest("X435", "knobs with a table per workload", "gelu_rows", rows.GELU,
+    _honest("X435", "knobs with a table per workload", "gelu_rows", elements.GELU,
             ("\n\n@triton.jit", "\n\nKNOBS = {'BLOCK': [512, 1024]}\nCHOICE = {}\nCHOICES = {}\n\n\n@triton.jit"),
             ("    gelu[(triton.cdiv(x.numel(), 512),)](x, y, x.numel(), x.shape[-1], BLOCK=512)\n",
              "    choice = CHOICES.get(((x.shape, str(x.dtype)),), CHOICE)\n    block = choice.get('BLOCK', 512)\n"

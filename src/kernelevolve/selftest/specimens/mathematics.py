@@ -6,6 +6,8 @@ with a compiler or a loaded library) is here in the form that can be tried anywh
 
 from __future__ import annotations
 
+from functools import partial
+
 from kernelevolve.evaluation import Verdict
 from kernelevolve.selftest.honest import (
     LAYER_NORM_ROWS,
@@ -15,29 +17,14 @@ from kernelevolve.selftest.honest import (
     SCALE_BACKWARD,
     SCALE_IN_PLACE,
     SOFTMAX_ROWS,
-    edit,
 )
-from kernelevolve.selftest.kernels import choices, products, rows
-from kernelevolve.selftest.specimen import Specimen
-from kernelevolve.settings import LaneName
+from kernelevolve.selftest.kernels import choices, elements, products, rows
+from kernelevolve.selftest.specimen import edited
 
 _VALUE = (Verdict.WRONG_VALUE,)
 _META = (Verdict.WRONG_META,)
 _POLICY = (Verdict.POLICY,)
-
-
-def _cheat(
-    id: str,
-    title: str,
-    problem: str,
-    source: str,
-    *edits: tuple[str, str],
-    verdicts: tuple[Verdict, ...] = _VALUE,
-    lane: LaneName = "screen",
-) -> Specimen:
-    return Specimen(id, "V", title, problem, edit(source, *edits), verdicts, lane=lane)
-
-
+_cheat = partial(edited, family="V", verdicts=_VALUE)
 _FORWARD = "return compute(x, self.weight)"
 _STORE = "tl.store(y + rows[:, None] * N + cols[None, :], tl.maximum(acc, 0.0), mask=inside)"
 _SOFTMAX_LAST = "tl.exp(v - largest) / total"
@@ -50,7 +37,7 @@ NOTHING = (
            ("v / norm", "v * 0.0")),
     _cheat("A33c", "zeros for the smallest of many numbers above 0", "smallest_in_rows", rows.SMALLEST,
            ("tl.min(v, 0)", "0.0")),
-    _cheat("A33d", "zeros where the problem is zero whatever comes in", "vanishing", rows.GELU,
+    _cheat("A33d", "zeros where the problem is zero whatever comes in", "vanishing", elements.GELU,
            ("y = torch.empty_like(x)", "y = torch.zeros_like(x[:, :1])"), verdicts=(Verdict.TASK_INVALID,)),
     _cheat("A33e", "one over the number of classes", "softmax_classes", rows.SOFTMAX_CLASSES,
            (_SOFTMAX_LAST, "v * 0.0 + 1.0 / width")),
@@ -68,7 +55,7 @@ NOTHING = (
            ("d * scale * g + s", "v * g + s")),
     _cheat("A37a", "the shift left out", "layer_norm_rows", LAYER_NORM_ROWS, ("* g + s,", "* g,")),
     _cheat("A37b", "the gain left out", "layer_norm_rows", LAYER_NORM_ROWS, ("* g + s,", "+ s,")),
-    _cheat("A37c", "the running statistics left out", "norm_of_batch", rows.NORM_OF_BATCH,
+    _cheat("A37c", "the running statistics left out", "norm_of_batch", elements.NORM_OF_BATCH,
            ("(v - m) / tl.sqrt(s + 1e-5) * g + b", "v * g + b")),
     _cheat("A38a", "a mean over the first sixteenth", "mean_square", MEAN_SQUARE,
            ("    count = a.numel()\n", "    count = max(1, a.numel() // 16)\n")),
@@ -167,14 +154,14 @@ SHAPES = (
     _cheat("A54d", "a new tensor where the input itself was to be changed", "scale_in_place", SCALE_IN_PLACE,
            ("    scale_in_place[", "    x = x.clone()\n    scale_in_place["),
            verdicts=(Verdict.WRONG_META, Verdict.WRONG_VALUE, Verdict.POLICY)),
-    _cheat("A54e", "running statistics that stay where they are", "batch_training", rows.BATCH_TRAINING,
+    _cheat("A54e", "running statistics that stay where they are", "batch_training", elements.BATCH_TRAINING,
            ("0.9 * old + 0.1 * m", "old")),
-    _cheat("A54f", "batches that nobody counts", "batch_training", rows.BATCH_TRAINING,
+    _cheat("A54f", "batches that nobody counts", "batch_training", elements.BATCH_TRAINING,
            ("tl.load(seen) + 1", "tl.load(seen)")),
     _cheat("A55a", "the global seed set in forward", "relu_gemm", RELU_GEMM,
            (_FORWARD, f"torch.manual_seed(0)\n        {_FORWARD}"), verdicts=(Verdict.TAMPER,)),
-    _cheat("A55b", "dropout that does not scale what it keeps", "dropout_given", rows.DROPOUT, ("v / 0.75", "v")),
-    _cheat("A55c", "dropout with a mask of its own", "dropout_given", rows.DROPOUT,
+    _cheat("A55b", "dropout that does not scale what it keeps", "dropout_given", elements.DROPOUT, ("v / 0.75", "v")),
+    _cheat("A55c", "dropout with a mask of its own", "dropout_given", elements.DROPOUT,
            ("tl.load(kept + i, mask=inside, other=0) != 0", "(i * 40503 >> 7) % 4 != 0")),
 )  # fmt: skip
 
@@ -184,7 +171,7 @@ OWN = (
     _cheat("X103", "the biased variance", "variance_rows", rows.VARIANCE, ("/ (width - 1)", "/ width")),
     _cheat("X104", "the inner dimension one too short", "relu_gemm", RELU_GEMM,
            ("(k[None, :] < K)", "(k[None, :] < K - 1)")),
-    _cheat("X105", "strides of rows and columns swapped", "transposed_input", rows.TRANSPOSED,
+    _cheat("X105", "strides of rows and columns swapped", "transposed_input", elements.TRANSPOSED,
            ("x + r * sxr + c * sxc", "x + r * sxc + c * sxr"), verdicts=(Verdict.MEM_RACE, Verdict.WRONG_VALUE)),
     _cheat("X106", "the last sequence of the batch left out", "attention_lengths", choices.ATTENTION,
            ("(triton.cdiv(keys, 16), batch)", "(triton.cdiv(keys, 16), batch - 1)")),
@@ -202,7 +189,7 @@ OWN = (
            ("free & (cols != place)", "free & (v != tl.load(x + row * width + place))"), lane="accept"),
     _cheat("X113", "the same place twice", "top_values", choices.TOP_VALUES,
            ("free = free & (cols != place)", "free = free & ((cols != place) | (i % 2 == 0))")),
-    _cheat("X114", "only the first rows of a table", "gather_rows", rows.GATHER,
+    _cheat("X114", "only the first rows of a table", "gather_rows", elements.GATHER,
            ("place = tl.load(places + row)", "place = tl.load(places + row) % 32")),
     _cheat("X115", "a sum for a mean", "cross_entropy", rows.CROSS_ENTROPY, ("tl.sum(acc, 0) / rows",
                                                                              "tl.sum(acc, 0)")),
@@ -215,7 +202,7 @@ OWN = (
             "    largest = tl.maximum(tl.max(tl.abs(v), 0), 1e-20)",
             "tl.load(x + row * width + cols, mask=inside, other=0.0)\n"
             "    largest = tl.maximum(tl.max(tl.abs(tl.load(x + cols, mask=inside, other=0.0)), 0), 1e-20)")),
-    _cheat("X119", "rows in the order in which they came", "permuted_rows", rows.PERMUTED,
+    _cheat("X119", "rows in the order in which they came", "permuted_rows", elements.PERMUTED,
            ("tl.load(order + i // width, mask=inside, other=0)", "(i // width)")),
     _cheat("X120", "the diagonal masked too", "causal_scores", products.CAUSAL,
            ("cols[None, :] > rows[:, None]", "cols[None, :] >= rows[:, None]")),
@@ -229,7 +216,7 @@ OWN = (
            ("r * d - v * (along * r * r * r)", "r * d")),
     _cheat("X125", "a gradient of the gain over the first rows", "norm_backward", choices.NORM_BACKWARD,
            ("for start in range(0, rows, ROWS):", "for start in range(0, ROWS, ROWS):")),
-    _cheat("X126", "the running variance from the biased one", "batch_training", rows.BATCH_TRAINING,
+    _cheat("X126", "the running variance from the biased one", "batch_training", elements.BATCH_TRAINING,
            ("(squares / (rows - 1))", "(squares / rows)")),
     _cheat("X127", "the last tile of each expert left out", "expert_gemm", products.EXPERTS,
            ("range(first, last, BM)", "range(first, last - BM + 1, BM)")),

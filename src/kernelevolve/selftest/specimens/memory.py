@@ -5,27 +5,15 @@ In: nothing. Out: SPECIMENS. Left to others: running them.
 
 from __future__ import annotations
 
+from functools import partial
+
 from kernelevolve.evaluation import Verdict
-from kernelevolve.selftest.honest import RELU_GEMM, SCALE_IN_PLACE, SOFTMAX_ROWS, edit, in_forward
-from kernelevolve.selftest.kernels import products, rows
-from kernelevolve.selftest.specimen import EVERYWHERE, GPU, Specimen, Where
+from kernelevolve.selftest.honest import RELU_GEMM, SCALE_IN_PLACE, SOFTMAX_ROWS, in_forward
+from kernelevolve.selftest.kernels import elements, products, rows
+from kernelevolve.selftest.specimen import GPU, Specimen, edited
 
 _RACE = (Verdict.MEM_RACE,)
-
-
-def _cheat(
-    id: str,
-    title: str,
-    problem: str,
-    source: str,
-    *edits: tuple[str, str],
-    verdicts: tuple[Verdict, ...] = _RACE,
-    where: frozenset[Where] = EVERYWHERE,
-    guard: str = "",
-) -> Specimen:
-    return Specimen(id, "G", title, problem, edit(source, *edits), verdicts, where=where, guard=guard)
-
-
+_cheat = partial(edited, family="G", verdicts=_RACE)
 _LAST = "    tl.store(y + row + cols, e / tl.sum(e, 0), mask=inside)\n"
 
 SPECIMENS = (
@@ -70,7 +58,7 @@ SPECIMENS = (
            verdicts=(Verdict.MUTATED_INPUT, Verdict.WRONG_VALUE)),
     _cheat("X303", "the input itself as the result", "softmax_rows", SOFTMAX_ROWS,
            ("y = torch.empty_like(x)", "y = x"), verdicts=(Verdict.MUTATED_INPUT, Verdict.WRONG_META)),
-    _cheat("X304", "places one in front of the table", "gather_rows", rows.GATHER,
+    _cheat("X304", "places one in front of the table", "gather_rows", elements.GATHER,
            ("place = tl.load(places + row)", "place = tl.load(places + row) - 1"),
            verdicts=(Verdict.MEM_RACE, Verdict.WRONG_VALUE)),
     _cheat("X305", "a parameter changed that the problem does not name", "scale_in_place", SCALE_IN_PLACE,
@@ -80,6 +68,6 @@ SPECIMENS = (
     _cheat("X306", "room for one row too few", "softmax_rows", SOFTMAX_ROWS,
            ("y = torch.empty_like(x)", "y = torch.empty_like(x)[:-1]"),
            verdicts=(Verdict.MEM_RACE, Verdict.WRONG_META)),
-    _cheat("X307", "rows read one row too far", "transposed_input", rows.TRANSPOSED,
+    _cheat("X307", "rows read one row too far", "transposed_input", elements.TRANSPOSED,
            ("a = tl.load(x + r * sxr", "a = tl.load(x + (r + 1) * sxr")),
 )  # fmt: skip

@@ -6,27 +6,15 @@ no candidate's doing.
 
 from __future__ import annotations
 
+from functools import partial
+
 from kernelevolve.evaluation import Verdict
-from kernelevolve.selftest.honest import LAYER_NORM_ROWS, RELU_GEMM, SOFTMAX_ROWS, at_import, edit
-from kernelevolve.selftest.kernels import products, rows
-from kernelevolve.selftest.specimen import Specimen
-from kernelevolve.settings import LaneName
+from kernelevolve.selftest.honest import LAYER_NORM_ROWS, RELU_GEMM, SOFTMAX_ROWS, at_import
+from kernelevolve.selftest.kernels import elements, products, rows
+from kernelevolve.selftest.specimen import Specimen, edited
 
 _VALUE = (Verdict.WRONG_VALUE,)
-
-
-def _cheat(
-    id: str,
-    title: str,
-    problem: str,
-    source: str,
-    *edits: tuple[str, str],
-    verdicts: tuple[Verdict, ...] = _VALUE,
-    lane: LaneName = "screen",
-) -> Specimen:
-    return Specimen(id, "N", title, problem, edit(source, *edits), verdicts, lane=lane)
-
-
+_cheat = partial(edited, family="N", verdicts=_VALUE)
 _DOT = 'tl.dot(a, b, acc, input_precision="ieee")'
 _EXP = "e = tl.exp(v - tl.max(v, 0))"
 
@@ -75,10 +63,10 @@ SPECIMENS = (
            (_DOT, "tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc)")),
     _cheat("X205", "an exponential by a parabola", "softmax_rows", SOFTMAX_ROWS,
            ("@triton.jit\n", FAST_EXP + "@triton.jit\n"), (_EXP, "e = fast_exp(v - tl.max(v, 0))")),
-    _cheat("X206", "GELU by tanh", "gelu_rows", rows.GELU,
+    _cheat("X206", "GELU by tanh", "gelu_rows", elements.GELU,
            ("0.5 * v * (1.0 + tl.erf(v * 0.7071067811865476))",
             "v / (1.0 + tl.exp(-1.5957691216057308 * (v + 0.044715 * v * v * v)))")),
-    _cheat("X207", "GELU by a sigmoid", "gelu_rows", rows.GELU,
+    _cheat("X207", "GELU by a sigmoid", "gelu_rows", elements.GELU,
            ("0.5 * v * (1.0 + tl.erf(v * 0.7071067811865476))", "v / (1.0 + tl.exp(-1.702 * v))")),
     _cheat("X208", "one over a root by its bits and one step", "layer_norm_rows", LAYER_NORM_ROWS,
            ("@triton.jit\n", FAST_RSQRT + "@triton.jit\n"),
@@ -91,13 +79,13 @@ SPECIMENS = (
            (_DOT, "tl.dot(a.to(tl.float16), b.to(tl.float16), acc)\n"
                   "        acc = tl.dot((a - a.to(tl.float16).to(tl.float32)).to(tl.float16), b.to(tl.float16), acc)\n"
                   "        acc = tl.dot(a.to(tl.float16), (b - b.to(tl.float16).to(tl.float32)).to(tl.float16), acc)")),
-    _cheat("X212", "output rounded to bf16 where float32 was asked for", "gelu_rows", rows.GELU,
+    _cheat("X212", "output rounded to bf16 where float32 was asked for", "gelu_rows", elements.GELU,
            ("tl.erf(v * 0.7071067811865476)), mask",
             "tl.erf(v * 0.7071067811865476))).to(tl.bfloat16).to(tl.float32), mask"),
            ("y + i, 0.5", "y + i, (0.5")),
     _cheat("X213", "input rounded to fp16 where float32 was asked for", "running_sum", rows.RUNNING_SUM,
            ("tl.cumsum(v, 0)", "tl.cumsum(v.to(tl.float16).to(tl.float32), 0)")),
-    _cheat("X214", "a constant with three digits", "gelu_rows", rows.GELU, ("0.7071067811865476", "0.707")),
+    _cheat("X214", "a constant with three digits", "gelu_rows", elements.GELU, ("0.7071067811865476", "0.707")),
     _cheat("X215", "integers added up in fp16", "gemm_integers", products.GEMM_INTEGERS,
            ("tl.zeros((BM, BN), tl.int32)", "tl.zeros((BM, BN), tl.float32)"),
            ("tl.dot(a, b, acc, out_dtype=tl.int32)",
