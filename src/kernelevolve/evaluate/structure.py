@@ -158,8 +158,8 @@ def _single_input(look: Look) -> str:
     if len(names) < 2:
         raise NotRun("there is one input: `overwrite` changes it alone")
     base = look.keep("single-input")
-    look.call("single-input", base)
     for name in names[:SINGLE]:
+        look.call("single-input", base)  # alone also against the call before, which is all that some remember
         patch = Patch(name, "redrawn", look.seeds.seed(f"structure/single/{name}"))
         look.call("single-input", replace(base, patches=(patch,)))
     return f"{min(len(names), SINGLE)} inputs changed one at a time under their addresses"

@@ -53,6 +53,7 @@ class Specimen:
         lane: in which it is judged.
         guard: name of the guard that is expected to catch it; empty where several may, or the comparison itself does.
         distribution: of inputs that alone shows what is wrong; empty where any does.
+        timed: whether timed calls could tell more than compared ones; on a device all are timed.
         seconds: most time that one call may take, for those that hang on purpose.
     """
 
@@ -67,6 +68,7 @@ class Specimen:
     guard: str = ""
     seconds: float = 60.0
     distribution: str = ""
+    timed: bool = True
 
     @property
     def honest(self) -> bool:
@@ -95,6 +97,7 @@ def edited(
     lane: LaneName = "screen",
     guard: str = "",
     distribution: str = "",
+    timed: bool = True,
 ) -> Specimen:
     """The specimen whose text is `source` with these replacements.
 
@@ -102,7 +105,9 @@ def edited(
         ValueError: one of them does not fit exactly once.
     """
     made = edit(source, *edits)
-    return Specimen(id, family, title, problem, made, verdicts, where, lane, guard, distribution=distribution)
+    return Specimen(
+        id, family, title, problem, made, verdicts, where, lane, guard, distribution=distribution, timed=timed
+    )
 
 
 def read(name: str) -> Problem:

@@ -22,14 +22,17 @@ from kernelevolve.selftest.honest import (
 from kernelevolve.selftest.kernels import choices, elements, products, rows
 from kernelevolve.selftest.specimen import GPU, edited
 
-_honest = partial(edited, family="honest")
+# Most are odd in how they compute, and their timed calls compute the same; `_odd` ones keep something between calls, or
+# do what the host sees.
+_honest = partial(edited, family="honest", timed=False)
+_odd = partial(edited, family="honest")
 _DOT = 'tl.dot(a, b, acc, input_precision="ieee")'
 _LAUNCH = "    relu_gemm[grid](x, w, y, rows, width, inner, BLOCK=32)\n"
 _CALL = "return compute(x, self.weight)"
 _GEMM_LAUNCH = "    product[grid](x, w, y, rows, width, inner, *strides, BM=16, BN=16, BK=32)\n"
 
 LISTED = (
-    _honest("L1", "two streams, forked and joined by events", "relu_gemm", in_forward(
+    _odd("L1", "two streams, forked and joined by events", "relu_gemm", in_forward(
         RELU_GEMM,
         "half = x.shape[0] // 2",
         "here = torch.cuda.current_stream()",
@@ -46,7 +49,7 @@ LISTED = (
         "    here.wait_stream(stream)",
         "return y",
     )),
-    _honest("L2", "a graph with inputs copied into its own buffers, and its output copied out", "relu_gemm", in_forward(
+    _odd("L2", "a graph with inputs copied into its own buffers, and its output copied out", "relu_gemm", in_forward(
         RELU_GEMM,
         "key = (x.shape, x.device)",
         "if key not in GRAPHS:",
@@ -63,13 +66,13 @@ LISTED = (
         "return torch.empty_like(out).copy_(out)",
         header="GRAPHS = {}",
     ), where=GPU),
-    _honest("L4", "a workspace kept by shape and device", "frobenius_norm", rows.FROBENIUS,
+    _odd("L4", "a workspace kept by shape and device", "frobenius_norm", rows.FROBENIUS,
             ("    sums = torch.empty((parts,), device=x.device, dtype=torch.float32)\n",
              "    key = (parts, x.device)\n    if key not in SPACES:\n"
              "        SPACES[key] = torch.empty((parts,), device=x.device, dtype=torch.float32)\n"
              "    sums = SPACES[key]\n"),
             ("\n\ndef compute", "\n\nSPACES = {}\n\n\ndef compute")),
-    _honest("L5", "a weight packed again whenever its version changes", "gemm_static", products.GEMM_WEIGHT,
+    _odd("L5", "a weight packed again whenever its version changes", "gemm_static", products.GEMM_WEIGHT,
             (_CALL, "\n        ".join((
                 "version = (id(self.weight), self.weight._version)",
                 "if getattr(self, 'packed_for', None) != version:",
@@ -82,27 +85,27 @@ LISTED = (
             (_LAUNCH, "    if (rows, inner, width) == (96, 64, 32):\n"
                       "        relu_gemm[(6, 2)](x, w, y, rows, width, inner, BLOCK=16)\n"
                       "        return y\n" + _LAUNCH)),
-    _honest("L7", "a split product added up by atomics", "long_gemm", products.GEMM_SPLIT),
+    _odd("L7", "a split product added up by atomics", "long_gemm", products.GEMM_SPLIT),
     _honest("L8", "the inner dimension summed from its end", "long_gemm", products.GEMM,
             ("inner = k + tl.arange(0, BK)", "inner = (K - 1) // BK * BK - k + tl.arange(0, BK)")),
-    _honest("L9", "a library product and a kernel for the rest, where that is allowed", "gemm_library",
+    _odd("L9", "a library product and a kernel for the rest, where that is allowed", "gemm_library",
             products.LIBRARY),
     _honest("L10", "guarded imports, an empty class, and other code for other dtypes", "relu_gemm",
             edit(at_import(RELU_GEMM, "try:\n    import nothing_of_the_kind\nexcept ImportError:\n"
                                       "    nothing_of_the_kind = None\n\n\nclass Cfg:\n    pass"),
                  (_CALL, "if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):\n"
                          "            return torch.relu(x @ self.weight)\n        " + _CALL))),
-    _honest("L11", "an autotuned kernel that accumulates and resets", "long_gemm", products.GEMM_SPLIT,
+    _odd("L11", "an autotuned kernel that accumulates and resets", "long_gemm", products.GEMM_SPLIT,
             ("@triton.jit\n",
              "CONFIGS = [triton.Config({'BK': b}, num_warps=w) for b in (32, 16) for w in (4, 8)]\n\n\n"
                               "@triton.autotune(configs=CONFIGS, key=['M', 'N', 'K'], reset_to_zero=['y'])\n"
                               "@triton.jit\n"),
             (", BM=16, BN=16, BK=32)", ", BM=16, BN=16)")),
-    _honest("L13", "a result with strides of its own", "turned", elements.TURNED),
-    _honest("L14", "in place, as the problem says", "scale_in_place", SCALE_IN_PLACE),
+    _odd("L13", "a result with strides of its own", "turned", elements.TURNED),
+    _odd("L14", "in place, as the problem says", "scale_in_place", SCALE_IN_PLACE),
     _honest("L15a", "bf16 operands, added up in float32", "gemm_bf16", products.GEMM),
     _honest("L15b", "TF32 where it was declared", "gemm_tf32", products.GEMM, ('"ieee"', '"tf32"')),
-    _honest("L15c", "fp8 operands", "gemm_fp8", products.GEMM_FP8),
+    _odd("L15c", "fp8 operands", "gemm_fp8", products.GEMM_FP8),
     _honest("L15d", "fp16 operands, added up in float32", "gemm_fp16", products.GEMM),
     _honest("L16", "hints to keep what is used again", "relu_gemm", RELU_GEMM,
             ("b = tl.load(w + k[:, None] * N + cols[None, :], ",
@@ -119,9 +122,9 @@ LISTED = (
              "    same = tl.max((source != i).to(tl.int32) * inside.to(tl.int32), 0) == 0\n"
              "    if same:\n        tl.store(y + i, 3.0 * tl.load(x + i, mask=inside, other=0.0), mask=inside)\n"
              "        return\n    tl.store(y + i, 3.0")),
-    _honest("L20", "a synchronisation in the middle and memory from the allocator", "frobenius_norm", rows.FROBENIUS,
+    _odd("L20", "a synchronisation in the middle and memory from the allocator", "frobenius_norm", rows.FROBENIUS,
             ("    y = torch.empty_like(x)\n", "    y = torch.empty_like(x)\n    torch.cuda.synchronize()\n")),
-    _honest("L21", "slow at import and at the first call, with a thread of its own", "softmax_rows", in_forward(
+    _odd("L21", "slow at import and at the first call, with a thread of its own", "softmax_rows", in_forward(
         SOFTMAX_ROWS,
         "if not STARTED:",
         "    STARTED.append(threading.Thread(target=time.sleep, args=(0.5,), daemon=True))",
@@ -130,7 +133,7 @@ LISTED = (
         "return compute(x)",
         header="import threading\nimport time\n\nSTARTED = []\ntime.sleep(1.0)",
     )),
-    _honest("L22", "a launch that may begin before the last one has ended", "mean_square", MEAN_SQUARE,
+    _odd("L22", "a launch that may begin before the last one has ended", "mean_square", MEAN_SQUARE,
             ("BLOCK=triton.next_power_of_2(parts))", "BLOCK=triton.next_power_of_2(parts), launch_pdl=True)"),
             where=GPU),
     _honest("L23", "as many programs as there are multiprocessors", "gelu_rows", elements.GELU,
@@ -141,8 +144,8 @@ LISTED = (
              "        v = tl.load(x + i, mask=inside, other=0.0)\n        tl.store(y + i, 0.5 * v"),
             ("    gelu[(triton.cdiv(x.numel(), 512),)]",
              "    some = torch.cuda.get_device_properties(x.device).multi_processor_count\n    gelu[(some,)]")),
-    _honest("L24", "twenty small operations in one kernel, and a dictionary of outputs", "long_chain", elements.CHAIN),
-    _honest("L25a", "a number without dimensions", "cross_entropy", rows.CROSS_ENTROPY),
+    _odd("L24", "twenty small operations in one kernel, and a dictionary of outputs", "long_chain", elements.CHAIN),
+    _odd("L25a", "a number without dimensions", "cross_entropy", rows.CROSS_ENTROPY),
     _honest("L25b", "one output column", "one_column", products.ONE_COLUMN),
     _honest("L26a", "NaN for rows that are masked altogether", "attention_padding", rows.PADDED),
     _honest("L26b", "-inf above the diagonal, stored and not computed", "causal_scores", products.CAUSAL,
@@ -187,9 +190,9 @@ OWN = (
     _honest("X417", "normalised by statistics that were kept, one factor per column", "norm_of_batch",
             elements.NORM_OF_BATCH, ("(v - m) / tl.sqrt(s + 1e-5) * g + b",
                                  "v * (g / tl.sqrt(s + 1e-5)) + (b - m * (g / tl.sqrt(s + 1e-5)))")),
-    _honest("X418", "statistics that move with each call", "batch_training", elements.BATCH_TRAINING),
+    _odd("X418", "statistics that move with each call", "batch_training", elements.BATCH_TRAINING),
     _honest("X419", "inputs with strides of their own", "transposed_input", elements.TRANSPOSED),
-    _honest("X420", "a copy of an input in another order first", "transposed_input", elements.TRANSPOSED,
+    _odd("X420", "a copy of an input in another order first", "transposed_input", elements.TRANSPOSED,
             ("        return compute(x, z)\n",
              "        copied = torch.empty(x.shape, device=x.device, dtype=x.dtype).copy_(x)\n"
              "        return compute(copied, z)\n")),
@@ -198,7 +201,7 @@ OWN = (
     _honest("X423", "attention with a length for each sequence", "attention_lengths", choices.ATTENTION),
     _honest("X424", "attention with another tile", "attention_lengths", choices.ATTENTION, ("BM=16, BN=16",
                                                                                             "BM=32, BN=16")),
-    _honest("X425", "gradients by two kernels", "norm_backward", choices.NORM_BACKWARD),
+    _odd("X425", "gradients by two kernels", "norm_backward", choices.NORM_BACKWARD),
     _honest("X426", "a gradient by another formula", "scale_backward", SCALE_BACKWARD,
             ("s * (1.0 + v * (1.0 - s))", "(s + v * s * (1.0 - s))")),
     _honest("X427", "an inverse by substitution", "triangular_inverse", products.TRIANGULAR),
@@ -215,11 +218,11 @@ OWN = (
     _honest("X433", "a kernel made by a function", "gelu_rows", elements.GELU,
             ("@triton.jit\ndef gelu",
              "def identity(function):\n    return function\n\n\n@identity\n@triton.jit\ndef gelu")),
-    _honest("X434", "a heuristic that reads the arguments of a launch", "softmax_rows", SOFTMAX_ROWS,
+    _odd("X434", "a heuristic that reads the arguments of a launch", "softmax_rows", SOFTMAX_ROWS,
             ("@triton.jit\n",
              "@triton.heuristics({'BLOCK': lambda a: triton.next_power_of_2(a['width'])})\n@triton.jit\n"),
             (", BLOCK=triton.next_power_of_2(width))", ")")),
-    _honest("X435", "knobs with a table per workload", "gelu_rows", elements.GELU,
+    _odd("X435", "knobs with a table per workload", "gelu_rows", elements.GELU,
             ("\n\n@triton.jit", "\n\nKNOBS = {'BLOCK': [512, 1024]}\nCHOICE = {}\nCHOICES = {}\n\n\n@triton.jit"),
             ("    gelu[(triton.cdiv(x.numel(), 512),)](x, y, x.numel(), x.shape[-1], BLOCK=512)\n",
              "    choice = CHOICES.get(((x.shape, str(x.dtype)),), CHOICE)\n    block = choice.get('BLOCK', 512)\n"

@@ -1,0 +1,198 @@
+"""Which guard stops what: for each guard and distribution, a cheat that is rejected with it and not without it.
+
+In: nothing, or the names of guards. Out: ROWS, and what came of them: a `MatrixReport`. Left to others: leaving guards
+out (`weaken`), the cheats (`specimens`), climbing (`station`).
+
+Where several guards would stop the same cheat, they are left out together, and a row of its own says which one is next.
+A guard without a row stops nothing that anyone has shown: IDLE says of each such one why it is there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from kernelevolve.errors import UnknownName
+from kernelevolve.evaluation import Verdict
+from kernelevolve.selftest.outcome import Outcome
+from kernelevolve.selftest.runner import Sitting, Task
+from kernelevolve.selftest.specimen import CPU, EVERYWHERE, GPU, Specimen, Where
+from kernelevolve.selftest.specimens import corpus
+from kernelevolve.selftest.weaken import distributions, guards
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cheat, and what is left out so that it passes.
+
+    Attributes:
+        specimen: its id.
+        guards: and distributions, left out together.
+        then: verdicts that another guard gives it without these; empty where it is taken for correct.
+        why: what the row shows beyond its names.
+        where: `cpu` and `gpu`, where it can be shown.
+    """
+
+    specimen: str
+    guards: tuple[str, ...]
+    then: tuple[Verdict, ...] = ()
+    why: str = ""
+    where: frozenset[Where] = EVERYWHERE
+
+
+OF_BEHAVIOUR = (
+    Row("A46", ("census",)),
+    Row("X301", ("checksums",)),
+    Row("X510", ("fresh-inputs",), where=CPU),
+    Row("A28c", ("timed-outputs",), where=CPU),
+    Row("A28d", ("timed-outputs",), where=GPU),
+    Row("A6c", ("clock",), where=CPU),
+    Row("A6", ("clock",), where=GPU),
+    Row("X511", ("clock",), (Verdict.BELOW_FLOOR,), "the floor is what remains where the clock is taken in"),
+    Row("X511", ("clock", "floor")),
+    Row("A72b", ("frames",)),
+    Row("X512", ("first-call",)),
+    Row("A23", ("overwrite",), why="timed inputs differ everywhere, so that only one changed row meets it"),
+    Row("A22", ("overwrite",), why="every other call gets inputs that are other objects"),
+    Row("A27", ("hold",)),
+    Row("A97a", ("poison",), where=CPU),
+    Row("X513", ("guard-bands",)),
+    Row("X509", ("state",)),
+    Row("X502", ("single-input",)),
+    Row("X501", ("weights",)),
+    Row("X503", ("determinism",)),
+    Row("X504", ("layouts",)),
+    Row("X505", ("scaling",)),
+    Row("X506", ("cotangents",)),
+    Row("X507", ("opcheck",)),
+    Row("X508", ("hidden-shapes",), where=CPU),
+)
+OF_VALUES = (
+    Row("X601", ("declared", "D1", "D6", "hidden-shapes"), where=CPU,
+        why="the numbers of most problems are those of D1; the first part of D6 and the hidden sizes have them too"),
+    *(Row(f"X{number}", (name,), where=CPU) for number, name in enumerate(
+        ("D2", "D3", "D4", "D5", "D5p", "D6", "D7", "D8", "D8b", "D9", "D10", "D11", "D12"), 602)),
+)  # fmt: skip
+ON_A_DEVICE = (
+    Row("A9b", ("plan-lane", "clock"), where=GPU,
+        why="in the lane `accept` a candidate's Python is not there when its plan is timed"),
+)  # fmt: skip
+ROWS = (*OF_BEHAVIOUR, *OF_VALUES, *ON_A_DEVICE)
+
+#: Guards that some lane names and that stop nothing, with the reason.
+IDLE: Mapping[str, str] = {
+    "size-ladder": "always `not run`: times of several sizes are not taken by anything",
+    "sanitizer": "nothing runs it: no rung of the lane `publish` calls compute-sanitizer",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What came of one row.
+
+    Attributes:
+        found, then: the outcome with all guards, and without the row's.
+    """
+
+    row: Row
+    found: Outcome
+    then: Outcome
+
+    @property
+    def holds(self) -> bool:
+        """Rejected for the right reason with all guards; without the row's it passes, or is rejected as the row says.
+
+        A verdict by another guard counts only if it is not the one that was left out.
+        """
+        verdict = self.then.verdict
+        as_said = verdict in self.row.then if self.row.then else self.then.passed
+        return self.found.right and as_said
+
+    @property
+    def line(self) -> str:
+        """In one line."""
+        with_all = f"{self.found.verdict or 'INFRA'} at {self.found.rung or '-'}"
+        alone = f"{self.then.verdict or 'INFRA'} at {self.then.rung or '-'}"
+        by = f" by {', '.join(self.then.guards)}" if self.then.guards else ""
+        sign = "ok  " if self.holds else "FAIL"
+        without = ", ".join(self.row.guards)
+        line = f"{sign} {self.row.specimen:5} {with_all:28} without {without}: {alone}{by}"
+        return line if self.holds else f"{line}: {(self.then if self.found.right else self.found).message[:200]}"
+
+
+@dataclass(frozen=True)
+class MatrixReport:
+    """All rows that were shown.
+
+    Attributes:
+        idle: guards that are named and stop nothing.
+        elsewhere: guards of which only a machine of the other kind can show anything.
+    """
+
+    device: str
+    shown: tuple[Shown, ...]
+    idle: Mapping[str, str]
+    elsewhere: tuple[str, ...]
+    versions: Mapping[str, str]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.shown) and all(s.holds for s in self.shown)
+
+    @property
+    def summary(self) -> str:
+        """In one line."""
+        held = sum(s.holds for s in self.shown)
+        names = {name for s in self.shown for name in s.row.guards}
+        said = f"{held} of {len(self.shown)} rows hold, for {len(names)} guards and distributions"
+        return f"{said}; idle: {', '.join(self.idle)}" if self.idle else said
+
+
+def rows_for(names: Sequence[str] = (), *, on: Where = "cpu") -> tuple[Row, ...]:
+    """The rows that can be shown `on` `cpu` or `gpu`: all, or those in which one of these guards or distributions is.
+
+    Raises:
+        UnknownName: no lane has such a guard or distribution.
+    """
+    known = (*guards(), *distributions())
+    for name in names:
+        if name not in known:
+            raise UnknownName("guard or distribution", name, tuple(sorted(known)))
+    return tuple(r for r in ROWS if on in r.where and (not names or {*names} & {*r.guards}))
+
+
+def run_matrix(
+    rows: Sequence[Row],
+    *,
+    device: str = "none",
+    jobs: int = 1,
+    progress: Callable[[str], None] = lambda line: None,
+) -> MatrixReport:
+    """Takes the cheat of each row up the ladder with all guards, and without those of the row.
+
+    Raises:
+        MissingDevice: the device is not here.
+        UsageError: several jobs on a device.
+    """
+    start = time.monotonic()
+    known: Mapping[str, Specimen] = {s.id: s for s in corpus()}
+    tasks = dict.fromkeys(task for row in rows for task in _tasks(known[row.specimen], row))
+    sitting = Sitting(tuple(tasks), device, controls=False, progress=progress)
+    sitting.run(jobs)
+    found = dict(sitting.found)
+    shown = []
+    for row in rows:
+        complete, weak = _tasks(known[row.specimen], row)
+        shown.append(Shown(row, found[complete], found[weak]))
+    on: Where = "cpu" if device == "none" else "gpu"
+    here = {name for row in ROWS if on in row.where for name in row.guards}
+    elsewhere = {name for row in ROWS for name in row.guards} - here
+    return MatrixReport(
+        sitting.product, tuple(shown), IDLE, tuple(sorted(elsewhere)), sitting.versions, time.monotonic() - start
+    )
+
+
+def _tasks(specimen: Specimen, row: Row) -> tuple[Task, Task]:
+    return Task(specimen), Task(specimen, row.guards)

@@ -1,0 +1,171 @@
+"""One problem of the selftest, ready for candidates: each climbs the same ladder as any other.
+
+In: the processes, a platform, a device or none; then specimens with the lane in which they are judged. Out: Outcomes.
+Left to others: every finding (`evaluate`), which specimens, and in which order (`runner`, `matrix`).
+
+On a machine without an accelerator the CPU takes its place: launches run under the interpreter and all rungs are
+climbed, timing included, so that what looks at timed calls is tried as well; no figure of such a climb means anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from kernelevolve.candidate import Candidate, Choice
+from kernelevolve.errors import KernelEvolveError, ProblemError
+from kernelevolve.evaluate.bench import Bench
+from kernelevolve.evaluate.correct import Bounds
+from kernelevolve.evaluate.ladder import Ladder
+from kernelevolve.evaluate.roles import Roles
+from kernelevolve.evaluation import LaunchPlan, Rung, Verdict
+from kernelevolve.platforms import Platform
+from kernelevolve.platforms.cost import Work
+from kernelevolve.selftest.outcome import Outcome
+from kernelevolve.selftest.specimen import MARK, Specimen, read
+from kernelevolve.selftest.weaken import BUILD, Seat, weakened, without
+from kernelevolve.settings import Lane, Settings, settings_for
+
+_MEMORY = 3 << 30
+_PATIENCE = 2.0  # seconds
+_ON_CPU = ("declared", "D1", "D3", "D4", "D6", "D7", "D8", "D9")
+_SLOPES = ("clock", "floor")  # looked at by a slope and its noise, or right behind what is
+
+
+class NoCosts:
+    """Nothing is modelled: what a kernel moves and computes decides no verdict where a device is there."""
+
+    def candidate(self, candidate: Candidate, plan: LaunchPlan, choice: Mapping[str, Choice]) -> Sequence[Work]:
+        """See `ladder.Costs`."""
+        return (Work("not modelled", 0.0, 0.0, compiled=False),)
+
+    def baselines(self, workload: str) -> Mapping[str, Sequence[Work]]:
+        """See `ladder.Costs`."""
+        return {}
+
+
+class Station:
+    """One problem, ready for candidates; use it as a context manager.
+
+    Args:
+        roles: the processes, which all problems share: whatever a candidate leaves there meets all that follow.
+        device: torch's name of it; the CPU takes its place where it is `none`.
+        product: name of the device, for figures.
+    """
+
+    def __init__(self, problem: str, roles: Roles, platform: Platform, device: str, product: str) -> None:
+        self.platform, self.on_cpu = platform, device == "none"
+        self._builds = tempfile.TemporaryDirectory(prefix="kernelevolve-selftest-")
+        self.bench = Bench(read(problem), roles, Path(self._builds.name))
+        answers = platform.device_answers() if self.on_cpu else None
+        # On the CPU the full sizes are those that the interpreter has compared on all inputs.
+        cases = 1 if self.on_cpu else len(_ON_CPU)
+        self.seat = Seat("cpu" if self.on_cpu else device, product, full_cases=cases, answers=answers)
+        if self.on_cpu:
+            self.seat.seat = threading.Lock()  # nobody else's: no figure is taken
+        self.costs = NoCosts()
+
+    def __enter__(self) -> Station:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seat.free()
+        self.bench.close()
+        self._builds.cleanup()
+
+    def outcome(self, specimen: Specimen, lane: Lane, weaken: Collection[str] = ()) -> Outcome:
+        """Climbs the ladder with one specimen; the machine's fault is an outcome too, and never right.
+
+        Args:
+            weaken: guards and distributions that are left out.
+        """
+        start = time.monotonic()
+        facts = (specimen.id, specimen.family, specimen.title, specimen.verdicts)
+        short = without(self._short(lane, specimen), weaken)
+        self.seat.weakened = frozenset(weaken)
+        try:
+            with weakened(self.bench, self._left_out(specimen, weaken)), self._ladder(specimen, short) as ladder:
+                found = ladder.climb(Candidate("n0", "b0", "guest", specimen.source), lambda rung: None, _digest)
+        except KernelEvolveError as error:
+            seconds = time.monotonic() - start
+            verdict = Verdict.TASK_INVALID if isinstance(error, ProblemError) else None
+            right = verdict is not None and verdict in specimen.verdicts
+            message = f"{type(error).__name__}: {error}"
+            return Outcome(*facts, verdict, right, None, specimen.guard, (), message, seconds)
+        left = left_behind() if MARK in specimen.source else 0
+        message = found.rungs[-1].message
+        return Outcome(
+            *facts,
+            found.verdict,
+            specimen.expects(found.verdict) and not left,
+            found.rungs[-1].rung,
+            specimen.guard or specimen.distribution,
+            tuple(g.name for g in found.guards if g.held == "failed"),
+            f"{left} of its processes are still there; {message}" if left else message,
+            time.monotonic() - start,
+            found.isolation,
+        )
+
+    def _left_out(self, specimen: Specimen, weaken: Collection[str]) -> Collection[str]:
+        """On the CPU nothing runs what the compiler makes: it is asked where its own answer counts."""
+        built = not self.on_cpu or specimen.honest or Verdict.COMPILE_ERROR in specimen.verdicts
+        return weaken if built else (*weaken, BUILD)
+
+    def _short(self, lane: Lane, specimen: Specimen) -> Lane:
+        """As few blocks, seeds and distributions as a cheat needs to show, for an interpreter that takes its time."""
+        if not self.on_cpu:
+            return replace(lane, blocks=min(lane.blocks, 6), doublings=0, seeds=1, modes=("cold",))
+        used = tuple(d for d in lane.distributions if d in _ON_CPU or specimen.distribution)
+        blocks = 6 if specimen.guard in _SLOPES else 1
+        return replace(lane, distributions=used, seeds=1, hidden=1, blocks=blocks, doublings=0, modes=("cold",))
+
+    @contextmanager
+    def _ladder(self, specimen: Specimen, lane: Lane) -> Iterator[Ladder]:
+        last = Rung.INTERPRET if self.on_cpu and not specimen.timed else ""
+        settings: Settings = replace(
+            settings_for("quick"), distributions=lane.distributions, seeds=lane.seeds, lane=lane.name, last_rung=last
+        )
+        bounds = Bounds(specimen.seconds, specimen.seconds, specimen.seconds, memory_bytes=_MEMORY)
+        ladder = Ladder(
+            self.bench,
+            self.platform,
+            settings,
+            self.costs,
+            seed=0,
+            device=self.seat,
+            interpret=self.on_cpu,
+            bounds=bounds,
+            lane=lane,
+        )
+        try:
+            yield ladder
+        finally:
+            ladder.builder.close()
+
+
+def _digest(data: bytes) -> str:
+    """Artefacts of a selftest are looked at by nobody: only their names are kept."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def left_behind() -> int:
+    """How many processes of specimens are still there, after some patience."""
+    for _ in range(int(_PATIENCE / 0.1)):
+        if not _marked():
+            return 0
+        time.sleep(0.1)
+    return _marked()
+
+
+def _marked() -> int:
+    count = 0
+    for entry in Path("/proc").glob("[0-9]*/comm"):
+        with suppress(OSError):
+            count += entry.read_text().strip() == MARK
+    return count
