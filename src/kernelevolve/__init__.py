@@ -85,6 +85,9 @@ if TYPE_CHECKING:
     from kernelevolve.runs import tail as tail
     from kernelevolve.seal.layers import Layer as Layer
     from kernelevolve.seal.offered import seal_layers as seal_layers
+    from kernelevolve.selftest.aa import run_aa as run_aa
+    from kernelevolve.selftest.matrix import rows_for as rows_for
+    from kernelevolve.selftest.matrix import run_matrix as run_matrix
     from kernelevolve.selftest.runner import chosen_specimens as chosen_specimens
     from kernelevolve.selftest.runner import run_selftest as run_selftest
     from kernelevolve.settings import Settings as Settings
@@ -172,6 +175,9 @@ _PLACES = {
     "replay_failure": "recheck",
     "save_receipt": "runs",
     "seal_layers": "seal.offered",
+    "rows_for": "selftest.matrix",
+    "run_aa": "selftest.aa",
+    "run_matrix": "selftest.matrix",
     "run_selftest": "selftest.runner",
     "settings_for": "settings",
     "tail": "runs",

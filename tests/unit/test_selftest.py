@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import ast
+import json
 
 import pytest
 
 from kernelevolve import codec
+from kernelevolve.cli import main
 from kernelevolve.errors import UnknownName
 from kernelevolve.evaluate.check import check_source
 from kernelevolve.evaluation import Rung, Verdict
+from kernelevolve.selftest import aa
 from kernelevolve.selftest.honest import KNOWN_GOOD, RELU_GEMM, at_import, edit, in_forward
-from kernelevolve.selftest.runner import Outcome, Report, chosen_specimens, line_of, without
+from kernelevolve.selftest.matrix import IDLE, NO_VERDICT, ROWS, MatrixReport, Row, Shown, rows_for
+from kernelevolve.selftest.outcome import Outcome, Report, line_of
+from kernelevolve.selftest.runner import chosen_specimens
 from kernelevolve.selftest.specimen import FAMILIES, PROBLEMS, Specimen, read
 from kernelevolve.selftest.specimens import corpus
+from kernelevolve.selftest.weaken import distributions, guards, without
 from kernelevolve.settings import LANES
 
-GUARDS = {name for lane in LANES.values() for name in (*lane.structure, *lane.defences)}
+GUARDS = set(guards())
 
 
 @pytest.mark.parametrize("specimen", corpus(), ids=lambda s: s.id)
@@ -25,6 +31,7 @@ def test_a_specimen_is_a_candidate_of_its_problem(specimen: Specimen) -> None:
     assert specimen.family in FAMILIES and specimen.where
     assert not any(v.ok for v in specimen.verdicts), "a verdict that says correct names no fault"
     assert specimen.guard in GUARDS | {""}
+    assert specimen.distribution in {*distributions(), ""}
     assert (PROBLEMS / f"{specimen.problem}.py").is_file()
     finding = check_source(specimen.source)
     assert finding.verdict is None or finding.verdict in specimen.verdicts, finding.message
@@ -69,8 +76,31 @@ def test_a_lane_without_a_guard() -> None:
     assert {*LANES["accept"].structure, *LANES["accept"].defences} - {*weak.structure, *weak.defences} == {
         "overwrite", "clock",
     }  # fmt: skip
+    assert without(LANES["accept"], ("hidden-shapes",)).hidden == 0
+    fewer = without(LANES["accept"], ("D8", "D12")).distributions
+    assert {*LANES["accept"].distributions} - {*fewer} == {"D8", "D12"}
     with pytest.raises(UnknownName, match="no-such-guard"):
         without(LANES["accept"], ("no-such-guard",))
+
+
+def test_every_guard_and_distribution_has_a_row_or_a_reason_for_having_none() -> None:
+    shown = {name for row in ROWS for name in row.guards}
+    assert shown | {*NO_VERDICT, *IDLE} == {*guards(), *distributions()}
+    assert not shown & {*NO_VERDICT, *IDLE}
+    known = {s.id: s for s in corpus()}
+    for row in ROWS:
+        assert row.where <= known[row.specimen].where and known[row.specimen].verdicts, row.specimen
+        assert not any(v.ok for v in row.then)
+    alone = {row.guards[0] for row in ROWS if len(row.guards) == 1 and not row.then}
+    assert shown - alone == {"floor", "declared", "D1"}, "these stop nothing that no other guard stops"
+
+
+def test_rows_are_chosen_by_guard() -> None:
+    assert {r.specimen for r in rows_for(("D12",))} == {"X614"}
+    assert {r.guards for r in rows_for(("floor",))} == {("clock", "floor")}
+    assert not [r for r in rows_for(on="gpu") if r.where == {"cpu"}]
+    with pytest.raises(UnknownName, match="D99"):
+        rows_for(("D99",))
 
 
 def outcome(specimen: Specimen, verdict: Verdict | None) -> Outcome:
@@ -104,6 +134,56 @@ def test_all_or_nothing(found: list[tuple[Specimen, Verdict | None]], right: boo
     assert [o.id for o in report.through] == [s.id for s, v in found if s is CHEAT and v is Verdict.OK_FASTER]
     assert all(("FAIL" in line_of(o)) is not o.right for o in outcomes)
     assert codec.to_data(report)["outcomes"] == [codec.to_data(o) for o in outcomes]
+
+
+@pytest.mark.parametrize(
+    ("found", "then", "row", "holds"),
+    [
+        (Verdict.REPLAY, Verdict.OK_SLOWER, Row("C", ("hold",)), True),
+        (Verdict.REPLAY, Verdict.REPLAY, Row("C", ("hold",)), False),
+        (Verdict.OK_SAME, Verdict.OK_SAME, Row("C", ("hold",)), False),
+        (Verdict.CRASH, Verdict.OK_SAME, Row("C", ("hold",)), False),
+        (Verdict.REPLAY, Verdict.WRONG_VALUE, Row("C", ("hold",), (Verdict.WRONG_VALUE,)), True),
+        (Verdict.REPLAY, Verdict.OK_SAME, Row("C", ("hold",), (Verdict.WRONG_VALUE,)), False),
+        (Verdict.REPLAY, None, Row("C", ("hold",)), False),
+    ],
+)
+def test_a_row_holds_where_its_cheat_is_stopped_with_the_guard_and_not_without(
+    found: Verdict, then: Verdict | None, row: Row, holds: bool
+) -> None:
+    shown = Shown(row, outcome(CHEAT, found), outcome(CHEAT, then))
+    assert shown.holds is holds and ("FAIL" in shown.line) is not holds
+    report = MatrixReport("a device", (shown,), (), IDLE, {}, 1.0)
+    assert report.ok is holds
+    assert not MatrixReport("a device", (shown,), (row,), IDLE, {}, 1.0).ok
+    assert "size-ladder" in report.summary
+
+
+def test_as_many_claims_as_chance_explains() -> None:
+    assert [aa.allowed(n) for n in (1, 10, 50)] == [1, 3, 7]
+    # Ten comparisons at 5 %: more than three claims have a probability of 0.1 %, more than two one of 1.2 %.
+    assert aa.allowed(10, chance=0.012) == 2
+
+
+def test_equal_arms_that_drift_are_seldom_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["selftest", "--aa", "--comparisons", "60", "--json"])
+    assert not ended.value.code
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [one["lane"] for one in result["aa"]] == ["screen", "accept"]
+    for one in result["aa"]:
+        assert one["evidence"] == "simulated" and one["comparisons"] == 60 and one["claims"] <= one["allowed"] == 7
+        assert sum(one["verdicts"].values()) == len(one["half_widths"]) == 60
+
+
+def test_too_many_claims_end_with_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("kernelevolve.evaluate.timing.confidence_of", lambda looks, candidates=1: 0.3)
+    with pytest.raises(SystemExit) as ended:
+        main(["selftest", "--aa", "--comparisons", "60"])
+    assert ended.value.code == 8
+    assert "more claims than chance allows" in capsys.readouterr().err
 
 
 def test_what_was_not_run_is_not_passed() -> None:
