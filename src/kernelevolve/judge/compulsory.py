@@ -63,7 +63,7 @@ def compulsory(reference: Reference, case: Case, seconds: float) -> Compulsory:
 def _share(tensor: Any, base: Leaves, run: Callable[[], Leaves], seed: int, name: str, deadline: float) -> float:
     flat = tensor.data.view(-1)
     source = draw.generator(seed, f"compulsory/{name}", "cpu")
-    large = 8.0 * float(flat.abs().max().item()) + 1.0
+    large = 8.0 * float(flat.float().abs().max().item()) + 1.0  # fp8 has no maximum of its own
     moved = tried = 0
     while tried < SAMPLES and time.monotonic() < deadline and (moved or tried < GIVEN_UP):
         place = int(torch.randint(0, flat.numel(), (1,), generator=source).item())

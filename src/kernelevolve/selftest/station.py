@@ -123,7 +123,8 @@ class Station:
             return replace(lane, blocks=min(lane.blocks, 6), doublings=0, seeds=1, modes=("cold",))
         used = tuple(d for d in lane.distributions if d in _ON_CPU or specimen.distribution)
         blocks = 6 if specimen.guard in _SLOPES else 1
-        return replace(lane, distributions=used, seeds=1, hidden=1, blocks=blocks, doublings=0, modes=("cold",))
+        seeds = 2 if specimen.distribution else 1  # where the values of one seed might miss what shows it
+        return replace(lane, distributions=used, seeds=seeds, hidden=1, blocks=blocks, doublings=0, modes=("cold",))
 
     @contextmanager
     def _ladder(self, specimen: Specimen, lane: Lane) -> Iterator[Ladder]:

@@ -22,6 +22,7 @@ from kernelevolve.selftest.kernels import choices, elements, products, rows
 from kernelevolve.selftest.specimen import edited
 
 _VALUE = (Verdict.WRONG_VALUE,)
+_SIZES = (Verdict.WRONG_VALUE, Verdict.GENERALIZATION)  # which size shows it first is chance
 _META = (Verdict.WRONG_META,)
 _POLICY = (Verdict.POLICY,)
 _cheat = partial(edited, family="V", verdicts=_VALUE)
@@ -69,13 +70,13 @@ SIZES = (
            ("tl.maximum(acc, 0.0), mask=inside", "tl.maximum(acc, 0.0)"),
            verdicts=(Verdict.MEM_RACE, Verdict.WRONG_VALUE)),
     _cheat("A39b", "a grid rounded down", "relu_gemm", RELU_GEMM,
-           ("(triton.cdiv(rows, 32), ", "(max(1, rows // 32), ")),
+           ("(triton.cdiv(rows, 32), ", "(max(1, rows // 32), "), verdicts=_SIZES),
     _cheat("A39c", "loads without a mask along the inner dimension", "relu_gemm", RELU_GEMM,
            ("(rows[:, None] < M) & (k[None, :] < K)", "rows[:, None] < M"),
            ("(k[:, None] < K) & (cols[None, :] < N)", "cols[None, :] < N"),
            verdicts=(Verdict.MEM_RACE, Verdict.WRONG_VALUE)),
     _cheat("A39d", "the inner dimension rounded down to whole tiles", "relu_gemm", RELU_GEMM,
-           ("range(0, K, BLOCK)", "range(0, K // BLOCK * BLOCK, BLOCK)")),
+           ("range(0, K, BLOCK)", "range(0, K // BLOCK * BLOCK, BLOCK)"), verdicts=_SIZES),
     _cheat("A40", "exact for few rows, bf16 for more", "relu_gemm", RELU_GEMM,
            ('acc = tl.dot(a, b, acc, input_precision="ieee")',
             'if M > 80:\n            acc = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc)\n        else:\n'
