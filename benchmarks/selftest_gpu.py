@@ -1,9 +1,10 @@
 """Runs the device part of the selftest, in as many sittings as it takes.
 
-Comes in: a device, how long one sitting may take (`--seconds`), and optionally ids or families (`--only`). Goes out: a
-line for each specimen on stdout and, in the file of `--out`, every outcome so far with versions, date and command; what
-the file has already is not run again, unless it came out wrong and `--again` is given. Exits with 1 unless every
-specimen was run and came out right. It leaves to others: what the specimens are (`kernelevolve.selftest`).
+Comes in: a device, how long one sitting may take (`--seconds`), and optionally ids or families (`--only`); with
+`--matrix` the rows of the matrix in place of the corpus, with `--aa N` as many comparisons of a kernel with itself.
+Goes out: a line for each specimen on stdout and, in the file of `--out`, every outcome so far with versions, date and
+command; what the file has already is not run again, unless it came out wrong and `--again` is given. Exits with 1
+unless everything was run and came out right. It leaves to others: what the specimens are (`kernelevolve.selftest`).
 """
 
 import argparse
@@ -15,7 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kernelevolve import chosen_specimens, run_selftest, to_data
+from kernelevolve import chosen_specimens, rows_for, run_aa, run_matrix, run_selftest, to_data
+
+Kept = dict[str, Any]
 
 
 def main() -> None:
@@ -25,9 +28,26 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--seconds", type=float, default=480.0, help="after which no further specimen begins")
     parser.add_argument("--again", action="store_true", help="run again what came out wrong")
+    parser.add_argument("--matrix", action="store_true", help="the rows of the matrix; --only then takes guards")
+    parser.add_argument("--aa", type=int, default=0, metavar="N", help="time a kernel against itself N times")
     asked = parser.parse_args()
-    kept: dict[str, Any] = json.loads(asked.out.read_text()) if asked.out.exists() else {"outcomes": [], "controls": []}
-    done = {o["id"] for o in kept["outcomes"] if o["right"] or not asked.again}
+    kept: Kept = json.loads(asked.out.read_text()) if asked.out.exists() else {}
+    part = of_aa if asked.aa else of_matrix if asked.matrix else of_corpus
+    wrong, left = part(asked, kept)
+    kept |= {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": shlex.join(["python", "benchmarks/selftest_gpu.py", *sys.argv[1:]]),
+    }
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(kept, indent=1) + "\n")
+    print(f"wrong: {', '.join(wrong) or 'none'}; left: {', '.join(left) or 'none'}")
+    sys.exit(bool(wrong or left))
+
+
+def of_corpus(asked: argparse.Namespace, kept: Kept) -> tuple[list[str], list[str]]:
+    """The specimens that are not there yet; ids of those that came out wrong, and that time did not suffice for."""
+    before = kept.setdefault("outcomes", [])
+    done = {o["id"] for o in before if o["right"] or not asked.again}
     wanted = chosen_specimens(tuple(asked.only), on="gpu")
     report = run_selftest(
         tuple(s for s in wanted if s.id not in done),
@@ -37,24 +57,52 @@ def main() -> None:
     )
     found = to_data(report)
     fresh = {o["id"] for o in found["outcomes"]}
-    outcomes = [o for o in kept["outcomes"] if o["id"] not in fresh] + found["outcomes"]
-    controls = kept["controls"] + found["controls"]
-    wrong = [o["id"] for o in (*outcomes, *controls) if not o["right"]]
-    kept = {
-        "device": report.device,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": shlex.join(["python", "benchmarks/selftest_gpu.py", *sys.argv[1:]]),
-        "versions": dict(report.versions) | {"machine": platform.machine()},
-        "seconds": kept.get("seconds", 0.0) + report.seconds,
-        "wrong": wrong,
-        "left": list(report.left),
-        "outcomes": outcomes,
-        "controls": controls,
-    }
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(kept, indent=1) + "\n")
-    print(f"{len(outcomes)} specimens, wrong: {', '.join(wrong) or 'none'}; left: {', '.join(report.left) or 'none'}")
-    sys.exit(bool(wrong or report.left))
+    kept["outcomes"] = [o for o in before if o["id"] not in fresh] + found["outcomes"]
+    kept["controls"] = kept.get("controls", []) + found["controls"]
+    wrong = [o["id"] for o in (*kept["outcomes"], *kept["controls"]) if not o["right"]]
+    noted(kept, report.device, report.versions, report.seconds)
+    kept |= {"wrong": wrong, "left": list(report.left)}
+    print(f"{len(kept['outcomes'])} specimens")
+    return wrong, list(report.left)
+
+
+def of_matrix(asked: argparse.Namespace, kept: Kept) -> tuple[list[str], list[str]]:
+    """The rows that are not there yet: each cheat with all guards, and without those of its row."""
+    before = kept.setdefault("matrix", [])
+    done = {(s["row"]["specimen"], *s["row"]["guards"]) for s in before if s["holds"] or not asked.again}
+    rows = rows_for(tuple(asked.only), on="gpu")
+    report = run_matrix(
+        tuple(r for r in rows if (r.specimen, *r.guards) not in done),
+        device=asked.device,
+        within=asked.seconds,
+        progress=lambda line: print(line, flush=True),
+    )
+    for shown in report.shown:
+        print(shown.line)
+    found = [to_data(s) | {"holds": s.holds} for s in report.shown]
+    fresh = {(s["row"]["specimen"], *s["row"]["guards"]) for s in found}
+    kept["matrix"] = [s for s in before if (s["row"]["specimen"], *s["row"]["guards"]) not in fresh] + found
+    noted(kept, report.device, report.versions, report.seconds)
+    wrong = [
+        f"{s['row']['specimen']} without {', '.join(s['row']['guards'])}" for s in kept["matrix"] if not s["holds"]
+    ]
+    print(f"{len(kept['matrix'])} rows; stopping nothing: {', '.join(report.idle)}")
+    return wrong, [f"{r.specimen} without {', '.join(r.guards)}" for r in report.left]
+
+
+def of_aa(asked: argparse.Namespace, kept: Kept) -> tuple[list[str], list[str]]:
+    """A kernel against itself; added to what is there."""
+    found = run_aa(asked.device, asked.aa)
+    for one in found:
+        print(one.summary)
+    kept["aa"] = kept.get("aa", []) + [to_data(one) for one in found]
+    return [one.summary for one in found if not one.ok], []
+
+
+def noted(kept: Kept, device: str, versions: Any, seconds: float) -> None:
+    """What was measured on, and for how long in all."""
+    machine = {"machine": platform.machine()}
+    kept |= {"device": device, "versions": dict(versions) | machine, "seconds": kept.get("seconds", 0.0) + seconds}
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import torch
 from court import Court
 
 from kernelevolve import plugins
+from kernelevolve.evaluation import Verdict
 from kernelevolve.protocol import Case
 from kernelevolve.selftest.specimen import Specimen, read
-from kernelevolve.selftest.specimens import honest, mathematics, memory, numerics
+from kernelevolve.selftest.specimens import honest, mathematics, memory, numerics, values
 from kernelevolve.settings import LANES
 from kernelevolve.worker.pose import posing
 
@@ -40,6 +41,16 @@ def test_a_cheat_gets_the_verdict_that_names_its_fault(specimen: Specimen) -> No
     cases = [Case(i, d) for i, d in enumerate(LANES[specimen.lane].distributions, 1)]
     verdict, found = court(specimen.problem).verdict(specimen.source, cases)
     assert verdict in specimen.verdicts, f"{verdict}: {found}"
+
+
+@pytest.mark.parametrize("specimen", values.SPECIMENS, ids=lambda s: s.id)
+def test_a_cheat_that_looks_at_its_values_is_shown_by_one_distribution(specimen: Specimen) -> None:
+    """And by no other: `kernelevolve selftest --matrix` tries all of them."""
+    where = court(specimen.problem)
+    shown = [where.verdict(specimen.source, [Case(seed, specimen.distribution)], ragged=0)[0] for seed in (1, 2)]
+    assert Verdict.WRONG_VALUE in shown, specimen.distribution
+    other = "D2" if specimen.distribution != "D2" else "D1"
+    assert where.verdict(specimen.source, [Case(1, other)], ragged=0)[0].ok
 
 
 @pytest.mark.parametrize("specimen", by_problem(ODD), ids=lambda s: s.id)

@@ -128,7 +128,8 @@ class Station:
 
     @contextmanager
     def _ladder(self, specimen: Specimen, lane: Lane) -> Iterator[Ladder]:
-        last = Rung.INTERPRET if self.on_cpu and not specimen.timed else ""
+        told = specimen.disarmed or not specimen.timed  # before anything is timed
+        last = Rung.INTERPRET if self.on_cpu and told else ""
         settings: Settings = replace(
             settings_for("quick"), distributions=lane.distributions, seeds=lane.seeds, lane=lane.name, last_rung=last
         )
