@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -149,9 +150,10 @@ def measure(device: str, comparisons: int = COMPARISONS, *, lane: Lane = LANES["
     cold = replace(lane, modes=("cold",), processes=1)
     with closing(Roles()) as roles, tempfile.TemporaryDirectory(prefix="kernelevolve-selftest-") as folder:
         seat = Device(device, product, full_cases=1)
-        with closing(Bench(problem, roles, Path(folder))) as bench, seat.seat:
+        with closing(Bench(problem, roles, Path(folder))) as bench, seat.visit(bench) as visit:
             try:
-                timed = [seat.time(bench, "declared", source, {}, lane=cold).timed[0] for _ in range(comparisons)]
+                one = partial(seat.time, bench, "declared", source, {}, lane=cold, visit=visit)
+                timed = [one().timed[0] for _ in range(comparisons)]
             finally:
                 seat.free()
     return _counted(lane.name, product, "measured", timed, start)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,12 +23,13 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import Bounds
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.roles import Roles
+from kernelevolve.evaluate.seat import Seat
 from kernelevolve.evaluation import LaunchPlan, Rung, Verdict
 from kernelevolve.platforms import Platform
 from kernelevolve.platforms.cost import Work
 from kernelevolve.selftest.outcome import Outcome
 from kernelevolve.selftest.specimen import MARK, Specimen, read
-from kernelevolve.selftest.weaken import BUILD, Seat, weakened, without
+from kernelevolve.selftest.weaken import BUILD, Weakened, weakened, without
 from kernelevolve.settings import Lane, Settings, settings_for
 
 _MEMORY = 3 << 30
@@ -42,11 +42,11 @@ class NoCosts:
     """Nothing is modelled: what a kernel moves and computes decides no verdict where a device is there."""
 
     def candidate(self, candidate: Candidate, plan: LaunchPlan, choice: Mapping[str, Choice]) -> Sequence[Work]:
-        """See `ladder.Costs`."""
+        """See `modelling.Costs`."""
         return (Work("not modelled", 0.0, 0.0, compiled=False),)
 
     def baselines(self, workload: str) -> Mapping[str, Sequence[Work]]:
-        """See `ladder.Costs`."""
+        """See `modelling.Costs`."""
         return {}
 
 
@@ -66,16 +66,16 @@ class Station:
         answers = platform.device_answers() if self.on_cpu else None
         # On the CPU the full sizes are those that the interpreter has compared on all inputs.
         cases = 1 if self.on_cpu else len(_ON_CPU)
-        self.seat = Seat("cpu" if self.on_cpu else device, product, full_cases=cases, answers=answers)
+        self.device = Weakened("cpu" if self.on_cpu else device, product, full_cases=cases, answers=answers)
         if self.on_cpu:
-            self.seat.seat = threading.Lock()  # nobody else's: no figure is taken
+            self.device.seat = Seat()  # nobody else's: no figure is taken
         self.costs = NoCosts()
 
     def __enter__(self) -> Station:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seat.free()
+        self.device.free()
         self.bench.close()
         self._builds.cleanup()
 
@@ -88,7 +88,7 @@ class Station:
         start = time.monotonic()
         facts = (specimen.id, specimen.family, specimen.title, specimen.verdicts)
         short = without(self._short(lane, specimen), weaken)
-        self.seat.weakened = frozenset(weaken)
+        self.device.weakened = frozenset(weaken)
         try:
             with weakened(self.bench, self._left_out(specimen, weaken)), self._ladder(specimen, short) as ladder:
                 found = ladder.climb(Candidate("n0", "b0", "guest", specimen.source), lambda rung: None, _digest)
@@ -140,7 +140,7 @@ class Station:
             settings,
             self.costs,
             seed=0,
-            device=self.seat,
+            device=self.device,
             interpret=self.on_cpu,
             bounds=bounds,
             lane=lane,

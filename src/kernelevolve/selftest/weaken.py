@@ -1,6 +1,6 @@
 """A harness in which some guards are left out on purpose, so that it is seen what each of them stops.
 
-In: names. Out: a Lane without them; roles, seats and problems that do without what no field of a Lane switches off.
+In: names. Out: a Lane without them; roles, devices and problems that do without what no field of a Lane switches off.
 Left to others: who is judged so (`matrix`, `selftest --weaken`). Nothing in the harness itself knows that it can be
 weakened: what is changed here is what it is built from, for one climb.
 
@@ -92,7 +92,7 @@ def weakened(bench: Bench, names: Collection[str]) -> Iterator[None]:
         bench.problem, bench.roles = problem, roles
 
 
-class Seat(Device):
+class Weakened(Device):
     """A device on which, where `fresh-inputs` is left out, every timed call gets the same inputs.
 
     Attributes:
