@@ -16,6 +16,7 @@ import torch
 # The first tensor operation under a dispatch mode imports this, which takes seconds: once here, not in every child.
 import torch._dynamo
 import triton
+import triton.compiler.code_generator
 import triton.language
 
 from kernelevolve import nursery

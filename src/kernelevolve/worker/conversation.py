@@ -10,13 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from kernelevolve.wire import Channel, Message
+from kernelevolve.worker.answers import ANSWERS  # by the parent: each child would compile these modules anew
 from kernelevolve.worker.fault import Fault
 
 
 def handle(channel: Channel) -> None:
     """Answers until the host hangs up."""
-    from kernelevolve.worker.answers import ANSWERS
-
     state: dict[str, Any] = {}
     while True:
         message = channel.receive()

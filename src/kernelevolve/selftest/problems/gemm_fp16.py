@@ -3,7 +3,7 @@
 import torch
 import torch.nn as nn
 
-ROWS, INNER, WIDTH = 64, 128, 48
+ROWS, INNER, WIDTH = 48, 1024, 32
 
 
 class Model(nn.Module):

@@ -54,7 +54,7 @@ SPECIMENS = (
            ("other=0.0).to(tl.float32)", "other=0.0)")),
     _cheat("X201", "products of fp16 added up in fp16", "gemm_fp16", products.GEMM,
            ("tl.zeros((BM, BN), tl.float32)", "tl.zeros((BM, BN), tl.float16)"),
-           (_DOT, "tl.dot(a, b, acc, out_dtype=tl.float16)")),
+           (_DOT, "tl.dot(a, b, acc, out_dtype=tl.float16)"), ("BK=32", "BK=16")),
     _cheat("X202", "sums of a product rounded to bf16 after each tile", "gemm_bf16", products.GEMM,
            (_DOT, f"{_DOT}.to(tl.bfloat16).to(tl.float32)"), ("BK=32", "BK=16")),
     _cheat("X203", "operands in fp8 where bf16 was asked for", "gemm_bf16", products.GEMM,
