@@ -4,9 +4,10 @@ In: a device and a number of comparisons, or none for a simulation. Out: an `Equ
 the timing itself (`evaluate.timing`).
 
 On a device, the same PyTorch operation is candidate and baseline: it goes all the way that a candidate goes, in a
-process of its own, each timed call on new inputs and compared. Without one, arms of made-up times go through the same
-`time_arms`: 1 ms times exp of a slow drift (autoregressive with standard deviation 1 % and a correlation of 0.98 from
-one burst to the next), a thermal ramp of 2 % and noise of 1 % per call.
+process of its own, each timed call on new inputs and compared; each comparison has new processes on both sides. Without
+a device, arms of made-up times go through the same `time_arms`: 1 ms times exp of a slow drift (autoregressive with
+standard deviation 1 % and a correlation of 0.98 from one burst to the next), a thermal ramp of 2 % and noise of 1 % per
+call.
 
 A claim is an interval that leaves 1 out when the measurement ends. Up to 5 % of comparisons may claim; more than
 chance explains at 1 % (binomial) says that the intervals are too narrow.
@@ -21,7 +22,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -151,11 +151,13 @@ def measure(device: str, comparisons: int = COMPARISONS, *, lane: Lane = LANES["
     with closing(Roles()) as roles, tempfile.TemporaryDirectory(prefix="kernelevolve-selftest-") as folder:
         seat = Device(device, product, full_cases=1)
         with closing(Bench(problem, roles, Path(folder))) as bench, seat.visit(bench) as visit:
-            try:
-                one = partial(seat.time, bench, "declared", source, {}, lane=cold, visit=visit)
-                timed = [one().timed[0] for _ in range(comparisons)]
-            finally:
-                seat.free()
+            timed = []
+            for _ in range(comparisons):
+                try:
+                    found = seat.time(bench, "declared", source, {}, lane=cold, visit=visit)
+                finally:
+                    seat.free()  # two processes have a ratio of their own that stays while they live
+                timed.append(found.timed[0])
     return _counted(lane.name, product, "measured", timed, start)
 
 
