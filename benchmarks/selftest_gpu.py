@@ -86,7 +86,7 @@ def of_matrix(asked: argparse.Namespace, kept: Kept) -> tuple[list[str], list[st
     wrong = [
         f"{s['row']['specimen']} without {', '.join(s['row']['guards'])}" for s in kept["matrix"] if not s["holds"]
     ]
-    print(f"{len(kept['matrix'])} rows; stopping nothing: {', '.join(report.idle)}")
+    print(f"{len(kept['matrix'])} rows; not shown: {', '.join(report.unshown)}")
     return wrong, [f"{r.specimen} without {', '.join(r.guards)}" for r in report.left]
 
 

@@ -103,7 +103,7 @@ def _matrix(door: Door, names: tuple[str, ...], device: str, jobs: int) -> None:
     rows = rows_for(names, on="cpu" if device == "none" else "gpu")
     report = run_matrix(rows, device=device, jobs=jobs, progress=lambda line: print_lines(door, [line]))
     lines = [shown.line for shown in report.shown]
-    lines += [f"     {name} stops nothing: {why}" for name, why in report.idle.items()]
+    lines += [f"     not shown: {name} ({why})" for name, why in report.unshown.items()]
     print_lines(door, [*lines, f"{report.device}, {report.seconds:.0f} s; {report.summary}"])
     _finish(door, report.ok, f"matrix: {report.summary}", to_data(report))
 

@@ -4,7 +4,7 @@ In: nothing, or the names of guards. Out: ROWS, and what came of them: a `Matrix
 out (`weaken`), the cheats (`specimens`), climbing (`station`).
 
 Where several guards would stop the same cheat, they are left out together, and a row of its own says which one is next.
-A guard without a row stops nothing that anyone has shown: NO_VERDICT and IDLE have a reason for each.
+What a guard without a row stops is shown by nobody: UNSHOWN has a reason for each.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ OF_BEHAVIOUR = (
     Row("X506", ("cotangents",)),
     Row("X507", ("opcheck",)),
     Row("X508", ("hidden-shapes",), where=CPU),
+    Row("X514", ("size-ladder",), (Verdict.GENERALIZATION,), "hidden sizes are next", where=CPU),
+    Row("X514", ("size-ladder", "hidden-shapes"), where=CPU),
 )
 OF_VALUES = (
     Row("X601", ("declared", "D1", "D6", "hidden-shapes"), where=CPU,
@@ -77,14 +79,11 @@ OF_VALUES = (
 )  # fmt: skip
 ROWS = (*OF_BEHAVIOUR, *OF_VALUES)
 
-#: Guards that decide no verdict on a cheat, with what they do instead.
-NO_VERDICT: Mapping[str, str] = {
-    "plan-lane": "what it times is the recorded plan, on a device: a cheat in Python changes a label and no figure",
-}
-#: Guards that some lane names and that stop nothing, with the reason.
-IDLE: Mapping[str, str] = {
-    "size-ladder": "always `not run`: times of several sizes are not taken by anything",
-    "sanitizer": "nothing runs it: no rung of the lane `publish` calls compute-sanitizer",
+#: Guards that no row shows, with the reason: each needs a device, in a lane that no specimen is judged in there.
+UNSHOWN: Mapping[str, str] = {
+    "plan-lane": "it times the recorded plan: a cheat in Python changes a label then and no figure",
+    "kernels": "a second instrument on a device, in the lane `publish`: for clocks that are bent in one place only",
+    "sanitizer": "compute-sanitizer on a device, in the lane `publish`",
 }
 
 
@@ -128,13 +127,13 @@ class MatrixReport:
 
     Attributes:
         left: rows that time did not suffice for.
-        idle: guards that are named and stop nothing.
+        unshown: guards that no row shows, with the reason.
     """
 
     device: str
     shown: tuple[Shown, ...]
     left: tuple[Row, ...]
-    idle: Mapping[str, str]
+    unshown: Mapping[str, str]
     versions: Mapping[str, str]
     seconds: float
 
@@ -150,7 +149,7 @@ class MatrixReport:
         names = {name for s in self.shown for name in s.row.guards}
         said = f"{held} of {len(self.shown)} rows hold, for {len(names)} guards and distributions"
         left = f"; {len(self.left)} rows not run" if self.left else ""
-        return f"{said}{left}; stopping nothing: {', '.join(self.idle) or 'none'}"
+        return f"{said}{left}; not shown: {', '.join(self.unshown) or 'none'}"
 
 
 def rows_for(names: Sequence[str] = (), *, on: Where = "cpu") -> tuple[Row, ...]:
@@ -192,4 +191,4 @@ def run_matrix(
     found = dict(sitting.found)
     shown = tuple(Shown(row, found[a], found[b]) for row, a, b in pairs if a in found and b in found)
     left = tuple(row for row, a, b in pairs if not (a in found and b in found))
-    return MatrixReport(sitting.product, shown, left, IDLE, sitting.versions, time.monotonic() - start)
+    return MatrixReport(sitting.product, shown, left, UNSHOWN, sitting.versions, time.monotonic() - start)

@@ -143,6 +143,8 @@ SPECIMENS: tuple[Specimen, ...] = (
            family="V", verdicts=(Verdict.WRONG_META,), lane="accept", guard="opcheck"),
     _cheat("X508", "zeros at all shapes but those that a file names", "relu_gemm", KNOWN_SHAPES,
            family="V", verdicts=(Verdict.GENERALIZATION,), where=CPU, guard="hidden-shapes"),
+    _cheat("X514", "the same, where sizes are climbed", "relu_gemm", KNOWN_SHAPES, family="V",
+           verdicts=(Verdict.GENERALIZATION, Verdict.WRONG_VALUE), where=CPU, lane="accept", guard="size-ladder"),
     _cheat("X509", "a process that stays when the call has returned", "relu_gemm", CHILD,
            family="S", verdicts=(Verdict.TAMPER,), guard="state"),
     _cheat("X510", "honest for 40 calls, then one result for ever", "relu_gemm", LATER_THE_LAST,
