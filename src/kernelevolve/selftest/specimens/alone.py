@@ -53,7 +53,7 @@ UNSTEADY = edit(
     in_forward(
         MEAN_SQUARE,
         "CALLS.append(0)",
-        "return compute(predicted, wanted, 1.0 + 3e-6 * (len(CALLS) % 2))",
+        "return compute(predicted, wanted, 1.0 + 3e-6 * (len(CALLS) % 2 * (predicted.numel() > 4096)))",
         header="CALLS = []",
     ),
     ("def compute(a, b):", "def compute(a, b, factor):"),
