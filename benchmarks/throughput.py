@@ -28,6 +28,7 @@ import tempfile
 import threading
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 PROBLEMS = (
@@ -97,7 +98,9 @@ def write(folder: Path, checkout: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- ours
 
 
-async def evaluate_all(folder: Path, checkout: Path, most: int, device: str, at_once: int) -> list[dict]:
+async def evaluate_all(
+    folder: Path, checkout: Path, most: int, device: str, at_once: int, told: Callable[[list[dict]], None]
+) -> list[dict]:
     """Every candidate through the screen lane; CPU work of the next ones overlaps with the device's."""
     import dataclasses
 
@@ -122,6 +125,7 @@ async def evaluate_all(folder: Path, checkout: Path, most: int, device: str, at_
                          "last": found.rungs[-1].message[:300]})  # fmt: skip
             said = "" if found.verdict.ok else rows[-1]["last"][:120]
             print(f"  {name} {i} {found.verdict} {rows[-1]['seconds']:.1f} s {said}", flush=True)
+            told(rows)
 
     with tempfile.TemporaryDirectory() as runs, contextlib.closing(Roles()) as roles:
 
@@ -177,7 +181,9 @@ def their_evaluation(job: tuple[str, str, str]) -> dict:
     return {"compiled": found.compiled, "correct": found.correctness, "runtime": found.runtime}
 
 
-def evaluate_theirs(folder: Path, package: Path, most: int, seconds: float) -> list[dict]:
+def evaluate_theirs(
+    folder: Path, package: Path, most: int, seconds: float, told: Callable[[list[dict]], None]
+) -> list[dict]:
     rows = []
     context = multiprocessing.get_context("spawn")
     begin = time.monotonic()
@@ -194,6 +200,7 @@ def evaluate_theirs(folder: Path, package: Path, most: int, seconds: float) -> l
             found = {"error": f"{type(error).__name__}: {error}"[:300]}
         rows.append({"problem": name, "candidate": i, "seconds": time.monotonic() - start, **found})
         print(f"  theirs {name} {i} {found} {rows[-1]['seconds']:.1f} s", flush=True)
+        told(rows)
     return rows
 
 
@@ -218,10 +225,12 @@ class Busy(threading.Thread):
                 with contextlib.suppress(ValueError):
                     self.samples.append(float(line))
 
-    def end(self) -> float | None:
+    def end(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.join(5)
+
+    def share(self) -> float | None:
         return sum(self.samples) / len(self.samples) / 100 if self.samples else None
 
 
@@ -234,7 +243,7 @@ def main() -> None:
     parser.add_argument("--ours", type=int, default=100)
     parser.add_argument("--theirs", type=int, default=20)
     parser.add_argument("--theirs-seconds", type=float, default=240)
-    parser.add_argument("--at-once", type=int, default=max(2, (os.cpu_count() or 2) - 2))
+    parser.add_argument("--at-once", type=int, default=max(2, 3 * (os.cpu_count() or 2) // 2))
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if asked.write:
@@ -248,20 +257,35 @@ def main() -> None:
         "cores": os.cpu_count(),
     }
     for side, work in (
-        ("ours", lambda: asyncio.run(evaluate_all(asked.run, asked.path, asked.ours, asked.device, asked.at_once))),
-        ("theirs", lambda: evaluate_theirs(asked.run, asked.path / "src", asked.theirs, asked.theirs_seconds)),
+        (
+            "ours",
+            lambda told: asyncio.run(
+                evaluate_all(asked.run, asked.path, asked.ours, asked.device, asked.at_once, told)
+            ),
+        ),
+        (
+            "theirs",
+            lambda told: evaluate_theirs(asked.run, asked.path / "src", asked.theirs, asked.theirs_seconds, told),
+        ),
     ):
         if not getattr(asked, side):
             continue
         busy = Busy()
         busy.start()
         start = time.monotonic()
-        rows = work()
-        wall = time.monotonic() - start
-        record[side] = {"seconds": wall, "per_minute": 60 * len(rows) / wall, "busy": busy.end(), "rows": rows}
-        print(f"{side}: {len(rows)} candidates in {wall:.0f} s, {record[side]['per_minute']:.1f} a minute", flush=True)
-        if asked.out:
-            asked.out.write_text(json.dumps(record, indent=1) + "\n")
+
+        def told(rows: list[dict], side: str = side, start: float = start, busy: Busy = busy) -> None:
+            wall = time.monotonic() - start
+            share = busy.share()
+            record[side] = {"seconds": wall, "per_minute": 60 * len(rows) / wall, "busy": share, "rows": rows}
+            if asked.out:
+                asked.out.write_text(json.dumps(record, indent=1) + "\n")
+
+        rows = work(told)
+        told(rows)
+        busy.end()
+        wall, rate = record[side]["seconds"], record[side]["per_minute"]
+        print(f"{side}: {len(rows)} candidates in {wall:.0f} s, {rate:.1f} a minute", flush=True)
     if asked.ours and asked.theirs:
         print(f"ratio {record['ours']['per_minute'] / record['theirs']['per_minute']:.2f}")
 

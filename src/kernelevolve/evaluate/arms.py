@@ -63,7 +63,7 @@ class Shape:
 
 HOLD_BYTES = 8 << 30
 HOLD_SHARE = 0.1
-SCREEN_HOLD_BYTES = 4 << 30  # of one of several that share a device
+SCREEN_HOLD_BYTES = 6 << 30  # of one of several that share a device
 RING_BYTES, SLOTS = 4 << 30, 20  # most that `tensors.clock` takes for a ring
 
 
@@ -78,7 +78,7 @@ def shape_for(calls: int, slow: bool, slots: int, output: int, free: int, *, blo
         output: bytes of one call's results.
         free: bytes of free device memory.
     """
-    untimed = 1 if slow or slots < 8 else 3
+    untimed = 1 if slow or blocks or slots < 8 else 3
     most = SCREEN_HOLD_BYTES if blocks else HOLD_BYTES
     room = max(1, int(min(most, HOLD_SHARE * free)) // max(1, output))
     longest = max(1, slots - untimed)

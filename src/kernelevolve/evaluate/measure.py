@@ -40,7 +40,8 @@ from kernelevolve.settings import LANES, Lane
 ON_DEVICE = Bounds(load_seconds=180.0, call_seconds=180.0)
 _TUNE_CALLS = 7
 _ROOMY_BYTES = 2 << 30
-_CONTEXT_BYTES = 1 << 30
+_CONTEXT_BYTES, _GAP_BYTES = 1 << 30, 1 << 20  # of a process, and most between two tensors of a ring
+_CALLS_HELD = 144  # results of a screen, at most: 6 blocks of 24 calls
 _STAYS_WARM = 10.0  # seconds after which a baseline is warmed up at length again
 _SEATS: dict[str, Seat] = {}
 _FOR_JUDGES = 0.4  # of the device's memory: oracles that are kept, baselines with their rings
@@ -120,8 +121,12 @@ class Device:
             for worker in held.values():
                 worker.end()
 
-    def ready(self, bench: Bench, source: str, choices: Mapping[str, Mapping[str, Choice]]) -> dict[str, Conversation]:
-        """Before a visit beside others: workers with the candidate loaded, by workload, and the baselines' processes.
+    def ready(
+        self, bench: Bench, source: str, choices: Mapping[str, Mapping[str, Choice]], memory: int
+    ) -> dict[str, Conversation]:
+        """Before a visit beside others: workers with the candidate loaded, by workload, and the baselines, warm.
+
+        The first candidate of a problem has the baselines compiled, in a place of its own, while others are compared.
 
         Nothing where the sizes leave no room for that.
 
@@ -137,15 +142,36 @@ class Device:
                 with self.lock:
                     for name, arm in itertools.product(names, bench.problem.baselines):
                         self.baseline(bench, name, arm)
+            if self._cold(bench, names):
+                with self.seat.shared(self._weight(bench, memory)), self.lock:
+                    for name in self._cold(bench, names):
+                        seed = self._ranking.seed(f"warm/{name}") >> 1
+                        body = {"seed": seed, "distribution": "declared", "seconds": 0.0, "slots": 0, "hold": 0}
+                        self.warm_baselines(bench, name, body)
             stack.pop_all()
         return made
 
+    def _cold(self, bench: Bench, workloads: Sequence[str]) -> list[str]:
+        """Workloads of which a baseline has never been called."""
+
+        def warm(workload: str, arm: str) -> bool:
+            known = self._baselines.get((bench.problem.key, workload, arm))
+            return known is not None and known in self._warmed
+
+        return [w for w in workloads if not all(warm(w, arm) for arm in bench.problem.baselines)]
+
     def _weight(self, bench: Bench, memory: int) -> float:
         """The share of the memory for candidates that one of them takes at most."""
-        sizes = [footprint(bench.full(w.name)) for w in bench.problem.workloads]
-        each = [_CONTEXT_BYTES + 3 * n + min(RING_BYTES, SLOTS * n) + min(SCREEN_HOLD_BYTES, 96 * n) for n in sizes]
-        if max(sizes) > _ROOMY_BYTES:
+        full = [bench.full(w.name) for w in bench.problem.workloads]
+        if max(map(footprint, full)) > _ROOMY_BYTES:
             return 1.0
+        each = (
+            _CONTEXT_BYTES
+            + 3 * footprint(d)
+            + min(RING_BYTES, SLOTS * (footprint(d) + len(d.inputs) * _GAP_BYTES))
+            + min(SCREEN_HOLD_BYTES, _CALLS_HELD * sum(math.prod(o.shape) * width(o.dtype) for o in d.outputs))
+            for d in full
+        )
         return sum(each) / ((1 - _FOR_JUDGES) * memory)
 
     def correct(
@@ -348,4 +374,9 @@ def footprint(description: Description) -> int:
     """Bytes of one set of inputs, parameters and outputs."""
     leaves: list[tuple[tuple[int, ...], str]] = [(i.shape, i.dtype) for i in description.inputs if i.dtype]
     leaves += [(p.shape, p.dtype) for p in description.state] + [(o.shape, o.dtype) for o in description.outputs]
-    return sum(math.prod(shape) * _WIDTHS.get(dtype, 1) for shape, dtype in leaves)
+    return sum(math.prod(shape) * width(dtype) for shape, dtype in leaves)
+
+
+def width(dtype: str) -> int:
+    """Bytes of one element."""
+    return _WIDTHS.get(dtype, 1)

@@ -98,7 +98,8 @@ class OnDevice:
         if self._tunable(climb) or climb.last is not None:
             return {}
         try:
-            return self.device.ready(self.bench, climb.candidate.source, climb.choices)
+            memory = self.platform.figures.memory_bytes
+            return self.device.ready(self.bench, climb.candidate.source, climb.choices, memory)
         except Failed:
             return {}
 

@@ -16,8 +16,8 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 
-SIDE_BY_SIDE = 12  # candidates on one device, if its memory holds them
-READY = 4  # that wait to be timed before the others have to give way, unless there are no others
+SIDE_BY_SIDE = 16  # candidates on one device, if its memory holds them
+READY = 6  # that wait to be timed before the others have to give way, unless there are no others
 
 
 class Seat:
