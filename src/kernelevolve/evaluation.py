@@ -287,6 +287,8 @@ class Timing:
     Attributes:
         candidate: milliseconds at the tuned best.
         baselines: milliseconds by name, same evidence as the candidate.
+        aside: milliseconds of baselines that were slower at a first look and were not timed beside the candidate; no
+            figure rests on them.
         against: name of the fastest baseline, the one that `speedup` uses.
         speedup: t(against) / t(candidate).
         knobs: the choice that was timed.
@@ -307,6 +309,7 @@ class Timing:
     samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     mode: str = "cold"
     lane: Literal["process", "plan"] = "process"
+    aside: Mapping[str, Figure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from kernelevolve.evaluate.circumstances import circumstances, harness
 from kernelevolve.evaluate.climb import Climb
 from kernelevolve.evaluate.receipt import differences, inconsistencies
 from kernelevolve.evaluate.statistics import log_interval
+from kernelevolve.evaluate.timing import Blocks, time_arms
 from kernelevolve.evaluation import (
     Check,
     Correctness,
@@ -176,6 +177,18 @@ def test_a_receipt_that_contradicts_itself_needs_no_device_to_be_refused() -> No
     broken = (replace(GUARDS[0], held="failed"),)
     assert any("guard 'clock' failed" in line for line in forged(evaluation(guards=broken)))
     assert any("fitness 9" in line for line in forged(evaluation(), fitness=Figure(9.0, "x", Evidence.MEASURED, "x")))
+
+
+def test_a_receipt_whose_calls_differ_within_bursts_is_recomputed_with_their_mean() -> None:
+    def uneven(calls: int) -> list[float]:
+        return [2.0, *[0.5] * (calls - 1)]
+
+    arms = {"candidate": uneven, "eager": lambda calls: [2.0] * calls}
+    timed = time_arms(arms, workload="declared", platform="h100", choice={}, plan=Blocks(6, 0), device="d")
+    aside = {"compile": Figure(1.0, "ms", Evidence.MEASURED, "a first look")}  # no samples, and nothing rests on it
+    made = evaluation(timings=(replace(timed.timing, aside=aside),))
+    assert not inconsistencies(receipt(made, samples=(timed.samples,)))
+    assert fitness(fake_problem(), made).value == pytest.approx(timed.timing.speedup.value)
 
 
 def test_another_harness_and_no_device_are_no_verdict() -> None:

@@ -57,6 +57,7 @@ def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
                     "platform": t.platform,
                     "candidate": to_data(t.candidate),
                     "baselines": to_data(t.baselines),
+                    "aside": to_data(t.aside),
                     "against": t.against,
                     "speedup": to_data(t.speedup),
                     "knobs": to_data(t.knobs),
@@ -120,7 +121,8 @@ def _headline(graph: Graph) -> str:
 def _best(best: Node) -> Iterable[str]:
     evaluation = best.evaluation
     for t in evaluation.timings:
-        others = ", ".join(f"{n} {words.figure(f)}" for n, f in t.baselines.items())
+        aside = [f"{n} {words.figure(f)} (first look)" for n, f in t.aside.items()]
+        others = ", ".join([*(f"{n} {words.figure(f)}" for n, f in t.baselines.items()), *aside])
         yield f"  {t.workload:<12} {words.figure(t.candidate)} against {others}"
         for name, f in (("candidate", t.candidate), (t.against, t.baselines[t.against])):
             if f.how:

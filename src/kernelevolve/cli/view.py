@@ -195,10 +195,12 @@ def _timings(timings: Iterable[Timing]) -> Table:
         baselines = "\n".join(
             f"{name} {words.figure(f)}{' <- compared with' if name == t.against else ''}"
             for name, f in t.baselines.items()
-        )
+        ) + "".join(f"\n{name} {words.figure(f)} at a first look" for name, f in t.aside.items())
         knobs = ", ".join(f"{k}={v}" for k, v in t.knobs.items())
         table.add_row(t.workload, t.platform, words.figure(t.candidate), baselines, words.speedup(t.speedup), knobs)
-    hows = dict.fromkeys(f.how for t in timings for f in (t.candidate, *t.baselines.values()) if f.how)
+    hows = dict.fromkeys(
+        f.how for t in timings for f in (t.candidate, *t.baselines.values(), *t.aside.values()) if f.how
+    )
     table.caption = "\n".join(hows)
     table.caption_justify = "left"
     return table

@@ -37,7 +37,7 @@ from kernelevolve.hardware import HardwareFigures
 from kernelevolve.protocol import Case, Description
 from kernelevolve.settings import LANES, Lane
 
-ON_DEVICE = Bounds(load_seconds=180.0, call_seconds=180.0)
+ON_DEVICE = Bounds(load_seconds=180.0, call_seconds=60.0)
 _TUNE_CALLS = 7
 _ROOMY_BYTES = 2 << 30
 _CONTEXT_BYTES, _GAP_BYTES = 1 << 30, 1 << 20  # of a process, and most between two tensors of a ring

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from kernelevolve.errors import UnknownName, UsageError
 from kernelevolve.evaluate.admission import TOPIC
-from kernelevolve.evaluate.timing import CANDIDATE, ratio_of
+from kernelevolve.evaluate.timing import CANDIDATE, ratio_of, statistic_for
 from kernelevolve.evaluation import (
     Check,
     Correctness,
@@ -141,12 +141,13 @@ def _recomputed(timing: Timing, samples: Samples) -> Iterator[str]:
         return
     blocks = {name: _blocks(b, samples.per_block) for name, b in samples.arms.items()}
     try:
-        ratio, against = ratio_of(blocks, list(timing.baselines))
+        statistic = statistic_for(blocks)
+        ratio, against = ratio_of(blocks, list(timing.baselines), statistic=statistic)
     except (ValueError, statistics.StatisticsError) as error:
         yield f"{where}: the raw samples give no ratio: {error}"
         return
     for name, figure in {CANDIDATE: timing.candidate, **timing.baselines}.items():
-        median = statistics.median(statistics.median(burst) for burst in samples.arms[name])
+        median = statistics.median(statistic(burst) for burst in samples.arms[name])
         if not _near(figure.value, median):
             yield f"{where}: {name} {figure.value:.6g} {figure.unit}, its raw samples say {median:.6g}"
     speedup = timing.speedup

@@ -246,7 +246,7 @@ class Session:
             for name, ms in pilots.items()
             if name not in arms
         }
-        return replace(timed, timing=replace(timed.timing, baselines={**timed.timing.baselines, **left_out}))
+        return replace(timed, timing=replace(timed.timing, aside=left_out))
 
     def _pilots(self, mode: str, judges: Mapping[str, Conversation], facts: Mapping[str, Any]) -> Mapping[str, float]:
         """Milliseconds of a call of each baseline; in a screen those of the first candidate, so all have the same."""
