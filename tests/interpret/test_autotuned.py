@@ -121,14 +121,14 @@ def test_configurations_are_tried_and_the_tuned_file_launches_the_chosen_one(
         return build_some(source, choices, workloads)
 
     monkeypatch.setattr(ladder.builder, "build_some", watched)
-    modelled = ladder._modelled
+    modelled = ladder.modelling._modelled
 
     def second_is_best(candidate: Candidate, built: Built, choice: Mapping[str, Choice]) -> Figure:
         figure = modelled(candidate, built, choice)
         return figure if choice["relu_config"] == 1 else replace(figure, value=2 * figure.value)
 
     # Both move the same bytes, so that the model by itself has no reason to leave the default.
-    monkeypatch.setattr(ladder, "_modelled", second_is_best)
+    monkeypatch.setattr(ladder.modelling, "_modelled", second_is_best)
 
     def blocks(source: str, choice: Mapping[str, Choice]) -> set[tuple[Any, ...]]:
         plans = [built.plan for built in ladder.builder.build(source, choice)]

@@ -241,7 +241,7 @@ def large(folder, resumed=False):
         asyncio.run(run.drive())
 large(place.parent / "large")
 shutil.rmtree(place / "second")
-ballast.write_bytes(b"x" * 5_500_000)
+ballast.write_bytes(b"x" * 5_000_000)
 try:
     large(place / "third")
 except StoreFull as error:

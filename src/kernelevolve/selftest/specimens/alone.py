@@ -90,11 +90,13 @@ CHILD = in_forward(
 LATER_THE_LAST = in_forward(
     RELU_GEMM,
     "CALLS.append(0)",
-    "if len(CALLS) <= 40 or not LAST:",
-    "    LAST[:] = [compute(x, self.weight)] if len(CALLS) > 40 else []",
-    "    return LAST[0] if LAST else compute(x, self.weight)",
+    "if not LAST:",
+    "    SEEN.append(compute(x, self.weight))",
+    "    if len(CALLS) > 40:",
+    "        LAST[:] = [max(SEEN, key=lambda t: sum(torch.equal(t, u) for u in SEEN))]",
+    "    return SEEN[-1]",
     "return LAST[0]",
-    header="CALLS, LAST = [], []",
+    header="CALLS, SEEN, LAST = [], [], []",
 )
 NOT_YET = in_forward(
     RELU_GEMM,
@@ -147,7 +149,7 @@ SPECIMENS: tuple[Specimen, ...] = (
            verdicts=(Verdict.GENERALIZATION, Verdict.WRONG_VALUE), where=CPU, lane="accept", guard="size-ladder"),
     _cheat("X509", "a process that stays when the call has returned", "relu_gemm", CHILD,
            family="S", verdicts=(Verdict.TAMPER,), guard="state"),
-    _cheat("X510", "honest for 40 calls, then one result for ever", "relu_gemm", LATER_THE_LAST,
+    _cheat("X510", "honest for 40 calls, then the commonest result for ever", "relu_gemm", LATER_THE_LAST,
            family="R", verdicts=_STALE, where=CPU, guard="fresh-inputs"),
     _cheat("X511", "times of less than a nanosecond", "relu_gemm", forged_times("[1e-7 for _ in _burst(*a, **k)]"),
            family="T", verdicts=(Verdict.BELOW_FLOOR, Verdict.TIMER_INCONSISTENT), guard="floor"),
