@@ -75,7 +75,7 @@ def _serve(channel: Channel) -> None:
             interfaces = sorted(os.listdir("/sys/class/net")) if os.path.isdir("/sys/class/net") else []
             Path("/dev/shm/kernelevolve-leak").write_text("x")
             facts = {"pid": os.getpid(), "tmp": os.listdir("/tmp"), "home": os.environ["HOME"], "net": interfaces}
-            channel.send("facts", facts)
+            channel.send("facts", {**facts, "nice": os.getpriority(os.PRIO_PROCESS, 0)})
 
 
 @pytest.fixture
@@ -144,6 +144,12 @@ def test_how_a_child_ended_is_reported(
     ended = control.ask("end", {"pid": pid}, timeout=10).body
     assert (ended["status"], ended["signal"]) == (status, signal)
     assert ("about to die" in ended["log"]) == (question == "die")
+
+
+@pytest.mark.parametrize("nice", [0, 5])
+def test_a_child_stands_in_line_for_processors_where_it_is_put(control: Channel, nice: int) -> None:
+    channel, _, _ = _spawn(control, nice=nice)
+    assert channel.ask("facts", {}, timeout=10).body["nice"] == nice + os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def test_memory_is_limited(control: Channel) -> None:

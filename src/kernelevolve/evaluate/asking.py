@@ -46,8 +46,9 @@ class Bounds:
 
     @property
     def limits(self) -> Limits:
-        """Those that the kernel enforces."""
-        return Limits(memory_bytes=self.memory_bytes, file_bytes=self.file_bytes)
+        """Those that the kernel enforces. Building and interpreting wait for whoever times a kernel on a device: there
+        a process that is scheduled late costs everybody's turn."""
+        return Limits(memory_bytes=self.memory_bytes, file_bytes=self.file_bytes, nice=_NICE)
 
     @property
     def on_device(self) -> Limits:
@@ -55,6 +56,7 @@ class Bounds:
         return Limits(memory_bytes=self.host_bytes, device=True)
 
 
+_NICE = 5
 BOUNDS = Bounds()
 _killed: set[str] = set()  # candidates whose process was killed once
 

@@ -29,6 +29,7 @@ class Limits:
         device: whether it will use an accelerator, whose driver reserves addresses that nobody ever touches: then
             memory is only watched, and not refused by the kernel as it is asked for.
         device_share: of an accelerator's memory that it may hold, with `device`; the rest is the judge's.
+        nice: how far behind others it stands in line for processors, 0 to 19.
     """
 
     memory_bytes: int = 0
@@ -37,11 +38,13 @@ class Limits:
     output_bytes: int = 1 << 30
     device: bool = False
     device_share: float = 0.75
+    nice: int = 0
 
 
 def apply(limits: Limits) -> None:
     """Sets what the kernel holds for this process and each that it starts."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(limits.nice)
     if limits.memory_bytes and not limits.device:
         _lower(resource.RLIMIT_DATA, limits.memory_bytes)
     if limits.file_bytes:
