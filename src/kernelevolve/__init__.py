@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from kernelevolve.evaluation import Verdict as Verdict
     from kernelevolve.events import Component as Component
     from kernelevolve.events import Entry as Entry
+    from kernelevolve.events import Finished as Finished
     from kernelevolve.feed import Feed as Feed
     from kernelevolve.feed import Stage as Stage
     from kernelevolve.graph import Graph as Graph
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from kernelevolve.selftest.runner import run_selftest as run_selftest
     from kernelevolve.settings import Settings as Settings
     from kernelevolve.settings import lane_for as lane_for
+    from kernelevolve.settings import refuse_contradictions as refuse_contradictions
     from kernelevolve.settings import settings_for as settings_for
     from kernelevolve.store.artefacts import Artefacts as Artefacts
     from kernelevolve.suites import load_problem as load_problem
@@ -116,6 +118,7 @@ _PLACES = {
     "Failure": "receipt",
     "Feed": "feed",
     "Figure": "evaluation",
+    "Finished": "events",
     "Graph": "graph",
     "Guard": "evaluation",
     "HardwareFigures": "hardware",
@@ -173,6 +176,7 @@ _PLACES = {
     "read_run": "runs",
     "receipt_of": "evaluate.receipt",
     "replay_failure": "recheck",
+    "refuse_contradictions": "settings",
     "save_receipt": "runs",
     "seal_layers": "seal.offered",
     "rows_for": "selftest.matrix",

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from kernelevolve.candidate import Brief, Candidate
 from kernelevolve.errors import NoMovesLeft, WriterError
 from kernelevolve.evaluation import Evaluation
+from kernelevolve.events import Finished
 from kernelevolve.feed import Feed
 from kernelevolve.graph import Graph, Node
 from kernelevolve.settings import Settings
@@ -37,11 +38,11 @@ class Loop(Protocol):
 
     def tell(self, candidate: Candidate, evaluation: Evaluation) -> Node: ...
 
-    def reason(self) -> str: ...
+    def reason(self) -> Finished | None: ...
 
     async def confirm(self) -> None: ...
 
-    def finish(self, reason: str) -> str: ...
+    def finish(self, ended: Finished) -> str: ...
 
 
 class Driver:
@@ -66,7 +67,7 @@ class Driver:
         try:
             while True:
                 why = self._fill()
-                if not self._flight:
+                if why is not None and not self._flight:
                     return self._run.finish(why) if await self._confirmed(stopped) else ""
                 await asyncio.wait({*self._flight, stopped}, return_when=asyncio.FIRST_COMPLETED)
                 done = {task for task in self._flight if task.done()}
@@ -91,7 +92,7 @@ class Driver:
         finally:
             await _cancel({confirming})
 
-    def _fill(self) -> str:
+    def _fill(self) -> Finished | None:
         """Starts as many briefs as fit; why no more will come, once nothing is in flight."""
         while len(self._flight) < self._most:
             if self._resumed:
@@ -104,9 +105,9 @@ class Driver:
                 try:
                     brief = self._run.ask()
                 except NoMovesLeft as error:
-                    return str(error)
+                    return Finished(str(error), "no moves")
             self._flight.add(asyncio.create_task(self._carry(brief)))
-        return ""
+        return None
 
     async def _carry(self, brief: Brief) -> None:
         run = self._run

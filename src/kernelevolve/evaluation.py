@@ -295,6 +295,8 @@ class Timing:
         samples: empty; in logs of schema 1 raw samples in milliseconds by arm, which are an artefact (`Samples`) now.
         mode: `cold` (isolated calls, empty cache), `hot` (isolated, inputs just read) or `burst` (back to back); only
             `cold` counts in the fitness, and no figure mixes them.
+        floor: milliseconds below which the reference's own bytes and FLOPs do not go at the sheet's ceilings
+            (`Platform.floor`); None where it is not known.
         lane: `plan` where the candidate's launches were carried out from its recorded plan, none of its Python being
             there; else `process`.
     """
@@ -310,6 +312,7 @@ class Timing:
     mode: str = "cold"
     lane: Literal["process", "plan"] = "process"
     aside: Mapping[str, Figure] = field(default_factory=dict)
+    floor: Figure | None = None
 
 
 @dataclass(frozen=True)
@@ -382,6 +385,8 @@ class Evaluation:
         tuned_source: the candidate's file with the tuned choice as a literal; empty unless correct.
         artefacts: what is too large for the log, by name: `sha256:` and the digest of a blob beside it. `plan_name`,
             `samples_name`, `error_name` and `FAILURE` say which names there are; empty in logs of schema 1.
+        device_seconds: how long it held an accelerator; where several shared one, each second is divided among them, so
+            that the sum over evaluations is the time in which the device was held. 0 where none was.
         guards: every guard by name and whether it held; empty in logs from before there were any.
     """
 
@@ -398,6 +403,7 @@ class Evaluation:
     tuned_source: str = ""
     artefacts: Mapping[str, str] = field(default_factory=dict)
     guards: tuple[Guard, ...] = ()
+    device_seconds: float = 0.0
 
     @property
     def correct(self) -> bool:

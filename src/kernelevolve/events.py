@@ -20,8 +20,9 @@ from kernelevolve.errors import StoreError, StoreTooNew
 from kernelevolve.evaluation import Evaluation, Figure
 from kernelevolve.problem import Problem
 
-# 2: evaluations refer to artefacts, 3: they have guards; older logs are read as having none.
-SCHEMA = 3
+# 2: evaluations refer to artefacts, 3: they have guards, 4: device seconds, floors, figures behind an end; older logs
+# are read as having none.
+SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,16 @@ class Noted:
 
 @dataclass(frozen=True)
 class Finished:
-    """A termination rule said stop, in its words; an interrupted run has no such event."""
+    """A termination rule said stop, in its words; an interrupted run has no such event.
+
+    Attributes:
+        rule: its name, `candidates`, `plateau`, ...; empty in logs of schema 3.
+        figures: what it rests on, by name.
+    """
 
     reason: str
+    rule: str = ""
+    figures: Mapping[str, Figure] = field(default_factory=dict)
 
 
 Event = Created | Asked | Written | Evaluated | Dropped | Noted | Finished

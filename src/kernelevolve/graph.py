@@ -90,7 +90,7 @@ class Graph:
         self._exhausted: set[tuple[str, ...]] = set()
         self._notes: list[Noted] = []
         self._best: Node | None = None
-        self._finished = ""
+        self._ending: Finished | None = None
         self._last_drop = ""
         self._asked = self._written = self._drafts = self._drops_in_a_row = self._best_at = self._next = 0
         self._tokens = 0
@@ -133,7 +133,12 @@ class Graph:
     @property
     def finished(self) -> str:
         """Why the run ended; empty while it goes on."""
-        return self._finished
+        return self._ending.reason if self._ending is not None else ""
+
+    @property
+    def ending(self) -> Finished | None:
+        """The event that ended the run; None while it goes on."""
+        return self._ending
 
     @property
     def notes(self) -> tuple[Noted, ...]:
@@ -276,7 +281,7 @@ def _take_asked(graph: Graph, event: Asked) -> None:
     graph._pending[brief.id] = Pending(brief)
     graph._asked += 1
     graph._drafts += not brief.parents
-    graph._finished = ""
+    graph._ending = None
 
 
 def _take_written(graph: Graph, event: Written) -> None:
@@ -328,7 +333,7 @@ def _take_noted(graph: Graph, event: Noted) -> None:
 
 
 def _take_finished(graph: Graph, event: Finished) -> None:
-    graph._finished = event.reason
+    graph._ending = event
 
 
 _TAKE: Mapping[type[Event], Any] = {

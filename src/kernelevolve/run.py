@@ -39,6 +39,7 @@ from kernelevolve.propose.operator import Articles, Operator
 from kernelevolve.search import Policy, contenders
 from kernelevolve.search.fitness import fitness
 from kernelevolve.search.novelty import BinariesReducer, same_source, told_as_duplicate
+from kernelevolve.search.progress import ProgressReducer
 from kernelevolve.search.termination import rules_for
 from kernelevolve.settings import Settings
 from kernelevolve.store import Lease, Store
@@ -111,7 +112,7 @@ class Parts:
 
     @property
     def reducers(self) -> tuple[Reducer, ...]:
-        return (BinariesReducer(), *self.policy.reducers, *self.operator.writer.reducers)
+        return (BinariesReducer(), ProgressReducer(), *self.policy.reducers, *self.operator.writer.reducers)
 
 
 class Run:
@@ -317,11 +318,11 @@ class Run:
             loop, event = self._stop
             loop.call_soon_threadsafe(event.set)
 
-    def finish(self, reason: str) -> str:
-        """Tells the log why the run ended, once; gives `reason`."""
-        if self._graph.finished != reason:
-            self._append(Finished(reason))
-        return reason
+    def finish(self, ended: Finished) -> str:
+        """Tells the log why the run ended, once; gives the reason in words."""
+        if self._graph.finished != ended.reason:
+            self._append(ended)
+        return ended.reason
 
     def adopt(self, settings: Settings) -> None:
         """Puts other settings in force from now on."""
@@ -329,8 +330,8 @@ class Run:
         if codec.dumps(now) != codec.dumps(self._graph.settings):
             self._append(Noted("settings", f"effort {settings.effort}", now))
 
-    def reason(self) -> str:
-        """Why no further brief should be asked; empty to go on."""
+    def reason(self) -> Finished | None:
+        """Why no further brief should be asked; None to go on."""
         worked = self._graph.active_seconds + time.monotonic() - self._clock
         return rules_for(self.settings).reason(self._graph, worked)
 

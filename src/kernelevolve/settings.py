@@ -7,14 +7,17 @@ the run's first event.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from kernelevolve.errors import UsageError
 
 Effort = Literal["quick", "standard", "deep"]
 LaneName = Literal["screen", "accept", "publish"]
+ValueUnit = Literal["candidate", "minute", "hour", "device-minute", "dollar"]
+VALUE_UNITS: tuple[ValueUnit, ...] = get_args(ValueUnit)
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,14 @@ class Settings:
         effort: which row of `EFFORTS` these settings started from.
         candidates: most candidates of a run.
         drafts: briefs without parents before the first improvement.
-        plateau: candidates in a row without a new best one that end the run.
+        plateau: candidates in a row, none better than the best one beyond noise, that end the run.
         target: fitness that is good enough; None for none.
         seconds: most time that the run works.
         tokens, money_usd: most that the writers may use; None for no limit.
+        device_seconds: most that candidates may hold an accelerator; None for no limit.
+        roofline: floor / time of the best candidate that is near enough, at most 1; None for none.
+        value: least relative gain in fitness (0.01 = 1 %) that a further `value_per` must be expected to bring; None to
+            go on whatever it brings.
         drops: briefs in a row that no writer could answer, which end the run.
         writers: briefs that are written at the same time.
         seats: candidates that are evaluated at the same time.
@@ -86,15 +93,24 @@ class Settings:
     target: float | None = None
     tokens: int | None = None
     money_usd: float | None = None
+    device_seconds: float | None = None
+    roofline: float | None = None
+    value: float | None = None
+    value_per: ValueUnit = "minute"
     lane: LaneName = "screen"
     last_rung: str = ""
 
     def __post_init__(self) -> None:
         counts = ("candidates", "drafts", "plateau", "seconds", "tuner_trials", "seeds")
-        for name in (*counts, "writers", "seats", "drops", "target", "tokens", "money_usd"):
+        limits = ("target", "tokens", "money_usd", "device_seconds", "roofline", "value")
+        for name in (*counts, "writers", "seats", "drops", *limits):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"settings: {name} = {value}; it must be above 0")
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"settings: {name} = {value}; it must be above 0 and finite")
+        if self.roofline is not None and self.roofline > 1:
+            raise UsageError(f"settings: roofline = {self.roofline:g}; nothing is faster than the floor, at most 1")
+        if self.value_per not in VALUE_UNITS:
+            raise UsageError(f"settings: value_per = {self.value_per!r}; known: {', '.join(VALUE_UNITS)}")
 
 
 EFFORTS: Mapping[str, Settings] = {
@@ -143,6 +159,38 @@ def settings_for(effort: str) -> Settings:
     if effort not in EFFORTS:
         raise UsageError(f"unknown effort {effort!r}; known: {', '.join(EFFORTS)}")
     return EFFORTS[effort]
+
+
+def refuse_contradictions(settings: Settings, given: Collection[str], *, device: bool = True) -> None:
+    """Refuses limits that can never be reached under the others, before anything is spent.
+
+    Args:
+        given: names of the fields that the user gave; what an effort brings along is no contradiction.
+        device: false where the user does without an accelerator.
+
+    Raises:
+        UsageError: says which two do not go together, and what to give instead.
+    """
+    s = settings
+    if "plateau" in given and s.plateau >= s.candidates:
+        raise UsageError(
+            f"a plateau of {s.plateau} cannot be reached within {s.candidates} candidates; give a plateau below "
+            f"{s.candidates} or more candidates"
+        )
+    if "device_seconds" in given and s.device_seconds is not None and s.device_seconds > s.seconds:
+        raise UsageError(
+            f"{s.device_seconds:g} s of device time cannot be spent in {s.seconds:g} s of work; give less device time "
+            "or more time"
+        )
+    if device:
+        return
+    for name, what in (
+        ("device_seconds" if s.device_seconds is not None else "", "a limit on device time is never reached"),
+        ("target" if s.target is not None else "", f"a target of {s.target}x needs measured times"),
+        ("value" if s.value is not None and s.value_per == "device-minute" else "", "nothing costs device time"),
+    ):
+        if name and name in given:
+            raise UsageError(f"without a device {what}; leave one of the two out")
 
 
 DEFENCES = ("census", "checksums", "fresh-inputs", "timed-outputs", "clock", "floor", "frames")

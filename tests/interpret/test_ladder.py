@@ -178,6 +178,7 @@ def test_an_honest_candidate_gets_to_the_top(climb: Climb, platform: str, target
     assert timing.candidate.unit == "ms" and timing.candidate.value > 0
     assert {timing.candidate.evidence, timing.speedup.evidence} == {Evidence.MODELLED}
     assert set(timing.baselines) == {"eager", "compile"}
+    assert timing.floor is not None and 0 < timing.floor.value <= timing.candidate.value
     assert all(c.passed and c.scaled and c.evidence is Evidence.INTERPRETED for c in found.correctness)
     assert {c.distribution for one in found.correctness for c in one.checks} >= {"declared", "D1", "D3"}
     partly = any("compared in full at the default knobs" in label for label in found.labels)

@@ -229,7 +229,7 @@ def test_the_ladder_reports_the_plan_where_its_lane_says_so(
         doublings=0, verified=1.0,
     )  # fmt: skip
     device = Device("cpu", "a processor", full_cases=1)
-    costs = SimpleNamespace(candidate=lambda *_: (), baselines=lambda *_: {})
+    costs = SimpleNamespace(candidate=lambda *_: (), baselines=lambda *_: {}, least=lambda *_: ())
     ladder = Ladder(bench, H200, settings_for("quick"), costs, seed=0, device=device, interpret=False)
     monkeypatch.setattr(ladder, "lane", lane)
     monkeypatch.setattr(ladder.modelling, "limit", lambda climb, built: "")

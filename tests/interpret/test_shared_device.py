@@ -90,7 +90,7 @@ def ladder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ladder]:
     bench = Bench(problem, roles, tmp_path_factory.mktemp("builds"))
     platform = plugins.load("platforms", "h100")
     device = Device("cpu", "this CPU", full_cases=2, blocks=Blocks(2, 0), answers=platform.device_answers())
-    costs = SimpleNamespace(candidate=lambda *_: (), baselines=lambda *_: {})
+    costs = SimpleNamespace(candidate=lambda *_: (), baselines=lambda *_: {}, least=lambda *_: ())
     made = Ladder(bench, platform, settings_for("quick"), costs, seed=0, device=device, interpret=False)
     # On a CPU there is nothing that a second process could disturb but time.
     made.lane = dataclasses.replace(LANES["screen"], structure=(), hidden=0, defences=("timed-outputs", "census"))
@@ -146,6 +146,7 @@ def test_each_gets_its_own_verdict_and_is_timed_alone(ladder: Ladder, monkeypatc
         got = found[number]
         assert isinstance(got, Evaluation), got
         assert got.verdict in KINDS[name][1], (name, got.rungs[-1].message)
+        assert got.device_seconds > 0
     ordered = sorted(spans)
     assert len(ordered) >= 3, "two candidates and the first look at the baseline"
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(ordered)), "two were timed at once"

@@ -324,3 +324,34 @@ def test_a_new_folder_never_meets_an_old_one(tmp_path: Path) -> None:
     first = places.new_folder(problem, tmp_path)
     first.mkdir()
     assert places.new_folder(problem, tmp_path) != first
+
+
+def test_a_run_ends_by_the_users_limits_and_prints_the_figures_behind_it(door: Door) -> None:
+    code, out, err = door("optimize", "relu.py", "--out", "r", "--target", "0.1", "--candidates", 30)
+    assert code == 0, err
+    assert "ended: target 0.1x reached" in out
+    assert "fitness: " in out
+    code, data = door.result("resume", "r", "--candidates", 5, "--target", 1000)
+    assert (code, data["ended"]["rule"], data["ended"]["figures"]["candidates"]["value"]) == (0, "candidates", 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--plateau", 20, "--candidates", 10), "a plateau of 20 cannot be reached within 10 candidates"),
+        (("--device-time", "2h", "--time", "1h"), "7200 s of device time cannot be spent in 3600 s of work"),
+        (("--device", "none", "--device-time", "5m"), "without a device a limit on device time is never reached"),
+        (("--device", "none", "--target", 2), "a target of 2.0x needs measured times"),
+        (("--device-time", "soon"), "--device-time 'soon' is no time"),
+        (("--value", "much"), "--value 'much' is no gain for a cost"),
+        (("--value", "1%/week"), "value_per = 'week'; known: candidate, minute"),
+        (("--roofline", 2), "roofline = 2; nothing is faster than the floor"),
+        (("--money", -1), "money_usd = -1.0; it must be above 0"),
+    ],
+)
+def test_limits_that_cannot_hold_are_refused_before_anything_is_spent(
+    door: Door, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    code, _, err = door("optimize", "relu.py", "--out", "r", *options)
+    assert (code, message in err) == (2, True), err
+    assert not (tmp_path / "r").exists()

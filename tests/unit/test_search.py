@@ -19,18 +19,6 @@ from kernelevolve.problem import Workload
 from kernelevolve.search.fitness import fitness
 from kernelevolve.search.greedy import Greedy
 from kernelevolve.search.novelty import BinariesReducer, told_as_duplicate
-from kernelevolve.search.termination import (
-    Candidates,
-    Drops,
-    First,
-    Money,
-    Plateau,
-    Target,
-    Time,
-    Tokens,
-    rules_for,
-)
-from kernelevolve.settings import settings_for
 from kernelevolve.testing import check_policy, fake_evaluation, fake_problem
 
 CREATED = Created("r", fake_problem(), "h100", 0, Component("greedy"), Component("fake"), {}, "0")
@@ -194,42 +182,6 @@ def test_fitness_of_the_swapped_sides_is_the_inverse(rows):
     back = found(*(timed(f"w{i}", ms(b), eager=ms(a)) for i, (a, b, _) in enumerate(rows)))
     weights = problem(*(w for _, _, w in rows))
     assert fitness(weights, there).value * fitness(weights, back).value == pytest.approx(1.0)
-
-
-def test_each_rule_stops_when_it_should_and_says_why():
-    cost = Cost(1.0, 90, 10, 0.5)
-    story = Story().told(fitness=2.0, cost=cost).told("n0", fitness=1.0, cost=cost).told("n0", fitness=1.5)
-    graph = story.ask("n0").dropped("n0").dropped("n0").graph
-    for rule, stops in (
-        (Candidates(4), "4 candidates"),
-        (Candidates(5), ""),
-        (Plateau(2), "no better candidate among the last 2"),
-        (Plateau(3), ""),
-        (Target(2.0), "target 2x reached: 2x (n0)"),
-        (Target(2.1), ""),
-        (Tokens(200), "200 tokens"),
-        (Tokens(201), ""),
-        (Money(1.0), "1 US dollars"),
-        (Money(1.1), ""),
-        (Drops(2), "the writer failed 2 times in a row; last: test"),
-        (Drops(3), ""),
-        (Time(10.0), "10 seconds of work"),
-        (Time(10.1), ""),
-    ):
-        assert rule.reason(graph, 10.0) == stops
-
-
-def test_a_modelled_time_reaches_no_target_and_a_faulty_run_has_no_plateau():
-    assert Target(2.0).reason(Story().told(fitness=9.0, evidence=Evidence.MODELLED).graph, 0.0) == ""
-    assert Plateau(1).reason(Story().told(verdict=WRONG).told(verdict=WRONG).graph, 0.0) == ""
-
-
-def test_the_first_rule_gives_the_reason():
-    graph = Story().told().graph
-    assert First((Candidates(2), Time(1.0), Candidates(1))).reason(graph, 5.0) == "1 seconds of work"
-    assert First(()).reason(graph, 5.0) == ""
-    settings = replace(settings_for("quick"), target=0.5, tokens=1, money_usd=1.0)
-    assert rules_for(settings).reason(graph, 0.0).startswith("target")
 
 
 def test_duplicates_by_source_and_by_machine_code_are_told_apart():

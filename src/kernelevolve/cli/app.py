@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,20 @@ from kernelevolve.cli.door import (
     known_platforms,
     print_lines,
 )
+from kernelevolve.cli.limits import (
+    Candidates,
+    DeviceTime,
+    Effort,
+    Limits,
+    Money,
+    Plateau,
+    Roofline,
+    Target,
+    Time,
+    Tokens,
+    Value,
+    limits,
+)
 from kernelevolve.cli.looking import result_of
 
 app = typer.Typer(
@@ -59,10 +74,6 @@ app = typer.Typer(
 )
 
 ProblemName = Annotated[str, typer.Argument(help=PROBLEM)]
-Candidates = Annotated[
-    int | None, typer.Option("--candidates", min=1, help="most candidates, in place of the effort's")
-]
-Time = Annotated[str | None, typer.Option("--time", help="most time to work, such as 90s, 5m or 2h")]
 
 
 def _version(wanted: bool) -> None:
@@ -90,9 +101,16 @@ def optimize(
     platform: Annotated[
         list[str], typer.Option("--platform", help="what to optimise for; give it again for a sibling run each")
     ] = ["h100"],  # noqa: B006
-    effort: Annotated[str, typer.Option("--effort", help="quick, standard or deep: how hard to search")] = "standard",
+    effort: Effort = "standard",
     candidates: Candidates = None,
     time: Time = None,
+    device_time: DeviceTime = None,
+    tokens: Tokens = None,
+    money: Money = None,
+    plateau: Plateau = None,
+    target: Target = None,
+    roofline: Roofline = None,
+    value: Value = None,
     seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
     admit_anyway: AdmitAnyway = False,
@@ -106,7 +124,11 @@ def optimize(
     Without an accelerator correctness is interpreted on scaled workloads and time is modelled; the output says so.
     """
     door = door_of(context, as_json)
-    settings = places.chosen(effort, candidates, time)
+    given = limits(
+        candidates=candidates, time=time, device_time=device_time, tokens=tokens, money=money, plateau=plateau,
+        target=target, roofline=roofline, value=value,
+    )  # fmt: skip
+    settings = given.chosen(effort, device=device)
     platforms = known_platforms(platform)
     wanted = load_problem(problem, suite_path)
     folder = out or places.new_folder(wanted)
@@ -114,7 +136,7 @@ def optimize(
     door.folder = folder
     with interruptible(door), public.workshop(wanted, device, **public.sealing(unsealed)) as equip:
         runs = _new_runs(folder, wanted, platforms, equip, settings, seed, admit_anyway)
-        _carry_on(door, equip, runs, folder, None)
+        _carry_on(door, equip, runs, folder, {})
 
 
 @app.command()
@@ -124,6 +146,13 @@ def resume(
     effort: Annotated[str | None, typer.Option("--effort", help="go on with quick, standard or deep")] = None,
     candidates: Candidates = None,
     time: Time = None,
+    device_time: DeviceTime = None,
+    tokens: Tokens = None,
+    money: Money = None,
+    plateau: Plateau = None,
+    target: Target = None,
+    roofline: Roofline = None,
+    value: Value = None,
     by_force: Annotated[
         bool, typer.Option("--by-force", help="take the run from a process that is known to be gone")
     ] = False,
@@ -135,9 +164,14 @@ def resume(
     door = door_of(context, as_json)
     runs = places.runs_in(run)
     door.folder = run
+    given = limits(
+        candidates=candidates, time=time, device_time=device_time, tokens=tokens, money=money, plateau=plateau,
+        target=target, roofline=roofline, value=value,
+    )  # fmt: skip
+    wider = {place: _wider(place, effort, given, device) for place in runs}
     problem = read_run(runs[0]).created.problem
     with interruptible(door), public.workshop(problem, device, **public.sealing(unsealed)) as equip:
-        _carry_on(door, equip, runs, run, (effort, candidates, time), by_force=by_force)
+        _carry_on(door, equip, runs, run, wider, by_force=by_force)
 
 
 def _new_runs(
@@ -172,7 +206,7 @@ def _carry_on(
     equip: Any,
     runs: tuple[Path, ...],
     folder: Path,
-    wider: tuple[str | None, int | None, str | None] | None,
+    wider: Mapping[Path, Settings | None],
     *,
     by_force: bool = False,
 ) -> None:
@@ -181,9 +215,8 @@ def _carry_on(
     ended = True
     try:
         for place in runs:
-            settings = _wider(place, wider) if wider else None
             builds = places.builds(place)
-            with open_run(place, equip, settings=settings, by_force=by_force, builds=builds) as run:
+            with open_run(place, equip, settings=wider.get(place), by_force=by_force, builds=builds) as run:
                 ended = live.drive(run, door.console)
                 graphs[place] = run.graph
                 kept = run.artefacts
@@ -209,12 +242,11 @@ def _carry_on(
         raise NoCorrectCandidate(f"no correct candidate; see: kernelevolve show {folder}")
 
 
-def _wider(place: Path, wider: tuple[str | None, int | None, str | None]) -> Any:
-    effort, candidates, time = wider
-    if (effort, candidates, time) == (None, None, None):
-        return None
-    now = public.settings_of(read_run(place)) if effort is None else places.chosen(effort, None, None)
-    return places.adjusted(now, candidates, time)
+def _wider(place: Path, effort: str | None, given: Limits, device: str) -> Settings | None:
+    """The settings with which a run goes on; None for those that it has."""
+    if effort is not None:
+        return given.chosen(effort, device=device)
+    return given.on(public.settings_of(read_run(place)), device=device) if given.given else None
 
 
 app.command()(judging.evaluate)

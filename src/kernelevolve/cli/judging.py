@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from kernelevolve import (
+    Finished,
     NoCorrectCandidate,
     Node,
     Receipt,
@@ -26,6 +27,7 @@ from kernelevolve import (
     lane_for,
     load_problem,
     receipt_of,
+    settings_for,
     to_data,
     write_receipt,
 )
@@ -74,7 +76,7 @@ def evaluate(
     door = door_of(context, as_json)
     if rung not in RUNGS:
         raise UnknownName("rung", rung, RUNGS)
-    settings = places.chosen(effort, None, None)
+    settings = settings_for(effort)
     wide = lane_for(lane)
     settings = replace(settings, lane=wide.name, last_rung="" if rung == "time" else rung)
     if wide.name != "screen":
@@ -89,7 +91,7 @@ def evaluate(
         create_run(folder, wanted, name, equip, settings=settings, seed=seed, admit_anyway=admit_anyway) as run,
     ):
         node = asyncio.run(run.submit(run.ask().id, source, f"from {candidate.name}"))
-        run.finish("one kernel evaluated")
+        run.finish(Finished("one kernel evaluated", "evaluate"))
         graph = run.graph
         found = judged(run, node)
         if receipt is not None:

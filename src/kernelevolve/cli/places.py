@@ -1,19 +1,17 @@
-"""Where runs live on disk, and how the options of a command become settings.
+"""Where runs live on disk.
 
-In: folders and texts from the command line. Out: paths and frozen settings. Left to others: what a run's folder holds
-(`run`), printing.
+In: folders and texts from the command line. Out: paths. Left to others: what a run's folder holds (`run`), printing.
 
 A run is one folder. Several platforms are siblings: `FOLDER/h100`, `FOLDER/mi300x`; they share `FOLDER/builds`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import time
 from pathlib import Path
 
-from kernelevolve import Graph, Problem, Settings, UsageError, settings_for
+from kernelevolve import Graph, Problem, UsageError
 
 LOG = "log.sqlite"
 KERNEL = "best.py"
@@ -91,7 +89,7 @@ def read_kernel(path: Path) -> str:
         raise UsageError(f"{path} cannot be read as text: {error}; give a .py file that defines ModelNew") from error
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, option: str = "--time") -> float:
     """`90`, `90s`, `5m` or `2h` as seconds.
 
     Raises:
@@ -99,19 +97,5 @@ def seconds(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if not match or float(match[1]) <= 0:
-        raise UsageError(f"--time {text!r} is no time; write 90s, 5m or 2h")
+        raise UsageError(f"{option} {text!r} is no time; write 90s, 5m or 2h")
     return float(match[1]) * _UNITS[match[2]]
-
-
-def adjusted(settings: Settings, candidates: int | None, time_text: str | None) -> Settings:
-    """`settings` with what the user asked for in place of the effort's own."""
-    if candidates is not None:
-        settings = dataclasses.replace(settings, candidates=candidates)
-    if time_text is not None:
-        settings = dataclasses.replace(settings, seconds=seconds(time_text))
-    return settings
-
-
-def chosen(effort: str, candidates: int | None, time_text: str | None) -> Settings:
-    """The settings of an effort with what the user asked for."""
-    return adjusted(settings_for(effort), candidates, time_text)

@@ -12,7 +12,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kernelevolve import Graph, KernelEvolveError, MachineError, Node, ProblemError, StoreError, Verdict, to_data
+from kernelevolve import (
+    Figure,
+    Graph,
+    KernelEvolveError,
+    MachineError,
+    Node,
+    ProblemError,
+    StoreError,
+    Verdict,
+    to_data,
+)
 from kernelevolve.cli import admitting, words
 
 # What holds where everything that the seal asks for is granted.
@@ -35,6 +45,8 @@ def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
         "seed": created.seed,
         "candidates": len(graph.nodes),
         "finished": graph.finished or None,
+        "ended": to_data(graph.ending) if graph.ending else None,
+        "device_seconds": round(_device_seconds(graph), 3),
         "seconds": round(graph.active_seconds, 3),
         "kernelevolve": created.version,
         "result": {"said": graph.result.text, **graph.result.data} if graph.result else None,
@@ -97,9 +109,24 @@ def lines(graph: Graph, folder: Path, kernel: Path | None) -> list[str]:
     reason = graph.finished or "interrupted"
     count = f"{len(graph.nodes)} candidate{'s' * (len(graph.nodes) != 1)}"
     out.append(f"  run          {count} in {words.duration(graph.active_seconds)}; ended: {reason}")
+    out += [f"  {'':<12} {name}: {words.figure(f)}, {f.how}" for name, f in _behind(graph)]
+    if held := _device_seconds(graph):
+        out.append(f"  device       held for {words.duration(held)} by candidates")
     out.append(f"  look closer  kernelevolve show {folder}{f' {best.id}' if best else ''}")
     out.append(f"  go on        kernelevolve resume {folder}")
     return out
+
+
+def _behind(graph: Graph) -> Iterable[tuple[str, Figure]]:
+    """The figures behind the end of the run."""
+    return graph.ending.figures.items() if graph.ending else ()
+
+
+def _device_seconds(graph: Graph) -> float:
+    """Seconds for which candidates held an accelerator, measuring the best again included."""
+    again = graph.result.data.get("again", ()) if graph.result else ()
+    confirmed = sum(float(one["evaluation"].get("device_seconds", 0.0)) for one in again)
+    return confirmed + sum(node.evaluation.device_seconds for node in graph.nodes.values())
 
 
 def _headline(graph: Graph) -> str:

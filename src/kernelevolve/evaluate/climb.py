@@ -56,6 +56,7 @@ class Climb:
     timings: tuple[Timing, ...] = ()
     labels: list[str] = field(default_factory=list)
     isolation: str = "none"
+    device_seconds: float = 0.0
     diagnosis: str = ""
     default: Mapping[str, Choice] = field(default_factory=dict)
     # By workload: what is compared in full, which is the default wherever that builds, and what is judged.
@@ -88,6 +89,10 @@ class Climb:
                 self.reports.append(RungReport(rung, status, seconds, message, self.gathered.platform))
         if rung is self.last and rung is not Rung.TUNE:  # what tuning chose is compared before a climb may end with it
             raise Reached
+
+    def held(self, seconds: float) -> None:
+        """Takes note of a stay on a device; what is seen again was paid for twice."""
+        self.device_seconds += seconds
 
     def on(self, name: str) -> bool:
         """Whether the lane has the guard `name`."""
@@ -151,6 +156,7 @@ class Climb:
             versions=dict(versions),
             artefacts=self.gathered.hand_over(keep),
             guards=(*self.guards.values(), *self._not_run(), *seal_guards(self.isolation)),
+            device_seconds=self.device_seconds,
         )
         if not verdict.ok:
             return made

@@ -105,20 +105,28 @@ class Device:
 
     @contextlib.contextmanager
     def visit(
-        self, bench: Bench, memory: int = 0, workers: Mapping[str, Conversation] | None = None
+        self,
+        bench: Bench,
+        memory: int = 0,
+        workers: Mapping[str, Conversation] | None = None,
+        *,
+        held: Callable[[float], None] | None = None,
     ) -> Iterator[Visit]:
         """A candidate's stay: with `memory`, the device's bytes, beside others as far as that suffices; else alone.
 
         Args:
             workers: from `ready`; what it has in the end is ended once the place is free: that takes a while.
+            held: told in the end how many seconds the device was held for, see `Share`.
         """
         place = self.seat.shared(self._weight(bench, memory)) if memory else self.seat.alone()
-        held = dict(workers or {})
+        loaded, stay = dict(workers or {}), None
         try:
-            with place as share:
-                yield Visit(share, held)
+            with place as stay:
+                yield Visit(stay, loaded)
         finally:
-            for worker in held.values():
+            if stay is not None and held is not None:
+                held(stay.seconds)
+            for worker in loaded.values():
                 worker.end()
 
     def ready(

@@ -7,6 +7,7 @@ Left to others: the model itself (`platforms`), costs (`translate`), the order o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from kernelevolve.candidate import Candidate, Choice
@@ -28,6 +29,11 @@ class Costs(Protocol):
 
     def baselines(self, workload: str) -> Mapping[str, Sequence[Work]]:
         """The same of each baseline, `eager` and `compile`."""
+        ...
+
+    def least(self, workload: str) -> Sequence[Work]:
+        """What the reference as written must move and compute, one entry per arithmetic that may be used; empty where
+        that is not known."""
         ...
 
 
@@ -86,7 +92,16 @@ class Modelling:
         choice = climb.choices[workload]
         ours = self._modelled(climb.candidate, built, choice)
         ratio = speedup(baselines[against], ours)
-        return Timing(workload, self.platform.name, ours, baselines, against, ratio, choice)
+        return Timing(workload, self.platform.name, ours, baselines, against, ratio, choice, floor=self.floor(workload))
+
+    def floor(self, workload: str) -> Figure | None:
+        """The least milliseconds for what the reference states, over the arithmetics that may be used."""
+        floors = [self.platform.floor([work]) for work in self.costs.least(workload)]
+        return min(floors, key=lambda figure: figure.value, default=None)
+
+    def with_floors(self, timings: Sequence[Timing]) -> tuple[Timing, ...]:
+        """Cold times with their floors."""
+        return tuple(replace(t, floor=self.floor(t.workload)) if t.mode == "cold" else t for t in timings)
 
     def _modelled(self, candidate: Candidate, built: Built, choice: Mapping[str, Choice]) -> Figure:
         works = self.costs.candidate(candidate, built.plan, choice)

@@ -70,6 +70,7 @@ class OnDevice:
         # Only now: modelling needs the reference captured, and nobody should wait for that on the device.
         built = self.modelling.build_tuned(climb)[0]
         climb.resources, climb.diagnosis = built.resources, self.modelling.limit(climb, built)
+        climb.timings = self.modelling.with_floors(climb.timings)
         return verdict
 
     def _there(self, climb: Climb, cases: Sequence[Case], looked_at: Sequence[str]) -> Verdict:
@@ -78,7 +79,9 @@ class OnDevice:
         if screen:
             try:
                 workers = self._ready(climb)
-                with self.device.visit(self.bench, self.platform.figures.memory_bytes, workers) as visit:
+                with self.device.visit(
+                    self.bench, self.platform.figures.memory_bytes, workers, held=climb.held
+                ) as visit:
                     try:
                         return self._rungs(climb, visit, cases, looked_at)
                     finally:
@@ -89,7 +92,7 @@ class OnDevice:
                     raise
             climb.back_to(before)
             climb.labels.append("tried again alone on the device, after it failed beside others")
-        with self.device.visit(self.bench) as visit, self.device.health.watched():
+        with self.device.visit(self.bench, held=climb.held) as visit, self.device.health.watched():
             return self._rungs(climb, visit, cases, looked_at)
 
     def _ready(self, climb: Climb) -> Mapping[str, Conversation]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 
@@ -39,6 +40,7 @@ class Seat:
         self._alone = False
         self._timing = False  # from when enough are ready until all of those were timed
         self._outside = 0  # who is getting ready without a place
+        self._since = time.monotonic()  # when who is present last changed
         self._undisturbed = 0  # who has, or waits for, the device from the beginning
 
     @contextlib.contextmanager
@@ -57,6 +59,7 @@ class Seat:
                 self._queue.remove(ticket)
                 self._turn.notify_all()
             share = Share(self)
+            self._credit()
             self._weights.append(weight)
             self._present.append(share)
             if len(self._present) > 1:
@@ -67,6 +70,7 @@ class Seat:
             yield share
         finally:
             with self._turn:
+                self._credit()
                 self._weights.remove(weight)
                 self._present.remove(share)
                 self._active -= 1
@@ -101,6 +105,13 @@ class Seat:
             with self._turn:
                 self._outside -= 1
                 self._turn.notify_all()
+
+    def _credit(self) -> None:
+        """Shares out the time since the last change among those present, so that their sum is the time it was held."""
+        now = time.monotonic()
+        for share in self._present:
+            share.seconds += (now - self._since) / len(self._present)
+        self._since = now
 
     def _fits(self, weight: float) -> bool:
         return not self._weights or (len(self._weights) < self._most and sum(self._weights) + weight <= 1.0)
@@ -140,11 +151,13 @@ class Share:
 
     Attributes:
         crowded: whether anybody else ever had a place at the same time.
+        seconds: for which it held the device, each divided among all who did; complete once the place is given back.
     """
 
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
         self.crowded = False
+        self.seconds = 0.0
 
     def give_way(self) -> None:
         """To be called between two pieces of work, holding nothing that somebody who is timed could need."""

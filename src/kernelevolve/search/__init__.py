@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from typing import Protocol
 
+from kernelevolve.events import Finished
 from kernelevolve.graph import Graph, Reducer
 
 
@@ -36,8 +37,8 @@ class Policy(Protocol):
 class Termination(Protocol):
     """A rule that says when to stop asking."""
 
-    def reason(self, graph: Graph, active_seconds: float) -> str:
-        """Why to stop, in words for the user; empty to go on.
+    def reason(self, graph: Graph, active_seconds: float) -> Finished | None:
+        """Why to stop, in words for the user and with the figures behind them; None to go on.
 
         Args:
             active_seconds: how long the run has worked so far, without the pauses between openings.

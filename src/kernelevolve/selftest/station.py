@@ -49,6 +49,10 @@ class NoCosts:
         """See `modelling.Costs`."""
         return {}
 
+    def least(self, workload: str) -> Sequence[Work]:
+        """See `modelling.Costs`."""
+        return ()
+
 
 class Station:
     """One problem, ready for candidates; use it as a context manager.

@@ -42,6 +42,12 @@ _AGAIN = frozenset(
 )  # fmt: skip
 
 
+#: Ops whose first argument is a table of which the others say what is read.
+_LOOKUPS = frozenset(("embedding", "_embedding_bag", "embedding_bag", "gather", "index", "index_select", "take"))
+#: Arithmetics, the one with the highest peak last: a floor takes the fastest that occurs.
+_WIDTH = ("fp64", "fp32", "bf16", "fp16")
+
+
 @dataclass(frozen=True)
 class OpWork:
     """One launch of a baseline.
@@ -70,6 +76,31 @@ def compiled(program: Program, sizes: Mapping[str, int]) -> tuple[OpWork, ...]:
     """Library calls, and between them fused regions."""
     facts = _Facts(program, sizes)
     return tuple(facts.alone(g[0]) if facts.is_contraction(g[0]) else facts.fused(g) for g in facts.regions())
+
+
+def least(program: Program, sizes: Mapping[str, int]) -> OpWork:
+    """The reference as one launch: each input read once, each output written once, the FLOPs of its products alone.
+
+    What is only looked up in (tables of an embedding or a gather) is not counted as read. It is the least for the
+    reference as written: a kernel that skips what the reference computes in vain needs less.
+    """
+    facts = _Facts(program, sizes)
+    read: dict[str, float] = {}
+    for op in program.ops:
+        for i, name in enumerate(op.refs()):
+            if facts.base[name] in facts.makers or facts.is_view(op) or (i == 0 and facts.short(op) in _LOOKUPS):
+                continue
+            read[facts.base[name]] = max(read.get(facts.base[name], 0.0), facts.read(name))
+    outputs = {base for name in _named(program) if (base := facts.base.get(name, name)) in facts.makers}
+    products = [op for op in program.ops if facts.is_contraction(op)]
+    widest = max((facts.arithmetic(op) for op in products), key=_WIDTH.index, default="fp32")
+    flops = sum(facts.flops(op) for op in products if not _uncounted(op))
+    return OpWork("reference", sum(read.values()), sum(facts.bytes[n] for n in outputs), flops, widest, False)
+
+
+def _uncounted(op: Op) -> bool:
+    """Products whose FLOPs do not follow from shapes: einsum's letters, a transposed convolution's gaps."""
+    return "einsum" in op.op or ("convolution" in op.op and True in op.args[6:7])
 
 
 class _Facts:
