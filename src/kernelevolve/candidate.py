@@ -95,6 +95,7 @@ class Candidate:
         note: one sentence by the writer: what was changed and why.
         plan: the built-in writer's plan as data, from which its moves continue; empty for other writers.
         cost: of writing.
+        program: what `search.program` says of the source; empty where it says nothing, and in logs of schema 3.
     """
 
     id: str
@@ -104,6 +105,7 @@ class Candidate:
     note: str = ""
     plan: Mapping[str, Any] = field(default_factory=dict)
     cost: Cost = Cost()
+    program: str = ""
 
     @property
     def digest(self) -> str:

@@ -38,7 +38,8 @@ from kernelevolve.propose import Answer, Translator
 from kernelevolve.propose.operator import Articles, Operator
 from kernelevolve.search import Policy, contenders
 from kernelevolve.search.fitness import fitness
-from kernelevolve.search.novelty import BinariesReducer, same_source, told_as_duplicate
+from kernelevolve.search.novelty import BinariesReducer, ProgramsReducer, same_text, told_as_duplicate
+from kernelevolve.search.program import program_digest
 from kernelevolve.search.progress import ProgressReducer
 from kernelevolve.search.termination import rules_for
 from kernelevolve.settings import Settings
@@ -112,7 +113,8 @@ class Parts:
 
     @property
     def reducers(self) -> tuple[Reducer, ...]:
-        return (BinariesReducer(), ProgressReducer(), *self.policy.reducers, *self.operator.writer.reducers)
+        own = (BinariesReducer(), ProgramsReducer(), ProgressReducer())
+        return (*own, *self.policy.reducers, *self.operator.reducers)
 
 
 class Run:
@@ -199,22 +201,23 @@ class Run:
         if self._pending(brief) is not None:
             raise UsageError(f"brief {brief!r} is answered already; ask for another one")
         candidate = Candidate(
-            f"n{self._graph.written}", brief, writer, answer.source, answer.note, answer.plan, answer.cost
-        )
+            f"n{self._graph.written}", brief, writer, answer.source, answer.note, answer.plan, answer.cost,
+            program_digest(answer.source),
+        )  # fmt: skip
         self._append(Written(candidate))
         self.feed.tell(brief, candidate.id, "wait")
         return candidate
 
     async def evaluate(self, candidate: Candidate) -> Evaluation:
-        """What the harness found; the same source is not measured twice.
+        """What the harness found; the same source or program is not measured twice.
 
         Raises:
             MachineError: the machine failed again and again; the candidate stays pending.
             StoreError: an artefact could not be stored; the candidate stays pending.
         """
-        twin = same_source(self._graph, candidate)
+        twin, _ = same_text(self._graph, candidate) or (None, "")
         if twin is not None and twin.evaluation.verdict.family != "not-the-candidate":
-            return twin.evaluation
+            return replace(twin.evaluation, device_seconds=0.0)
 
         def progress(rung: str) -> None:
             self.feed.tell(candidate.brief, candidate.id, rung)

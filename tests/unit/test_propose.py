@@ -83,11 +83,11 @@ def story(*steps, source="# n{}\n", plans=None):
             Evaluated(f"n{i}", found, worth),
         ]
     writer = BuiltinWriter(Workbench(fake_problem(), "h100", 0, translator=FakeTranslator()))
-    return fold_all([Entry(i, 1, 0.0, e) for i, e in enumerate(events)], writer.reducers)
+    return fold_all([Entry(i, 1, 0.0, e) for i, e in enumerate(events)], operator(writer).reducers)
 
 
-def operator(**more):
-    return Operator(FakeWriter(Workbench(fake_problem(), "h100", 0)), **more)
+def operator(writer=None, **more):
+    return Operator(writer or FakeWriter(Workbench(fake_problem(), "h100", 0)), **more)
 
 
 def test_a_first_brief_has_the_problem_and_the_rules():

@@ -162,6 +162,7 @@ def _memory_text(memory: Memory) -> str:
         ("Best so far", (memory.best,) if memory.best else ()),
         ("How the first parent came about", memory.lineage),
         ("Already tried from here (do not repeat)", memory.children),
+        ("Repeats: these were kernels that the run had already; change what is computed or how", memory.repeats),
     ]
     return "\n\n".join(f"{title}:\n" + "\n".join(f"- {t}" for t in lines) for title, lines in parts if lines) or (
         "This is the first brief of the run."

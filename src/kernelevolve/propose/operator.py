@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from kernelevolve.candidate import Brief
 from kernelevolve.evaluation import Evaluation
-from kernelevolve.graph import Graph
+from kernelevolve.graph import Graph, Reducer
 from kernelevolve.hardware import HardwareFigures
 from kernelevolve.propose import Answer, Writer
 from kernelevolve.propose.compose import compose
 from kernelevolve.propose.diagnose import Diagnosis, diagnose
-from kernelevolve.propose.memory import remember
+from kernelevolve.propose.memory import RepeatsReducer, remember
 
 Articles = Callable[[str], str]
 
@@ -35,6 +35,11 @@ class Operator:
         self.writer = writer
         self._figures = figures
         self._articles = articles
+
+    @property
+    def reducers(self) -> tuple[Reducer, ...]:
+        """What briefs and the writer need of the log at scale."""
+        return (RepeatsReducer(), *self.writer.reducers)
 
     def brief(self, graph: Graph, parents: tuple[str, ...]) -> Brief:
         """The next brief of the run: `parents` with a prompt, a diagnosis of the first one, and the built-in's move."""

@@ -1,7 +1,8 @@
-"""Duplicates: the same source, or different source that compiled to the same machine code.
+"""Duplicates: the same source, the same program under other names, or source that compiled to the same machine code.
 
 In: the graph, a candidate, its evaluation. Out: the node that it repeats, and the label that says how. Left to others:
-what to do about it: the same source is not measured again (`run`), duplicates are no parents (`search.greedy`).
+which program a source is (`search.program`), and what to do about a duplicate: the same source or program is not
+measured again (`run`), duplicates are no parents (`search.greedy`), the next brief tells them (`propose.memory`).
 """
 
 from __future__ import annotations
@@ -36,10 +37,28 @@ class BinariesReducer:
         return state
 
 
-def same_source(graph: Graph, candidate: Candidate) -> Node | None:
-    """The first node with the same source, byte for byte."""
-    first = graph.with_digest(candidate.digest)
-    return graph.nodes[first] if first else None
+class ProgramsReducer:
+    """Maps a program, whatever its names, to the first node that has it."""
+
+    name = "novelty.programs"
+
+    def start(self) -> dict[str, str]:
+        return {}
+
+    def fold(self, state: dict[str, str], event: Event, graph: Graph) -> dict[str, str]:
+        if isinstance(event, Evaluated) and (program := graph.nodes[event.candidate].candidate.program):
+            state.setdefault(program, event.candidate)
+        return state
+
+
+def same_text(graph: Graph, candidate: Candidate) -> tuple[Node, str] | None:
+    """The first node that is known by its text alone to be the same kernel, and how: the same source byte for byte, or
+    the same program under other names."""
+    if first := graph.with_digest(candidate.digest):
+        return graph.nodes[first], "same source"
+    if candidate.program and (first := graph.reduced(ProgramsReducer.name).get(candidate.program, "")):
+        return graph.nodes[first], "same program under other names"
+    return None
 
 
 def told_as_duplicate(graph: Graph, candidate: Candidate, evaluation: Evaluation) -> tuple[str, Evaluation]:
@@ -48,8 +67,7 @@ def told_as_duplicate(graph: Graph, candidate: Candidate, evaluation: Evaluation
     The same machine code under another grid computes another thing, so a candidate counts as a duplicate by machine
     code only where the verdict is the same too.
     """
-    twin = same_source(graph, candidate)
-    how = "same source"
+    twin, how = same_text(graph, candidate) or (None, "")
     if twin is None and (code := binaries(evaluation)):
         first = graph.reduced(BinariesReducer.name).get(code, "")
         twin = graph.nodes[first] if first and graph.nodes[first].evaluation.verdict is evaluation.verdict else None
