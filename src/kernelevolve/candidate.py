@@ -63,6 +63,7 @@ class Brief:
         prompt: what a model would see, as Markdown.
         move: for the built-in writer, the move to make, as its own data; empty = the first kernel.
         diagnosis: what limits the parent, in one line.
+        memory: what of earlier candidates and runs it tells, by `propose.memory`; empty in logs of schema 3.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Brief:
     prompt: str
     move: Mapping[str, Any] = field(default_factory=dict)
     diagnosis: str = ""
+    memory: str = ""
 
 
 @dataclass(frozen=True)

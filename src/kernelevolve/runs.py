@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from kernelevolve.events import Component, Created, Entry, Event
 from kernelevolve.graph import Graph, fold, fold_all
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Workbench, Writer
+from kernelevolve.propose.memory import from_earlier
 from kernelevolve.propose.operator import Operator
 from kernelevolve.receipt import write_receipt
 from kernelevolve.run import Equip, Equipment, Parts, Run
@@ -49,6 +50,7 @@ def create_run(
     builds: Path | None = None,
     blobs: str = "",
     admit_anyway: bool = False,
+    earlier: Iterable[Graph] = (),
 ) -> Run:
     """A new run in `folder`, owned by this process.
 
@@ -61,6 +63,7 @@ def create_run(
         builds: folder for builds that siblings share; default: in the run's folder.
         blobs: an fsspec address for artefacts; default: `blobs` in the run's folder, which moves with it.
         admit_anyway: go on even where null models pass the problem, or an honest kernel fails it; recorded.
+        earlier: runs whose notes briefs may be told; a note in the log has them, so the runs need not stay.
 
     Raises:
         ProblemError: the problem cannot be used, or is not admitted.
@@ -89,7 +92,8 @@ def create_run(
             with _undone_on_error(equipment.close):
                 parts = _parts(created, equipment)
                 graph = Graph(parts.reducers)
-                begin: tuple[Event, ...] = (created, *equipment.notes)
+                recalled = from_earlier(earlier, problem, platform)
+                begin: tuple[Event, ...] = (created, *((recalled,) if recalled else ()), *equipment.notes)
                 for event in begin:
                     fold(graph, log.append(event, lease))
                 kept()

@@ -17,6 +17,11 @@ from kernelevolve.errors import UsageError
 Effort = Literal["quick", "standard", "deep"]
 LaneName = Literal["screen", "accept", "publish"]
 ValueUnit = Literal["candidate", "minute", "hour", "device-minute", "dollar"]
+MemoryMode = Literal["none", "trajectory", "siblings", "both"]
+MEMORY_MODES: tuple[MemoryMode, ...] = get_args(MemoryMode)
+# Both ends are settings of the one study of memory across sessions (Trellis, of the paper's authors); that the share
+# grows between them is our choice: diversity is worth most at first.
+RECALL = (0.1, 0.5)
 VALUE_UNITS: tuple[ValueUnit, ...] = get_args(ValueUnit)
 
 
@@ -74,6 +79,8 @@ class Settings:
         build_trials: knob choices that it tries where there is none and only build and model rank them.
         distributions: of inputs in the correctness rungs, see `protocol.Case`.
         seeds: input seeds per distribution.
+        memory: what a brief is told of its run; of several modes each brief draws one.
+        recall: chance with which each note of earlier runs is told, at first and when all candidates are asked for.
         lane: in which every candidate is judged.
         last_rung: the rung after which a climb stops; empty to climb them all.
     """
@@ -97,6 +104,8 @@ class Settings:
     roofline: float | None = None
     value: float | None = None
     value_per: ValueUnit = "minute"
+    memory: tuple[MemoryMode, ...] = ("both",)
+    recall: tuple[float, float] = RECALL
     lane: LaneName = "screen"
     last_rung: str = ""
 
@@ -109,6 +118,13 @@ class Settings:
                 raise UsageError(f"settings: {name} = {value}; it must be above 0 and finite")
         if self.roofline is not None and self.roofline > 1:
             raise UsageError(f"settings: roofline = {self.roofline:g}; nothing is faster than the floor, at most 1")
+        unknown = [mode for mode in self.memory if mode not in MEMORY_MODES]
+        if unknown or not self.memory:
+            raise UsageError(
+                f"settings: memory = {', '.join(self.memory) or 'nothing'}; known: {', '.join(MEMORY_MODES)}"
+            )
+        if not 0 <= self.recall[0] <= self.recall[1] <= 1:
+            raise UsageError(f"settings: recall = {self.recall}; two chances from 0 to 1, the low one first")
         if self.value_per not in VALUE_UNITS:
             raise UsageError(f"settings: value_per = {self.value_per!r}; known: {', '.join(VALUE_UNITS)}")
 

@@ -18,6 +18,7 @@ import pytest
 from kernelevolve.cli import main, places, public
 from kernelevolve.errors import StoreFull, UsageError
 from kernelevolve.problem import Problem
+from kernelevolve.runs import read_run
 from kernelevolve.store.blobs import Blobs
 from kernelevolve.testing import FakeEvaluator, FakeTranslator, fake_equip, fake_folder
 
@@ -355,3 +356,27 @@ def test_limits_that_cannot_hold_are_refused_before_anything_is_spent(
     code, _, err = door("optimize", "relu.py", "--out", "r", *options)
     assert (code, message in err) == (2, True), err
     assert not (tmp_path / "r").exists()
+
+
+def test_what_briefs_remember_is_chosen_and_recorded(door: Door) -> None:
+    assert door("optimize", "relu.py", "--out", "runs/a", "--candidates", 3)[0] == 0
+    options = ("--memory", "none,both", "--earlier", "runs", "--recall", "0:1")
+    code, _, err = door("optimize", "relu.py", "--out", "b", "--candidates", 3, *options)
+    assert code == 0, err
+    settings = read_run(Path("b")).created.settings
+    assert (settings["memory"], settings["recall"]) == (["none", "both"], [0.0, 1.0])
+    assert any(note.topic == "earlier" for note in read_run(Path("b")).notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--memory", "some"), "memory = some; known: none, trajectory, siblings, both"),
+        (("--recall", "0.1:0.5"), "give their folder: --earlier"),
+        (("--recall", "often", "--earlier", "."), "--recall 'often' is no schedule"),
+        (("--earlier", "nowhere"), "nowhere holds no run"),
+    ],
+)
+def test_memory_that_cannot_be_is_refused(door: Door, options: tuple[object, ...], message: str) -> None:
+    code, _, err = door("optimize", "relu.py", "--out", "r", *options)
+    assert (code, message in err) == (2, True), err

@@ -63,6 +63,7 @@ from kernelevolve.cli.limits import (
     limits,
 )
 from kernelevolve.cli.looking import result_of
+from kernelevolve.cli.remembering import Earlier, MemoryModes, Recall, earlier_runs, remembered
 
 app = typer.Typer(
     name="kernelevolve",
@@ -111,6 +112,9 @@ def optimize(
     target: Target = None,
     roofline: Roofline = None,
     value: Value = None,
+    memory: MemoryModes = None,
+    recall: Recall = None,
+    earlier: Earlier = None,
     seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
     admit_anyway: AdmitAnyway = False,
@@ -127,7 +131,8 @@ def optimize(
     given = limits(
         candidates=candidates, time=time, device_time=device_time, tokens=tokens, money=money, plateau=plateau,
         target=target, roofline=roofline, value=value,
-    )  # fmt: skip
+    ).also(remembered(memory, recall))  # fmt: skip
+    known = earlier_runs(earlier, recall)
     settings = given.chosen(effort, device=device)
     platforms = known_platforms(platform)
     wanted = load_problem(problem, suite_path)
@@ -135,7 +140,7 @@ def optimize(
     _header(door, wanted, platforms, effort, seed, folder)
     door.folder = folder
     with interruptible(door), public.workshop(wanted, device, **public.sealing(unsealed)) as equip:
-        runs = _new_runs(folder, wanted, platforms, equip, settings, seed, admit_anyway)
+        runs = _new_runs(folder, wanted, platforms, equip, settings, seed, admit_anyway, known)
         _carry_on(door, equip, runs, folder, {})
 
 
@@ -153,6 +158,8 @@ def resume(
     target: Target = None,
     roofline: Roofline = None,
     value: Value = None,
+    memory: MemoryModes = None,
+    recall: Recall = None,
     by_force: Annotated[
         bool, typer.Option("--by-force", help="take the run from a process that is known to be gone")
     ] = False,
@@ -167,7 +174,7 @@ def resume(
     given = limits(
         candidates=candidates, time=time, device_time=device_time, tokens=tokens, money=money, plateau=plateau,
         target=target, roofline=roofline, value=value,
-    )  # fmt: skip
+    ).also(remembered(memory, recall))  # fmt: skip
     wider = {place: _wider(place, effort, given, device) for place in runs}
     problem = read_run(runs[0]).created.problem
     with interruptible(door), public.workshop(problem, device, **public.sealing(unsealed)) as equip:
@@ -175,7 +182,14 @@ def resume(
 
 
 def _new_runs(
-    folder: Path, problem: Problem, platforms: tuple[str, ...], equip: Any, settings: Settings, seed: int, anyway: bool
+    folder: Path,
+    problem: Problem,
+    platforms: tuple[str, ...],
+    equip: Any,
+    settings: Settings,
+    seed: int,
+    anyway: bool,
+    earlier: list[Graph],
 ) -> tuple[Path, ...]:
     """The folders of new runs, one for each platform; where one cannot begin, none does and no folder is left."""
     if len(platforms) > 1 and holds_run(folder):
@@ -190,7 +204,15 @@ def _new_runs(
         # All siblings exist from the start, so that `resume` finds those that an interrupt left unstarted.
         for run, name in zip(runs, platforms, strict=True):
             create_run(
-                run, problem, name, equip, settings=settings, seed=seed, builds=folder / "builds", admit_anyway=anyway
+                run,
+                problem,
+                name,
+                equip,
+                settings=settings,
+                seed=seed,
+                builds=folder / "builds",
+                admit_anyway=anyway,
+                earlier=earlier,
             ).close()
         undone_on_error.pop_all()
     return runs

@@ -46,6 +46,10 @@ class Limits:
 
     given: Mapping[str, Any] = field(default_factory=dict)
 
+    def also(self, given: Mapping[str, Any]) -> Limits:
+        """These and more."""
+        return Limits({**self.given, **given})
+
     def on(self, settings: Settings, *, device: str = "auto") -> Settings:
         """`settings` with these.
 

@@ -163,7 +163,10 @@ def _memory_text(memory: Memory) -> str:
         ("How the first parent came about", memory.lineage),
         ("Already tried from here (do not repeat)", memory.children),
         ("Repeats: these were kernels that the run had already; change what is computed or how", memory.repeats),
+        ("From earlier runs (other problems or machines may differ)", memory.earlier),
     ]
     return "\n\n".join(f"{title}:\n" + "\n".join(f"- {t}" for t in lines) for title, lines in parts if lines) or (
-        "This is the first brief of the run."
+        "Nothing is told about what came before."
+        if memory.mode.startswith("none")
+        else "This is the first brief of the run."
     )

@@ -1,77 +1,179 @@
-"""Memory: what this run has already learned about the parents at hand.
+"""Memory: what a brief is told of this run and of earlier ones, by its mode.
 
 In: the graph and the parents. Out: a few lines of text, as many in a long run as in a short one. Left to others: what
-other runs have learned (`knowledge`).
+is known without any run (`knowledge`), reading earlier runs (`runs`).
+
+The modes are those that the paper's authors name per node: none (a clean restart, to leave a local optimum), the
+parent's trajectory, siblings, both. Notes from earlier runs come by chance, few of them first: their later study found
+that more memory makes fewer faulty kernels and less diverse, less good best ones. Every draw comes from the run's seed
+and the ask index.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from kernelevolve.events import Evaluated, Event
+from kernelevolve.events import Evaluated, Event, Noted
 from kernelevolve.graph import Graph, Node
+from kernelevolve.problem import Problem
+from kernelevolve.settings import MEMORY_MODES, RECALL
 
 CHILDREN = 8
 ANCESTORS = 8
 REPEATS = 4
+#: Most notes of earlier runs that a run keeps, and of one run among them.
+EARLIER, EARLIER_PER_RUN = 16, 4
+#: Topic of the note that holds them.
+TOPIC = "earlier"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """One line per node: `best` of the run, the latest `lineage` of the first parent, its latest `children`, and the
-    latest answers that repeated a kernel of the run (`repeats`), those from the parents at hand first."""
+    """One line per node.
+
+    Attributes:
+        best: of the run; empty in mode `none`.
+        lineage: the latest of the first parent's line of descent.
+        children: latest siblings of what is asked for: what was written from the same parents.
+        repeats: latest answers to the same parents that repeated a kernel; in every mode.
+        earlier: notes from earlier runs.
+        mode: as drawn, with what of the earlier notes was.
+    """
 
     best: str
     lineage: tuple[str, ...]
     children: tuple[str, ...]
     repeats: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
+    mode: str = "both"
 
 
-def _keys(parents: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+Key = tuple[str, ...]
+
+
+@dataclass
+class Latest:
+    """Duplicates by their parents, `()` for fresh drafts; and fresh drafts. The latest of each."""
+
+    repeats: dict[Key, list[str]] = field(default_factory=dict)
+    drafts: list[str] = field(default_factory=list)
+
+
+def _keys(parents: tuple[str, ...]) -> tuple[Key, ...]:
+    # Of one parent each: what came of a crossover informs whoever goes on from either.
     return tuple((parent,) for parent in parents) or ((),)
 
 
-class RepeatsReducer:
-    """The latest duplicates by their parents, `()` for fresh drafts."""
+class MemoryReducer:
+    """Folds Latest."""
 
-    name = "memory.repeats"
+    name = "memory.latest"
 
-    def start(self) -> dict[tuple[str, ...], list[str]]:
-        return {}
+    def start(self) -> Latest:
+        return Latest()
 
-    def fold(
-        self, state: dict[tuple[str, ...], list[str]], event: Event, graph: Graph
-    ) -> dict[tuple[str, ...], list[str]]:
-        if isinstance(event, Evaluated) and event.duplicate_of:
-            # Of one parent each: a crossover's repeats inform whoever goes on from either.
-            for key in _keys(graph.nodes[event.candidate].parents):
-                latest = state.setdefault(key, [])
+    def fold(self, state: Latest, event: Event, graph: Graph) -> Latest:
+        if not isinstance(event, Evaluated):
+            return state
+        parents = graph.nodes[event.candidate].parents
+        if event.duplicate_of:
+            for key in _keys(parents):
+                latest = state.repeats.setdefault(key, [])
                 latest.append(event.candidate)
                 del latest[:-REPEATS]
+        if not parents:
+            state.drafts.append(event.candidate)
+            del state.drafts[:-CHILDREN]
         return state
 
 
 def remember(graph: Graph, parents: tuple[str, ...]) -> Memory:
-    """What the graph tells about `parents`."""
-    best = line(graph.best) if graph.best is not None else ""
-    repeats = repeated(graph, parents)
-    if not parents:
-        return Memory(best, (), (), repeats)
+    """What the graph tells about `parents`, in the mode of the next ask.
+
+    The graph must fold `MemoryReducer`.
+    """
+    rng = random.Random(f"{graph.created.seed}:{graph.asked}:memory")
+    modes = tuple(graph.settings.get("memory") or MEMORY_MODES[-1:])
+    mode = rng.choice(modes)
+    earlier, said = _recalled(graph, rng)
+    best = line(graph.best) if graph.best is not None and mode != "none" else ""
+    return Memory(
+        best,
+        _lineage(graph, parents) if mode in ("trajectory", "both") else (),
+        _siblings(graph, parents) if mode in ("siblings", "both") else (),
+        _repeated(graph, parents),
+        earlier,
+        f"{mode}; {said}" if said else mode,
+    )
+
+
+def _lineage(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
     line_of_descent: list[Node] = []
-    name: str | None = parents[0]
+    name = parents[0] if parents else None
     while name is not None and len(line_of_descent) < ANCESTORS:
         node = graph.nodes[name]
         line_of_descent.append(node)
         name = node.parents[0] if node.parents else None
-    tried = [graph.nodes[child] for parent in parents for child in graph.children(parent)[-CHILDREN:]]
-    return Memory(best, tuple(line(n) for n in reversed(line_of_descent)), tuple(line(n) for n in tried), repeats)
+    return tuple(line(n) for n in reversed(line_of_descent))
 
 
-def repeated(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
-    """The latest answers to briefs with these parents that repeated a kernel, each with what it repeats and how."""
-    known = graph.reduced(RepeatsReducer.name)
-    found = dict.fromkeys(name for key in _keys(parents) for name in known.get(key, ()))
+def _siblings(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
+    latest: Latest = graph.reduced(MemoryReducer.name)
+    names = [child for parent in parents for child in graph.children(parent)[-CHILDREN:]] if parents else latest.drafts
+    return tuple(line(graph.nodes[name]) for name in dict.fromkeys(names))
+
+
+def _repeated(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
+    latest: Latest = graph.reduced(MemoryReducer.name)
+    found = dict.fromkeys(name for key in _keys(parents) for name in latest.repeats.get(key, ()))
     return tuple(_repeat(graph.nodes[name]) for name in found)
+
+
+def share(graph: Graph) -> float:
+    """The chance with which each note of earlier runs is told in the next brief: it goes straight from the low to the
+    high end of `Settings.recall` while the run's candidates are asked for."""
+    low, high = graph.settings.get("recall") or RECALL
+    most = float(graph.settings.get("candidates") or 1)
+    return float(low + (high - low) * min(1.0, graph.asked / most))
+
+
+def _recalled(graph: Graph, rng: random.Random) -> tuple[tuple[str, ...], str]:
+    notes = [text for note in graph.notes if note.topic == TOPIC for text in note.data["notes"]]
+    if not notes:
+        return (), ""
+    p = share(graph)
+    drawn = tuple(text for text in notes if rng.random() < p)
+    return drawn, f"{len(drawn)} of {len(notes)} earlier notes at p = {p:.2f}"
+
+
+def from_earlier(earlier: Iterable[Graph], problem: Problem, platform: str) -> Noted | None:
+    """What earlier runs say, as the note that a new run's log keeps; None where they say nothing.
+
+    Of each run the best correct candidates that somebody wrote a note for, none twice; runs of the same problem first,
+    then of the same platform.
+    """
+    graphs = sorted(
+        earlier,
+        key=lambda g: (g.created.problem.key != problem.key, g.created.platform != platform),
+    )
+    notes: list[str] = []
+    for graph in graphs:
+        able = [
+            node
+            for node in graph.nodes.values()
+            if node.evaluation.correct and not node.duplicate_of and node.candidate.note
+        ]
+        able.sort(key=lambda node: (node.rank, -node.index), reverse=True)
+        where = f"{graph.created.problem.name} on {graph.created.platform}, run {graph.created.run}"
+        notes += [f"{where}, {line(node)}" for node in able[:EARLIER_PER_RUN]]
+    if not notes:
+        return None
+    kept = list(dict.fromkeys(notes))[:EARLIER]
+    count = f"{len(kept)} note{'s' * (len(kept) != 1)} from {len(graphs)} earlier run{'s' * (len(graphs) != 1)}"
+    runs = [g.created.run for g in graphs]
+    return Noted(TOPIC, count, {"notes": kept, "runs": runs})
 
 
 def _repeat(node: Node) -> str:

@@ -15,7 +15,7 @@ from kernelevolve.hardware import HardwareFigures
 from kernelevolve.propose import Answer, Writer
 from kernelevolve.propose.compose import compose
 from kernelevolve.propose.diagnose import Diagnosis, diagnose
-from kernelevolve.propose.memory import RepeatsReducer, remember
+from kernelevolve.propose.memory import MemoryReducer, remember
 
 Articles = Callable[[str], str]
 
@@ -39,7 +39,7 @@ class Operator:
     @property
     def reducers(self) -> tuple[Reducer, ...]:
         """What briefs and the writer need of the log at scale."""
-        return (RepeatsReducer(), *self.writer.reducers)
+        return (MemoryReducer(), *self.writer.reducers)
 
     def brief(self, graph: Graph, parents: tuple[str, ...]) -> Brief:
         """The next brief of the run: `parents` with a prompt, a diagnosis of the first one, and the built-in's move."""
@@ -49,7 +49,7 @@ class Operator:
         knowledge = self._articles(said or graph.created.problem.name) if self._articles is not None else ""
         prompt = compose(graph, parents, diagnosis=diagnosis, memory=memory, figures=self._figures, knowledge=knowledge)
         move = {"from": list(parents), "limit": diagnosis.limit} if diagnosis is not None else {}
-        return Brief(f"b{graph.asked}", graph.asked, parents, prompt, move, said)
+        return Brief(f"b{graph.asked}", graph.asked, parents, prompt, move, said, memory.mode)
 
     def diagnose(self, evaluation: Evaluation) -> Diagnosis:
         """What limits a candidate, by the rules and these figures."""
