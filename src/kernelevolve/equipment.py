@@ -23,6 +23,7 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import ON_DEVICE, Device
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Refusal, Roles
+from kernelevolve.evaluate.twins import Twins
 from kernelevolve.evaluation import Evaluation
 from kernelevolve.events import Created, Noted
 from kernelevolve.nursery import Limits
@@ -86,8 +87,9 @@ class Workshop:
         admission = self._admit(bench, created, settings, device)
         engineer = Engineer(self.problem, platform, self.program)
         ladder = Ladder(
-            bench, platform, settings, engineer, seed=created.seed, device=device, interpret=self._interpret
-        )
+            bench, platform, settings, engineer, seed=created.seed, device=device, interpret=self._interpret,
+            twins=Twins(),
+        )  # fmt: skip
         notes = (Noted(TOPIC, admission.sentence, codec.to_data(admission)),)
 
         def confirm(screened: Evaluation, count: int) -> Ladder:

@@ -21,6 +21,7 @@ from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.roles import Roles
 from kernelevolve.evaluate.timing import Blocks
+from kernelevolve.evaluate.twins import Twins
 from kernelevolve.evaluation import Evaluation, Verdict
 from kernelevolve.problem import parse_problem
 from kernelevolve.settings import LANES, settings_for
@@ -146,7 +147,7 @@ def test_each_gets_its_own_verdict_and_is_timed_alone(ladder: Ladder, monkeypatc
         got = found[number]
         assert isinstance(got, Evaluation), got
         assert got.verdict in KINDS[name][1], (name, got.rungs[-1].message)
-        assert got.device_seconds > 0
+        assert got.device_seconds > 0 or name == "dies"
     ordered = sorted(spans)
     assert len(ordered) >= 3, "two candidates and the first look at the baseline"
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(ordered)), "two were timed at once"
@@ -171,3 +172,20 @@ def test_a_failure_beside_others_is_looked_at_again_alone(ladder: Ladder, monkey
     assert tried == [False, False]
     assert any("tried again alone" in label for label in found.labels)
     assert [r.rung.value for r in found.rungs].count("time") == 1, "what the first try reported is gone"
+
+
+def test_who_is_built_to_the_same_launches_as_a_measured_one_holds_no_device(ladder: Ladder) -> None:
+    ladder.twins = Twins()
+    source = KINDS["honest"][0]
+    first = ladder.climb(Candidate("n0", "b0", "guest", source), lambda rung: None, lambda data: "kept")
+    assert first.correct and first.device_seconds > 0
+    rungs: list[str] = []
+    # Another text and another program, and yet the same code.
+    other = f"SPARE = 1\n{source}"
+    again = ladder.climb(Candidate("n1", "b1", "guest", other), rungs.append, lambda data: "kept")
+    assert rungs == ["check", "plan", "build"] and again.device_seconds == 0.0
+    assert (again.verdict, again.timings) == (first.verdict, first.timings)
+    assert again.rungs[-1].status == "skipped" and "its launches are those of n0" in again.rungs[-1].message
+    assert {guard.held for guard in again.guards} <= {"not run"}
+    wrong = ladder.climb(Candidate("n2", "b2", "guest", KINDS["wrong"][0]), rungs.append, lambda data: "kept")
+    assert not wrong.correct and wrong.device_seconds > 0

@@ -27,6 +27,7 @@ from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.structure import examine
 from kernelevolve.evaluate.talk import Talk
 from kernelevolve.evaluate.tune import Group, Tuning, chooses_configs, tuning
+from kernelevolve.evaluate.twins import Twins, repeated
 from kernelevolve.evaluation import (
     Evaluation,
     Evidence,
@@ -65,6 +66,7 @@ class Ladder:
         lane: Lane | None = None,
         candidates: int = 1,
         builder: Builder | None = None,
+        twins: Twins | None = None,
     ) -> None:
         """For one platform.
 
@@ -74,6 +76,8 @@ class Ladder:
             bounds: what a candidate may use.
             candidates: how many are measured of which the best will be taken as the result: intervals are wider then.
             builder: that of another ladder of the same platform, to share its processes.
+            twins: what was measured in this session, so that nobody who was built to the same launches is measured
+                again in a search on a device; None to measure everybody.
         """
         self.bench, self.platform, self.settings = bench, platform, settings
         self.seed, self.device, self.interpret = seed, device, interpret or device is None
@@ -81,6 +85,7 @@ class Ladder:
         self.pinned: Mapping[str, Mapping[str, Choice]] = {}
         self.secret: bytes | None = None
         self.candidates = candidates
+        self.twins = twins if device is not None and self.lane.name == "screen" else None
         self.builder = builder or Builder(bench, platform, bounds)
         self.modelling = Modelling(bench, platform, self.builder, costs)
 
@@ -108,6 +113,8 @@ class Ladder:
         """All rungs in order, in this thread."""
         seeds = Seeds(self.secret or self._shared())
         climb = Climb(candidate, progress, Gathered(self.platform.name), self.lane, self._last(), seeds=seeds)
+        built: list[Built] = []
+        measured: Twins | None = None
         try:
             finding = self._check(climb)
             knobs = finding.knobs.for_vendor(self.platform.vendor)
@@ -118,7 +125,10 @@ class Ladder:
             climb.tuning = self._tuning(candidate.source, {} if self.pinned else knobs)
             if len(self.bench.problem.workloads) > 1 and chooses_configs(candidate.source):
                 climb.labels.append("one choice for all workloads, as an autotuned kernel's configuration is")
-            self._build(climb)
+            built = self._build(climb)
+            measured = None if climb.last or self.pinned else self.twins
+            if measured and (twin := measured.of(candidate, knobs, built, self.builder)):
+                return repeated(twin, climb.reports, self.platform.name)
             if self.interpret:
                 self._interpret(climb)
             if self.device:
@@ -134,7 +144,10 @@ class Ladder:
         seat = (self.device.torch_name, self.device.name) if self.device else ("", "")
         climb.gathered.circumstances = circumstances(*seat, climb.seeds.secret)
         climb.isolation = self.bench.roles.isolation or climb.isolation
-        return climb.evaluation(verdict, self.bench.roles["builder"].known_versions(), self.bench.labels, keep)
+        found = climb.evaluation(verdict, self.bench.roles["builder"].known_versions(), self.bench.labels, keep)
+        if measured and built:
+            measured.tell(candidate, knobs, built, found)
+        return found
 
     def _always_on(self, climb: Climb, verdict: Verdict) -> None:
         """What the two guards found that are no rung and no test of their own."""
@@ -181,7 +194,7 @@ class Ladder:
         described = {d.variant.workload: d for d in self._full()}
         return tuning(source, knobs, self.bench.problem.workloads, described, seed=self.seed, trials=trials)
 
-    def _build(self, climb: Climb) -> None:
+    def _build(self, climb: Climb) -> list[Built]:
         built: list[Built] = []
 
         refused: list[Failed] = []
@@ -212,6 +225,7 @@ class Ladder:
             return self.builder.describe(climb.resources)
 
         climb.rung(Rung.BUILD, build)
+        return built
 
     def _start_elsewhere(self, climb: Climb, group: Group, built: list[Built]) -> bool:
         """Whether another choice builds for these workloads; it takes the place of the default, which suits others."""

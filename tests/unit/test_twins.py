@@ -1,0 +1,83 @@
+"""Candidates that were built to the same launches as a measured one, with a builder that answers from a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kernelevolve.candidate import Candidate
+from kernelevolve.evaluate.building import Built
+from kernelevolve.evaluate.correct import Failed
+from kernelevolve.evaluate.twins import Twins, repeated
+from kernelevolve.evaluation import Evaluation, Guard, Resources, Verdict
+from kernelevolve.testing import FAKE_PLATFORM, fake_evaluation, fake_plan
+
+KNOBS = {"BLOCK": (64, 128)}
+DEFAULT, TUNED = {"BLOCK": 64}, {"BLOCK": 128}
+
+
+def built(code: str, kernel: str = "kernel", grid: int = 7) -> Built:
+    plan = fake_plan(Candidate("n", "b", "fake", ""))
+    (launch,) = plan.launches
+    return Built(
+        replace(plan, launches=(replace(launch, kernel=kernel, grid=(grid, 1, 1)),)),
+        (Resources(kernel, "sm_90", code, 32, 0, 0, 4, 1.0),),
+    )
+
+
+class Table:
+    """Builds by source and block; what is not in it does not build."""
+
+    def __init__(self, **rows: tuple[Built, Built | None]) -> None:
+        self.rows = rows
+
+    def build(self, source, choice, workloads=()):
+        found = self.rows[source][choice == TUNED]
+        if found is None:
+            raise Failed(Verdict.COMPILE_ERROR, "not in the table")
+        return [found]
+
+
+def measured(quality: float = 2.0, verdict: Verdict | None = None) -> Evaluation:
+    found = fake_evaluation(quality, verdict=verdict)
+    guards = (Guard("overwrite", "held", "looked at"),)
+    return replace(
+        found, timings=tuple(replace(t, knobs=TUNED) for t in found.timings), device_seconds=5.0, guards=guards
+    )
+
+
+def twin_of(second: tuple[Built, Built | None], *, knobs=KNOBS, evaluation: Evaluation | None = None):
+    first = (built("aa"), built("bb"))
+    twins, table = Twins(), Table(one=first, two=second)
+    twins.tell(Candidate("n0", "b0", "fake", "one"), KNOBS, [first[0]], evaluation or measured())
+    return twins.of(Candidate("n1", "b1", "fake", "two"), knobs, [second[0]], table)
+
+
+def test_the_same_launches_at_both_choices_are_a_twin_whatever_the_kernel_is_called() -> None:
+    twin = twin_of((built("aa", "other"), built("bb", "other")))
+    assert twin is not None and twin.candidate.id == "n0"
+    found = repeated(twin, (), FAKE_PLATFORM)
+    assert (found.verdict, found.timings, found.device_seconds) == (Verdict.OK_FASTER, twin.evaluation.timings, 0.0)
+    assert found.rungs[-1].status == "skipped" and found.guards[0].held == "not run"
+    assert any("not measured: its launches are those of n0" in label for label in found.labels)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        (built("cc"), built("bb")),
+        (built("aa"), built("cc")),
+        (built("aa", grid=8), built("bb")),
+        (built("aa"), None),
+        (built(""), built("")),
+    ],
+)
+def test_another_code_or_grid_at_either_choice_is_no_twin(second) -> None:
+    assert twin_of(second) is None
+
+
+def test_other_knobs_or_a_wrong_first_one_are_no_twin() -> None:
+    same = (built("aa"), built("bb"))
+    assert twin_of(same, knobs={"BLOCK": (64, 256)}) is None
+    assert twin_of(same, evaluation=measured(verdict=Verdict.WRONG_VALUE)) is None
