@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kernelevolve.errors import NoCorrectCandidate as NoCorrectCandidate
     from kernelevolve.errors import NoMovesLeft as NoMovesLeft
     from kernelevolve.errors import NotConfirmed as NotConfirmed
+    from kernelevolve.errors import PluginFault as PluginFault
     from kernelevolve.errors import ProblemError as ProblemError
     from kernelevolve.errors import RunBusy as RunBusy
     from kernelevolve.errors import SeatLost as SeatLost
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from kernelevolve.runs import tail as tail
     from kernelevolve.seal.layers import Layer as Layer
     from kernelevolve.seal.offered import seal_layers as seal_layers
+    from kernelevolve.search.choosing import policy_named as policy_named
     from kernelevolve.selftest.aa import run_aa as run_aa
     from kernelevolve.selftest.matrix import rows_for as rows_for
     from kernelevolve.selftest.matrix import run_matrix as run_matrix
@@ -134,6 +136,7 @@ _PLACES = {
     "Node": "graph",
     "NotConfirmed": "errors",
     "Pending": "graph",
+    "PluginFault": "errors",
     "Problem": "problem",
     "ProblemError": "errors",
     "Receipt": "receipt",
@@ -170,6 +173,7 @@ _PLACES = {
     "open_suite": "suites",
     "optimize": "runs",
     "plugins": "plugins",
+    "policy_named": "search.choosing",
     "read_artefacts": "runs",
     "read_problem": "problem",
     "read_receipt": "receipt",

@@ -23,9 +23,10 @@ from kernelevolve.propose import Draft
 from kernelevolve.propose.builtin import plan_key
 from kernelevolve.translate import baseline, errors
 from kernelevolve.translate.baseline import OpWork
+from kernelevolve.translate.cross import crossings
 from kernelevolve.translate.first import first_plan
 from kernelevolve.translate.ir import Program
-from kernelevolve.translate.moves import moves
+from kernelevolve.translate.moves import Move, moves
 from kernelevolve.translate.plan import Plan
 from kernelevolve.translate.render import render
 
@@ -75,9 +76,20 @@ class Engineer:
         """See `Translator.next`."""
         return await asyncio.to_thread(self._next, plan, limit, tried)
 
+    async def cross(self, plan: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
+        """See `Translator.cross`."""
+        return await asyncio.to_thread(self._cross, plan, other, tried)
+
+    def _cross(self, data: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
+        plan, wanted = (Plan.from_json(json.dumps(text)) for text in (data, other))
+        return self._first_new(crossings(self.program, plan, wanted), tried)
+
     def _next(self, data: Mapping[str, Any], limit: str, tried: Container[str]) -> Draft | None:
         plan = Plan.from_json(json.dumps(data))
-        for move in moves(self.program, plan, limit, frozenset()):
+        return self._first_new(moves(self.program, plan, limit, frozenset()), tried)
+
+    def _first_new(self, options: Sequence[Move], tried: Container[str]) -> Draft | None:
+        for move in options:
             if plan_key(self._data(move.plan)) not in tried:
                 try:
                     return self._draft(move.plan, f"{move.name}: {move.reason}")

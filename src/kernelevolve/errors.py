@@ -13,6 +13,7 @@ KernelEvolveError                       exit code 1
 ├── NoCorrectCandidate                  5   a run ended without one correct candidate
 ├── NotConfirmed                        8   a receipt came out different, or a failure was not reproduced
 ├── CannotCompare                       9   nothing can be said here of a receipt or a failure
+├── PluginFault                         70  a plugin raised, or gave or changed what its contract does not allow
 ├── StoreError                          6   the run's log, or a blob beside it, cannot be read or written
 │   ├── RunBusy                             another process owns the run
 │   ├── StaleLease                          this process lost the run to another one
@@ -23,7 +24,7 @@ KernelEvolveError                       exit code 1
     ├── MissingDevice                       an accelerator was asked for and is not here
     └── Unsealed                            nothing would stand between foreign code and this machine
 
-70 is the exit code of any other exception, which is a bug here or in a plugin; 130 that of a run that Ctrl-C ended
+70 is also the exit code of any other exception, which is a bug here or in a plugin; 130 that of a run that Ctrl-C ended
 cleanly.
 """
 
@@ -109,6 +110,12 @@ class CannotCompare(KernelEvolveError):
     read."""
 
     exit_code = 9
+
+
+class PluginFault(KernelEvolveError):
+    """A plugin raised, or gave or changed what its contract does not allow; the message names it."""
+
+    exit_code = 70
 
 
 class StoreError(KernelEvolveError):

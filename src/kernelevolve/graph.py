@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from kernelevolve.candidate import Brief, Candidate
-from kernelevolve.errors import StoreError, UsageError
+from kernelevolve.errors import PluginFault, StoreError, UsageError
 from kernelevolve.evaluation import Evaluation, Figure
 from kernelevolve.events import Asked, Created, Dropped, Entry, Evaluated, Event, Finished, Noted, Written
 
@@ -226,6 +226,17 @@ class Graph:
         """Id of the first node whose source has this SHA-256; empty if there is none."""
         return self._digests.get(digest, "")
 
+    def witness(self, *, deep: bool = False) -> Any:
+        """What compares equal as long as nobody has changed the graph; not deep: in constant time, and sizes only."""
+        sizes = [value for value in vars(self).values() if isinstance(value, (int, float, str))]
+        sizes += [len(value) for value in vars(self).values() if isinstance(value, (dict, set, list))]
+        if not deep:
+            return sizes, id(self._best)
+        nodes = {name: id(node) for name, node in self._nodes.items()}
+        pending = {name: id(brief) for name, brief in self._pending.items()}
+        texts = repr((self._children, self._digests, self._reduced, sorted(self._exhausted)))
+        return sizes, id(self._best), nodes, pending, [id(note) for note in self._notes], texts
+
     def reduced(self, name: str) -> Any:
         """The state of the reducer called `name`.
 
@@ -242,6 +253,7 @@ def fold(graph: Graph, entry: Entry) -> Graph:
 
     Raises:
         StoreError: the entry does not follow from what is in the graph: a gap, an answer to no brief, a second Created.
+        PluginFault: a reducer raised.
     """
     if entry.sequence != graph._next:
         raise StoreError(
@@ -255,7 +267,13 @@ def fold(graph: Graph, entry: Entry) -> Graph:
         graph._active += max(0.0, entry.wall - graph._wall)
     graph._epoch, graph._wall, graph._next = entry.epoch, entry.wall, entry.sequence + 1
     for name, reducer in graph._reducers.items():
-        graph._reduced[name] = reducer.fold(graph._reduced[name], event, graph)
+        try:
+            graph._reduced[name] = reducer.fold(graph._reduced[name], event, graph)
+        except Exception as error:
+            raise PluginFault(
+                f"reducer {name!r} raised {type(error).__name__} at entry {entry.sequence} ({entry.kind}): {error}; "
+                "the log is whole: repair the reducer's package and resume the run"
+            ) from error
     return graph
 
 

@@ -45,6 +45,11 @@ def load(kind: Kind, name: str) -> Any:
         ) from error
 
 
+def owner(kind: Kind, name: str) -> str:
+    """The package that registered `name`, with its version; empty where nobody did."""
+    return next((_package(point) for point in _points(kind) if point.name == name), "")
+
+
 def _points(kind: Kind) -> tuple[EntryPoint, ...]:
     if kind not in get_args(Kind):
         raise UnknownName("plugin kind", kind, get_args(Kind))

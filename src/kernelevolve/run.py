@@ -36,7 +36,7 @@ from kernelevolve.graph import Graph, Node, Reducer, fold
 from kernelevolve.hardware import HardwareFigures
 from kernelevolve.propose import Answer, Translator
 from kernelevolve.propose.operator import Articles, Operator
-from kernelevolve.search import Policy, contenders
+from kernelevolve.search import Policy, choosing, contenders
 from kernelevolve.search.fitness import fitness
 from kernelevolve.search.novelty import BinariesReducer, ProgramsReducer, same_text, told_as_duplicate
 from kernelevolve.search.program import program_digest
@@ -159,14 +159,11 @@ class Run:
 
         Raises:
             NoMovesLeft: the policy has nothing to go on from.
-            UsageError: the policy selected what is no node, or one node twice.
+            PluginFault: the policy raised, selected what is no node or one node twice, or changed the graph.
         """
         graph = self._graph
         rng = random.Random(f"{graph.created.seed}:{graph.asked}:select")
-        parents = self._policy.select(graph, rng)
-        unknown = [parent for parent in parents if parent not in graph.nodes]
-        if unknown or len(set(parents)) != len(parents):
-            raise UsageError(f"policy {graph.created.policy.name!r} selected {parents}; parents are different nodes")
+        parents = choosing.select(self._policy, graph, rng)
         if graph.is_exhausted(parents):
             raise NoMovesLeft("no moves left")
         brief = self._operator.brief(graph, parents)

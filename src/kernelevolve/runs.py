@@ -27,6 +27,7 @@ from kernelevolve.propose.memory import from_earlier
 from kernelevolve.propose.operator import Operator
 from kernelevolve.receipt import write_receipt
 from kernelevolve.run import Equip, Equipment, Parts, Run
+from kernelevolve.search import choosing
 from kernelevolve.settings import Settings, settings_for
 from kernelevolve.store import Store
 from kernelevolve.store.artefacts import Artefacts
@@ -43,7 +44,7 @@ def create_run(
     equip: Equip,
     *,
     settings: Settings | None = None,
-    policy: Component | None = None,
+    policy: Component | str = choosing.DEFAULT,
     writer: Component | None = None,
     seed: int = 0,
     store: str = "sqlite",
@@ -58,7 +59,8 @@ def create_run(
         platform: name of the objective platform.
         equip: makes evaluator, figures and translator from the run's first event.
         settings: default: those of effort `standard`.
-        policy: default: greedy with the settings' number of drafts.
+        policy: a Component, or `NAME[:parameter=value,...]`, see `policy_named`; a policy that drafts has the settings'
+            number of drafts where it is not told another.
         writer: default: the built-in.
         builds: folder for builds that siblings share; default: in the run's folder.
         blobs: an fsspec address for artefacts; default: `blobs` in the run's folder, which moves with it.
@@ -68,7 +70,7 @@ def create_run(
     Raises:
         ProblemError: the problem cannot be used, or is not admitted.
         StoreError: the folder holds a run already, or sibling runs, or cannot be written.
-        UnknownName: a policy, writer or store that nobody registered.
+        UnknownName: a policy, writer or store that nobody registered, or a parameter that the policy does not have.
     """
     settings = settings or settings_for("standard")
     created = Created(
@@ -76,13 +78,14 @@ def create_run(
         problem=problem,
         platform=platform,
         seed=seed,
-        policy=policy or Component("greedy", {"drafts": settings.drafts}),
+        policy=choosing.policy_named(policy, settings) if isinstance(policy, str) else policy,
         writer=writer or Component("built-in"),
         settings=codec.to_data(settings),
         version=version("kernelevolve"),
         blobs=blobs,
         admit_anyway=admit_anyway,
     )
+    choosing.build(created.policy)
     _refuse_siblings(folder, store)
     with _new_folder(folder) as kept:
         log: Store = plugins.load("stores", store)(folder, create=True)
@@ -209,7 +212,7 @@ def optimize(
     equip: Equip,
     *,
     settings: Settings | None = None,
-    policy: Component | None = None,
+    policy: Component | str = choosing.DEFAULT,
     writer: Component | None = None,
     seed: int = 0,
 ) -> tuple[Graph, ...]:
@@ -283,7 +286,7 @@ def _undone_on_error(undo: Callable[[], None]) -> Iterator[None]:
 
 
 def _parts(created: Created, equipment: Equipment) -> Parts:
-    policy = _build("policies", created.policy)
+    policy = choosing.build(created.policy)
     workbench = Workbench(created.problem, created.platform, created.seed, equipment.figures, equipment.translator)
     writer: Writer = _build("writers", created.writer, workbench)
     return Parts(policy, Operator(writer, figures=equipment.figures, articles=equipment.articles), equipment)

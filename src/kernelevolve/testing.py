@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import random
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ from kernelevolve.evaluation import (
     plan_name,
     speedup,
 )
-from kernelevolve.events import Asked, Component, Created, Entry, Evaluated, Noted, Written
+from kernelevolve.events import Asked, Component, Created, Dropped, Entry, Evaluated, Noted, Written
 from kernelevolve.graph import Graph, fold, fold_all
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Answer, Draft, Workbench
@@ -136,6 +137,15 @@ class FakeTranslator:
         await asyncio.sleep(self._seconds)
         return self._draft([seed % 3])
 
+    async def cross(self, plan: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
+        """See `propose.Translator.cross`: the path with the first move of the other's that it does not have."""
+        await asyncio.sleep(self._seconds)
+        for move in other["path"]:
+            draft = self._draft([*plan["path"], move])
+            if move not in plan["path"] and _key(draft.plan) not in tried:
+                return draft
+        return None
+
     async def next(
         self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random
     ) -> Draft | None:
@@ -229,12 +239,108 @@ def fake_log(policy: Policy, chapter: Chapter, settings: Settings | None = None)
     return tuple(entries)
 
 
-def check_policy(make: Callable[[], Policy], *, nodes: int = 60) -> None:
+@dataclass(frozen=True)
+class Space:
+    """A made-up, finite space of kernels for checking policies: paths of moves with a quality each.
+
+    Attributes:
+        drafts: how many different first kernels there are.
+        moves, depth: from a path of fewer than `depth` moves so many lead on.
+        faulty, same: shares of wrong kernels, and of kernels that repeat an earlier one.
+    """
+
+    seed: int = 0
+    drafts: int = 3
+    moves: int = 3
+    depth: int = 3
+    faulty: float = 0.3
+    same: float = 0.1
+
+    def luck(self, path: tuple[int, ...]) -> random.Random:
+        """Decides what the kernel of `path` is like."""
+        return random.Random(f"{self.seed}:{path}")
+
+    def quality(self, path: tuple[int, ...]) -> float:
+        """Fitness of a correct kernel: each move multiplies it by 0.8 to 1.3."""
+        return math.prod(0.8 + 0.5 * self.luck(path[: i + 1]).random() for i in range(len(path)))
+
+    def child(self, parents: list[tuple[int, ...]], tried: Container[tuple[int, ...]]) -> tuple[int, ...] | None:
+        """The first path that is not tried and goes on from one of `parents`, or is a draft; None for none."""
+        if not parents:
+            options: list[tuple[int, ...]] = [(i,) for i in range(self.drafts)]
+        else:
+            options = [(*path, move) for path in parents if len(path) < self.depth for move in range(self.moves)]
+        return next((path for path in options if path not in tried), None)
+
+
+def fake_search(policy: Policy, space: Space, *, writers: int = 1, most: int = 2000) -> tuple[Graph, tuple[Entry, ...]]:
+    """The graph and log of a search of `space` by `policy`, to the end: nothing is left, or `most` briefs were asked.
+
+    Args:
+        writers: briefs pending at the same time; they are answered in any order.
+    """
+    graph, entries = Graph((BinariesReducer(), *policy.reducers)), list[Entry]()
+    settings = codec.to_data(settings_for("quick"))
+    order = random.Random(f"{space.seed}:order")
+    paths: dict[str, tuple[int, ...]] = {}
+
+    def add(event: Any) -> None:
+        entries.append(Entry(len(entries), 1, float(len(entries)), event))
+        fold(graph, entries[-1])
+
+    add(Created("fake", fake_problem(), FAKE_PLATFORM, space.seed, Component("checked"), Component("fake"),
+                settings, "0"))  # fmt: skip
+    while True:
+        while len(graph.pending) < writers and graph.asked < most:
+            parents = policy.select(graph, random.Random(f"{space.seed}:{graph.asked}:select"))
+            if graph.is_exhausted(parents):
+                break
+            add(Asked(Brief(f"b{graph.asked}", graph.asked, parents, "")))
+        if not graph.pending:
+            return graph, tuple(entries)
+        brief = order.choice(list(graph.pending.values())).brief
+        path = space.child([paths[p] for p in brief.parents], paths.values())
+        if path is None:
+            add(Dropped(brief.id, "no move is left", exhausted=True))
+            continue
+        name, luck = f"n{graph.written}", space.luck((*path, -1))
+        paths[name] = path
+        evaluation = fake_evaluation(
+            space.quality(path), verdict=Verdict.WRONG_VALUE if luck.random() < space.faulty else None
+        )
+        worth = evaluation.timings[0].speedup if evaluation.timings else Figure(0.0, "x", Evidence.MEASURED, "fake")
+        twin = next(iter(graph.nodes), "") if luck.random() < space.same else ""
+        add(Written(Candidate(name, brief.id, "fake", f"# {path}\n", plan={"path": list(path)})))
+        add(Evaluated(name, evaluation, worth, twin))
+
+
+def check_policy(make: Callable[[], Policy], *, nodes: int = 60, exhaustive: bool = False) -> None:
     """Raises AssertionError where a policy breaks a rule of `search.Policy`.
 
     It must choose known parents, none twice, and the same ones for the same log and rng, in a fresh instance as in one
-    that has seen the whole run.
+    that has seen the whole run; it must leave the graph and the states of its reducers alone, and come to an end where
+    nothing is left.
+
+    Args:
+        nodes: of the longest log that it is given.
+        exhaustive: whether it must go on until every correct node is exhausted.
     """
+    _check_choices(make, nodes)
+    for seed in range(4):
+        policy = make()
+        graph, entries = fake_search(policy, Space(seed), writers=1 + 3 * seed)
+        assert graph.asked < 2000, "it does not come to an end where nothing is left"
+        again = fold_all(entries, (BinariesReducer(), *make().reducers))
+        assert again.witness(deep=True)[-1] == graph.witness(deep=True)[-1], "a replayed log gives other states"
+        left = [
+            node.id
+            for node in graph.nodes.values()
+            if node.evaluation.correct and not node.duplicate_of and not graph.is_exhausted((node.id,))
+        ]
+        assert not (exhaustive and left), f"it ends although {', '.join(left)} are not exhausted"
+
+
+def _check_choices(make: Callable[[], Policy], nodes: int) -> None:
     for seed in range(3):
         old = make()
         for pending in (0, 3):
@@ -243,7 +349,10 @@ def check_policy(make: Callable[[], Policy], *, nodes: int = 60) -> None:
             assert entries == again, "two instances choose different parents for the same log and rng"
             graph, fresh = fold_all(entries, old.reducers), make()
             rng = [random.Random(f"{seed}:{graph.asked}:select") for _ in range(2)]
+            before = graph.witness(deep=True)
             chosen = old.select(graph, rng[0])
+            assert graph.witness(deep=True) == before, "select changed the graph or what a reducer keeps"
+            assert isinstance(chosen, tuple), f"{chosen!r} is no tuple of node ids"
             assert chosen == fresh.select(fold_all(entries, fresh.reducers), rng[1]), (
                 "a replayed graph gives other parents"
             )

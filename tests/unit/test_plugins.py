@@ -23,7 +23,7 @@ def test_built_ins_are_plugins():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(UnknownName, match="unknown policy 'gredy'; known: greedy"):
+    with pytest.raises(UnknownName, match="unknown policy 'gredy'; known: beam, best_of_n, greedy"):
         plugins.load("policies", "gredy")
     with pytest.raises(UnknownName, match="unknown plugin kind 'policy'; known: platforms, policies, stores"):
         plugins.names("policy")

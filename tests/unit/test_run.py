@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from kernelevolve.errors import (
     MachineError,
     NoMovesLeft,
+    PluginFault,
     RunBusy,
     SeatLost,
     StaleLease,
@@ -151,7 +152,7 @@ def test_what_does_not_follow_never_gets_into_the_log(tmp_path):
         run._policy = Wrong()
         for parents in (("n7",), ("n0", "n0")):
             Wrong.parents = parents
-            with pytest.raises(UsageError, match="selected"):
+            with pytest.raises(PluginFault, match=r"policy 'greedy' of package kernelevolve .* selected"):
                 run.ask()
         assert tail(tmp_path) == before
 
@@ -421,10 +422,12 @@ def test_another_process_is_told_who_owns_it(tmp_path):
 
 
 def test_what_cannot_be_built_leaves_the_folder_free(tmp_path):
-    with pytest.raises(UnknownName, match="unknown policy 'mcts'; known: greedy"):
-        begin(tmp_path, policy=Component("mcts"))
-    with pytest.raises(UsageError, match="'greedy' cannot be built with"):
+    with pytest.raises(UnknownName, match="unknown policy 'mctz'; known: beam, best_of_n, greedy"):
+        begin(tmp_path, policy=Component("mctz"))
+    with pytest.raises(UnknownName, match="unknown parameter of policy greedy 'speed'; known: drafts, repairs"):
         begin(tmp_path, policy=Component("greedy", {"speed": 1}))
+    with pytest.raises(UsageError, match=r"'greedy' cannot be built with .*'two'.*; its parameters: drafts=1"):
+        begin(tmp_path, policy=Component("greedy", {"drafts": "two"}))
     with pytest.raises(UsageError, match="needs a translator"):
         begin(tmp_path, lambda created, builds: Equipment(FakeEvaluator()))
     assert not holds_run(tmp_path)

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from kernelevolve import (
+    Component,
     Graph,
     KernelEvolveError,
     NoCorrectCandidate,
@@ -28,6 +29,7 @@ from kernelevolve import (
     holds_run,
     load_problem,
     open_run,
+    policy_named,
     read_run,
     save_receipt,
 )
@@ -75,6 +77,8 @@ app = typer.Typer(
 )
 
 ProblemName = Annotated[str, typer.Argument(help=PROBLEM)]
+POLICY = "NAME[:parameter=value,...]: beam, best_of_n, greedy, islands, map_elites, mcts, or a plugin's"
+Policy = Annotated[str, typer.Option("--policy", help=POLICY)]
 
 
 def _version(wanted: bool) -> None:
@@ -115,6 +119,7 @@ def optimize(
     memory: MemoryModes = None,
     recall: Recall = None,
     earlier: Earlier = None,
+    policy: Policy = "greedy",
     seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
     admit_anyway: AdmitAnyway = False,
@@ -134,13 +139,14 @@ def optimize(
     ).also(remembered(memory, recall))  # fmt: skip
     known = earlier_runs(earlier, recall)
     settings = given.chosen(effort, device=device)
+    search = policy_named(policy, settings)
     platforms = known_platforms(platform)
     wanted = load_problem(problem, suite_path)
     folder = out or places.new_folder(wanted)
-    _header(door, wanted, platforms, effort, seed, folder)
+    _header(door, wanted, platforms, effort, search, seed, folder)
     door.folder = folder
     with interruptible(door), public.workshop(wanted, device, **public.sealing(unsealed)) as equip:
-        runs = _new_runs(folder, wanted, platforms, equip, settings, seed, admit_anyway, known)
+        runs = _new_runs(folder, wanted, platforms, equip, settings, search, seed, admit_anyway, known)
         _carry_on(door, equip, runs, folder, {})
 
 
@@ -187,6 +193,7 @@ def _new_runs(
     platforms: tuple[str, ...],
     equip: Any,
     settings: Settings,
+    policy: Component,
     seed: int,
     anyway: bool,
     earlier: list[Graph],
@@ -209,6 +216,7 @@ def _new_runs(
                 name,
                 equip,
                 settings=settings,
+                policy=policy,
                 seed=seed,
                 builds=folder / "builds",
                 admit_anyway=anyway,
@@ -218,8 +226,12 @@ def _new_runs(
     return runs
 
 
-def _header(door: Door, problem: Problem, platforms: tuple[str, ...], effort: str, seed: int, folder: Path) -> None:
-    text = f"{problem.suite}:{problem.name} on {', '.join(platforms)}, effort {effort}, seed {seed}, in {folder}"
+def _header(
+    door: Door, problem: Problem, platforms: tuple[str, ...], effort: str, policy: Component, seed: int, folder: Path
+) -> None:
+    where = f"{problem.suite}:{problem.name} on {', '.join(platforms)}"
+    how = ", ".join(f"{name}={value}" for name, value in policy.args.items())
+    text = f"{where}, effort {effort}, seed {seed}, in {folder}\npolicy {policy.name}{f' ({how})' if how else ''}"
     door.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -43,7 +43,7 @@ class Draft:
 
 
 class Translator(Protocol):
-    """The built-in engineer for one problem and platform. Both methods are deterministic in their arguments."""
+    """The built-in engineer for one problem and platform. All methods are deterministic in their arguments."""
 
     async def first(self, seed: int) -> Draft:
         """A first kernel; other seeds may give other plans, seed 0 is the plainest.
@@ -61,6 +61,17 @@ class Translator(Protocol):
         Args:
             limit: what limits the kernel of `plan`, one of `diagnose.LIMITS`.
             tried: keys (`plan_key`) of plans that must not come again.
+        """
+        ...
+
+
+    async def cross(self, plan: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
+        """The kernel of `plan` with what brings it nearest to `other`; None where nothing of it can be taken over.
+
+        Args:
+            plan: the better parent's, which stays as it is elsewhere.
+            other: another parent's.
+            tried: as in `next`.
         """
         ...
 

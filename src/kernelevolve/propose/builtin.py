@@ -1,7 +1,9 @@
 """The built-in writer: no network, no key, deterministic by seed.
 
 In: a brief with its diagnosis. Out: the translator's first kernel, or the kernel one structural move away from a
-parent. Left to others: which moves exist and how a plan becomes source (the translator, handed in by the run).
+parent; from several parents the first one with a move that brings it nearer to another, and where there is none, a move
+from one of them. Left to others: which moves exist and how a plan becomes source (the translator, handed in by the
+run).
 
 A plan that was tried anywhere in the run does not come again. When nothing is left from a parent, NoMovesLeft says so,
 and the policy takes another.
@@ -102,13 +104,21 @@ class BuiltinWriter:
             raise NoMovesLeft(
                 f"the built-in engineer goes on from its own plans only, and {', '.join(brief.parents)} has none"
             )
+        for other, plan in plans[1:]:
+            draft = await self._translator.cross(plans[0][1], plan, tried)
+            if draft is not None:
+                return _new(replace(draft, note=f"{plans[0][0]} with {other}'s {draft.note}"), tried)
         for _, plan in plans:
             draft = await self._translator.next(plan, limit, tried, rng)
             if draft is not None:
-                if plan_key(draft.plan) in tried:
-                    raise WriterError(
-                        f"the translator repeated plan {plan_key(draft.plan)} ({draft.note}); "
-                        "a plan in `tried` must not come again"
-                    )
-                return draft
+                return _new(draft, tried)
         raise NoMovesLeft(f"no move is left from {', '.join(name for name, _ in plans)}")
+
+
+def _new(draft: Draft, tried: set[str]) -> Draft:
+    """`draft`, which is not in `tried`."""
+    if plan_key(draft.plan) in tried:
+        raise WriterError(
+            f"the translator repeated plan {plan_key(draft.plan)} ({draft.note}); a plan in `tried` must not come again"
+        )
+    return draft

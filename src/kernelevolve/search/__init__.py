@@ -26,7 +26,7 @@ class Policy(Protocol):
     reducers: tuple[Reducer, ...]
 
     def select(self, graph: Graph, rng: random.Random) -> tuple[str, ...]:
-        """Node ids of the parents: none for a fresh draft, two or more for a crossover.
+        """Node ids of the parents: none for a fresh draft, two or more for a crossover, the one to go on from first.
 
         Args:
             rng: seeded by the run's seed and the ask index, so that a resumed run chooses as an uninterrupted one.

@@ -170,9 +170,9 @@ class Mcts:
     """
 
     def __init__(self, drafts: int = 5, children: int = 5, exploration: float = 0.25, repairs: int = 3) -> None:
-        if drafts < 1 or children < 1 or repairs < 1 or not exploration >= 0:
+        if drafts < 1 or children < 1 or repairs < 1 or not 0 <= exploration < math.inf:
             raise UsageError(
-                "mcts needs at least 1 draft, child and repair and an exploration of at least 0, got "
+                "mcts needs at least 1 draft, child and repair and a finite exploration of at least 0, got "
                 f"drafts={drafts}, children={children}, repairs={repairs}, exploration={exploration}"
             )
         self._exploration = exploration
