@@ -67,6 +67,32 @@ def test_optimize_searches_writes_the_best_kernel_and_says_what_it_found(door: D
     assert (tmp_path / "r" / places.KERNEL).read_text().startswith("# plan")
 
 
+def test_a_policy_is_chosen_recorded_and_resumed(door: Door, tmp_path: Path) -> None:
+    chosen = ("--policy", "mcts:drafts=2,children=3")
+    code, out, err = door("optimize", "relu.py", "--candidates", 6, *chosen, "--out", "r")
+    assert code == 0, err
+    assert "policy mcts (drafts=2, children=3, exploration=0.25, repairs=3)" in out
+    assert door("resume", "r", "--candidates", 9)[0] == 0
+    graph = read_run(tmp_path / "r")
+    assert (graph.created.policy.name, graph.created.policy.args["children"], len(graph.nodes)) == ("mcts", 3, 9)
+    assert sum(not node.parents for node in graph.nodes.values()) == 2
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        ("mctz", "unknown policy 'mctz'; known: beam, best_of_n, greedy, islands, map_elites, mcts"),
+        ("mcts:c=1", "unknown parameter of policy mcts 'c'; known: children, drafts, exploration, repairs"),
+        ("mcts:children=0", "children=0"),
+    ],
+)
+def test_a_policy_that_cannot_be_chosen_is_refused_before_anything_is_made(
+    door: Door, tmp_path: Path, policy: str, says: str
+) -> None:
+    code, _, err = door("optimize", "relu.py", "--policy", policy, "--out", "r")
+    assert code == 2 and says in err and not (tmp_path / "r").exists()
+
+
 def test_with_json_stdout_is_one_result_object(door: Door) -> None:
     code, out, err = door("optimize", "relu.py", "--candidates", 4, "--out", "r", "--json")
     assert code == 0

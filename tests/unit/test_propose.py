@@ -203,6 +203,23 @@ def test_writers_side_by_side_make_different_moves():
     assert len({plan_key(a.plan) for a in asyncio.run(all_at_once())}) == 6
 
 
+def test_of_two_parents_the_first_goes_on_with_what_the_other_has():
+    plans = {0: {"path": [0]}, 1: {"path": [0, 1]}, 2: {"path": [0, 2]}}
+    graph = story(((), 1.0), (("n0",), 2.0), (("n0",), 1.5), plans=plans)
+    writer = builtin(FakeTranslator(moves=4))
+    made = answer(writer, Brief("b3", 3, ("n1", "n2"), ""), graph)
+    assert made.plan["path"] == [0, 1, 2] and made.note.startswith("n1 with n2's ")
+    again = answer(writer, Brief("b4", 4, ("n1", "n2"), ""), graph)
+    assert again.plan["path"][:2] == [0, 1] and len(again.plan["path"]) == 3 and again.plan["path"][2] != 2
+
+
+def test_two_parents_without_any_move_are_exhausted():
+    plans = {0: {"path": [0]}, 1: {"path": [0, 1]}}
+    graph = story(((), 1.0), (("n0",), 2.0), plans=plans)
+    with pytest.raises(NoMovesLeft, match="no move is left from n1, n0"):
+        answer(builtin(FakeTranslator(depth=0)), Brief("b3", 3, ("n1", "n0"), ""), graph)
+
+
 def test_the_built_in_cannot_go_on_from_a_guests_kernel():
     with pytest.raises(NoMovesLeft, match="its own plans only, and n0 has none"):
         answer(builtin(FakeTranslator()), Brief("b1", 1, ("n0",), ""), story(((), 1.0)))
