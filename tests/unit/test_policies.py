@@ -8,6 +8,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -402,6 +403,38 @@ def test_a_policy_that_misbehaves_is_named_and_the_run_can_be_resumed(tmp_path, 
         assert asyncio.run(run.drive()) == "25 candidates"
 
 
+class Unnamed:
+    reducers = (object(),)
+
+    def select(self, graph, rng):
+        return ()
+
+
+class Bare:
+    reducers = ()
+
+
+class Failing(Greedy):
+    def __init__(self):
+        raise KeyError("no such file")
+
+
+@pytest.mark.parametrize(
+    ("registered", "said"),
+    [
+        (Unnamed, "is none: it needs"),
+        (Bare, "is none: it needs"),
+        (Failing, "raised KeyError when built"),
+        (7, "which is no class"),
+    ],
+)
+def test_what_is_no_policy_is_named_before_anything_is_made(tmp_path, monkeypatch, registered, said):
+    monkeypatch.setattr(plugins, "load", lambda kind, name: registered)
+    with pytest.raises(PluginFault, match=rf"policy 'greedy' of package kernelevolve [\w.]+ .*{said}"):
+        create_run(tmp_path / "r", fake_problem(), FAKE_PLATFORM, fake_equip(), policy="greedy")
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_reducer_that_raises_is_named_and_the_log_is_whole(tmp_path):
     class Broken:
         name = "broken"
@@ -448,3 +481,18 @@ def test_the_search_of_a_space_ends_with_its_best_kernel_known():
     for name in set(NAMES) - {"best_of_n"}:
         graph, _ = fake_search(plugins.load("policies", name)(), space, writers=3)
         assert math.isclose(graph.best.fitness.value, max(map(space.quality, paths))), name
+
+
+def test_the_docs_have_every_policy_with_its_parameters_and_defaults():
+    page = (Path(__file__).parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
+    table = page.partition("## Parameters")[2].partition("## How they work")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "| `" in line]
+    said: dict[str, dict[str, str]] = {}
+    name = ""
+    for policy, parameter, default, *_ in rows:
+        name = policy.strip("`") or name
+        said.setdefault(name, {})[parameter.strip("`")] = default.strip("`")
+    known = {name: {k: str(v) for k, v in choosing.parameters(name).items()} for name in NAMES}
+    assert said == {name: parameters for name, parameters in known.items() if parameters}
+    commands = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}`" in page for name in NAMES) and ", ".join(NAMES) in commands

@@ -59,13 +59,21 @@ def compose(
         {
             "task": problem_text(problem, graph.created.platform),
             "hardware": hardware_text(figures),
-            "parents": "\n\n".join(parent_text(n) for n in nodes) or "None: write a first kernel.",
+            "parents": "\n\n".join([*_combining(parents), *map(parent_text, nodes)]) or "None: write a first kernel.",
             "diagnosis": _diagnosis_text(diagnosis),
             "memory": _memory_text(memory),
             "knowledge": knowledge or "Nothing was looked up.",
             "constraints": template("constraints"),
         },
     )
+
+
+def _combining(parents: tuple[str, ...]) -> list[str]:
+    """What is to be done with several parents."""
+    if len(parents) < 2:
+        return []
+    others = ", ".join(parents[1:])
+    return [f"Go on from {parents[0]}; take over from {others} what is better there, and say what it was."]
 
 
 def problem_text(problem: Problem, platform: str) -> str:

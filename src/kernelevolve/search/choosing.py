@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kernelevolve import plugins
-from kernelevolve.errors import PluginFault, UnknownName, UsageError
+from kernelevolve.errors import KernelEvolveError, PluginFault, UnknownName, UsageError
 from kernelevolve.events import Component
 from kernelevolve.graph import Graph
 from kernelevolve.search import Policy
@@ -56,13 +56,20 @@ def policy_named(text: str, settings: Settings | None = None) -> Component:
 
 
 def parameters(name: str) -> Mapping[str, Any]:
-    """The parameters of a registered policy that have a default, with it.
+    """The parameters of a registered policy whose default a log can hold, with it.
 
     Raises:
         UnknownName: nobody registered the policy.
     """
-    signature = inspect.signature(plugins.load("policies", name))
-    return {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
+    return {p.name: p.default for p in _taken(name).values() if isinstance(p.default, (bool, int, float, str))}
+
+
+def _taken(name: str) -> Mapping[str, inspect.Parameter]:
+    cls = plugins.load("policies", name)
+    try:
+        return inspect.signature(cls).parameters
+    except (TypeError, ValueError) as error:
+        raise PluginFault(f"policy {_whose(name)} is registered as {cls!r:.80}, which is no class: {error}") from error
 
 
 def build(component: Component) -> Policy:
@@ -71,20 +78,31 @@ def build(component: Component) -> Policy:
     Raises:
         UnknownName: nobody registered the policy, or it has no such parameter.
         UsageError: it refuses a value.
+        PluginFault: what is registered is no policy.
     """
-    cls = plugins.load("policies", component.name)
-    takes = inspect.signature(cls).parameters
+    cls, takes = plugins.load("policies", component.name), _taken(component.name)
     anything = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     for name in component.args:
         if name not in takes and not anything:
             raise UnknownName(f"parameter of policy {component.name}", name, takes)
     try:
         policy: Policy = cls(**component.args)
+    except KernelEvolveError:
+        raise
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"policy {component.name!r} cannot be built with {dict(component.args)}: {error}; its parameters: "
             f"{_told(parameters(component.name))}"
         ) from error
+    except Exception as error:
+        what = f"raised {type(error).__name__} when built: {error}"
+        raise PluginFault(f"policy {_whose(component.name)} {what}") from error
+    names = [getattr(reducer, "name", None) for reducer in getattr(policy, "reducers", (None,))]
+    if not callable(getattr(policy, "select", None)) or None in names or len(set(names)) != len(names):
+        raise PluginFault(
+            f"policy {_whose(component.name)} is none: it needs `select(graph, rng)` and `reducers`, a tuple of "
+            "reducers with a name each"
+        )
     return policy
 
 
@@ -112,10 +130,13 @@ def select(policy: Policy, graph: Graph, rng: random.Random) -> tuple[str, ...]:
 
 
 def _fault(graph: Graph, what: str) -> PluginFault:
-    name = graph.created.policy.name
+    whose = _whose(graph.created.policy.name)
+    return PluginFault(f"policy {whose} {what}; nothing was logged: repair the policy and resume the run")
+
+
+def _whose(name: str) -> str:
     owner = plugins.owner("policies", name)
-    whose = f" of package {owner}" if owner else ""
-    return PluginFault(f"policy {name!r}{whose} {what}; nothing was logged: repair the policy and resume the run")
+    return f"{name!r} of package {owner}" if owner else repr(name)
 
 
 def _told(known: Mapping[str, Any]) -> str:

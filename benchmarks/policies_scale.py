@@ -1,0 +1,243 @@
+"""What each policy costs in a long run: choosing, appending and folding one more node; opening the run; memory.
+
+In: a number of nodes and the policies. Out: one line per policy with median and 99th percentile in milliseconds, and
+one JSON file with all samples. Left to others: writing and evaluating; fakes of a given size stand in for both.
+
+The log of such a run is grown in memory by the policy itself and put into the database in bulk. Then a fresh process
+opens the run as `kernelevolve resume` does and goes on with it through the run's own ask, answered and tell.
+
+    python benchmarks/policies_scale.py --nodes 100000 --out benchmarks/results/policies_scale.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import random
+import resource
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+
+from kernelevolve import codec, plugins
+from kernelevolve.candidate import Brief, Candidate
+from kernelevolve.evaluation import Evaluation, Evidence, Figure, Resources, Verdict
+from kernelevolve.events import (
+    SCHEMA,
+    Asked,
+    Component,
+    Created,
+    Dropped,
+    Entry,
+    Evaluated,
+    Event,
+    Written,
+    write_event,
+)
+from kernelevolve.graph import Graph, fold
+from kernelevolve.propose import Answer
+from kernelevolve.run import Run
+from kernelevolve.runs import open_run
+from kernelevolve.search import choosing
+from kernelevolve.search.novelty import BinariesReducer
+from kernelevolve.settings import settings_for
+from kernelevolve.store.sqlite import FILE, SqliteStore
+from kernelevolve.testing import FAKE_PLATFORM, fake_equip, fake_evaluation, fake_problem
+
+MEDIAN_MS, P99_MS, OPEN_SECONDS, MEMORY_MIB = 5.0, 50.0, 3.0, 1024.0
+TURNS, PENDING, FAULTY, EXHAUSTED = 1000, 8, 0.3, 0.02
+LIMITS = ("bandwidth", "compute", "latency", "launch", "occupancy", "spills")
+LINE = "    tl.store(out + offsets, tl.load(x + offsets, mask=mask), mask=mask)\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nodes", type=int, default=20_000)
+    parser.add_argument("--policies", nargs="+", default=list(plugins.names("policies")))
+    parser.add_argument("--source-lines", type=int, default=10, help="of 72 bytes each in a candidate")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--part", nargs=2, metavar=("grow|open", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part:
+        part = {"grow": grow, "open": measure}[options.part[0]]
+        print(json.dumps(part(Path(options.part[1]), options.policies[0], options.nodes, options.source_lines)))
+        return
+    rows = [row_of(name, options) for name in options.policies]
+    if options.out is not None:
+        facts = {
+            "benchmark": "policies_scale",
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "system": platform.system(),
+                        "load": os.getloadavg()},
+            "versions": {"python": platform.python_version(), "sqlalchemy": sqlalchemy.__version__,
+                         "sqlite": sqlite3.sqlite_version},
+            "nodes": options.nodes,
+            "source_lines": options.source_lines,
+            "budgets": {"median_ms": MEDIAN_MS, "p99_ms": P99_MS, "open_s": OPEN_SECONDS, "memory_mib": MEMORY_MIB},
+            "rows": rows,
+        }  # fmt: skip
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+
+
+def row_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What one policy costs, each part in a process of its own."""
+    found: dict[str, Any] = {"policy": name}
+    with tempfile.TemporaryDirectory() as place:
+        for part in ("grow", "open"):
+            command = [sys.executable, __file__, "--nodes", str(options.nodes), "--policies", name, "--source-lines",
+                       str(options.source_lines), "--part", part, str(Path(place) / "run")]  # fmt: skip
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found |= json.loads(done.stdout.splitlines()[-1])
+    print(
+        f"{name:10} {found['nodes']} nodes: select {told(found['select_ms'], 3)}; "
+        f"select + fold in memory {told(found['grow_ms'], 3)}; turn with ask, append and tell "
+        f"{told(found['turn_ms'], 2)}; opened in {found['open_s']:.1f} s; {found['memory_mib']:.0f} MiB",
+        flush=True,
+    )
+    return found
+
+
+def told(samples: list[float], digits: int) -> str:
+    median, last = statistics.median(samples), statistics.quantiles(samples, n=100)[-1]
+    return f"{median:.{digits}f} ms median, {last:.{digits}f} p99"
+
+
+def grow(folder: Path, name: str, nodes: int, lines: int) -> dict[str, Any]:
+    """Grows the log of a run with `PENDING` briefs in flight; milliseconds of select + fold per node at the end."""
+    settings = settings_for("deep")
+    created = Created(
+        "scale", fake_problem(), FAKE_PLATFORM, 0, choosing.policy_named(name, settings), Component("built-in"),
+        codec.to_data(replace(settings, candidates=10 * nodes, plateau=10 * nodes)), "0",
+    )  # fmt: skip
+    policy = choosing.build(created.policy)
+    graph = Graph((BinariesReducer(), *policy.reducers))
+    SqliteStore(folder, create=True)
+    database = sqlite3.connect(folder / FILE)
+    samples: list[float] = []
+    spent = 0.0
+    luck = random.Random(name)
+
+    def add(event: Event) -> None:
+        nonlocal spent
+        entry = Entry(graph.next_sequence, 1, float(graph.next_sequence), event)
+        kind, body = write_event(event)
+        row = (entry.sequence, entry.epoch, SCHEMA, entry.wall, kind, body)
+        database.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", row)
+        start = time.perf_counter()
+        fold(graph, entry)
+        spent += time.perf_counter() - start
+
+    add(created)
+    while len(graph.nodes) < nodes:
+        spent, before = 0.0, len(graph.nodes)
+        turn(graph, lambda: select(graph, policy), add, luck, lines)
+        if len(graph.nodes) > before:
+            samples.append((spent + SELECTED[-1]) * 1e3)
+    database.commit()
+    database.close()
+    return {"grow_ms": rounded(samples[-TURNS:])}
+
+
+SELECTED: list[float] = []
+
+
+def select(graph: Graph, policy: Any) -> tuple[str, ...]:
+    rng = random.Random(f"0:{graph.asked}:select")
+    start = time.perf_counter()
+    parents: tuple[str, ...] = policy.select(graph, rng)
+    SELECTED.append(time.perf_counter() - start)
+    return parents
+
+
+def turn(
+    graph: Graph, choose: Callable[[], tuple[str, ...]], add: Callable[[Event], None], luck: random.Random, lines: int
+) -> None:
+    """One brief asked, and the oldest of those pending written and told, or dropped."""
+    add(Asked(Brief(f"b{graph.asked}", graph.asked, choose(), "")))
+    if len(graph.pending) < PENDING:
+        return
+    brief = next(iter(graph.pending.values())).brief
+    if brief.parents and luck.random() < EXHAUSTED:
+        add(Dropped(brief.id, "no move is left", exhausted=True))
+        return
+    candidate = Candidate(f"n{graph.written}", brief.id, "fake", source(graph.written, lines), "what was changed")
+    evaluation, worth = judged(graph, brief, luck)
+    add(Written(candidate))
+    add(Evaluated(candidate.id, evaluation, worth))
+
+
+def source(index: int, lines: int) -> str:
+    return f"import triton\n# candidate {index}\n{LINE * lines}"
+
+
+def judged(graph: Graph, brief: Brief, luck: random.Random) -> tuple[Evaluation, Figure]:
+    """A child is a little better or worse than its best parent."""
+    above = max((graph.nodes[p].fitness.value for p in brief.parents), default=0.0) or 1.0
+    quality = above * luck.uniform(0.7, 1.02) if brief.parents else luck.uniform(0.5, 1.5)
+    wrong = luck.random() < FAULTY
+    found = fake_evaluation(quality, verdict=Verdict.WRONG_VALUE if wrong else None)
+    launches = tuple(Resources("kernel", "sm_90", "", 32, 0, 0, 4, 1.0) for _ in range(luck.randint(1, 6)))
+    found = replace(found, resources={FAKE_PLATFORM: launches}, diagnosis=f"{luck.choice(LIMITS)}: made up")
+    return found, Figure(0.0, "x", Evidence.MEASURED, "fake") if wrong else found.timings[0].speedup
+
+
+def measure(folder: Path, name: str, nodes: int, lines: int) -> dict[str, Any]:
+    """Opens the run and goes on with it; seconds, milliseconds per turn, and memory."""
+    start = time.perf_counter()
+    run = open_run(folder, fake_equip())
+    opened = time.perf_counter() - start
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    turns, luck = [], random.Random(f"{name} again")
+    with run:
+        randoms = [random.Random(seed) for seed in range(TURNS)]
+        selects = [timed(partial(run._policy.select, run.graph, rng)) for rng in randoms]
+        while len(turns) < TURNS:
+            if spent := real_turn(run, luck, lines):
+                turns.append(spent)
+        return {
+            "nodes": len(run.graph.nodes) - TURNS,
+            "open_s": round(opened, 2),
+            "memory_mib": round(memory),
+            "select_ms": rounded(selects),
+            "turn_ms": rounded(turns),
+        }
+
+
+def real_turn(run: Run, luck: random.Random, lines: int) -> float:
+    """Milliseconds of ask, answered and tell, with their appends; 0 where the brief was dropped."""
+    asked = timed(run.ask)
+    brief = next(iter(run.graph.pending.values())).brief
+    if brief.parents and luck.random() < EXHAUSTED:
+        run.drop(brief.id, "no move is left", exhausted=True)
+        return 0.0
+    evaluation, _ = judged(run.graph, brief, luck)
+    answer = Answer(source(run.graph.written, lines), "what was changed")
+    return asked + timed(lambda: run.tell(run.answered(brief.id, "fake", answer), evaluation))
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return (time.perf_counter() - start) * 1e3
+
+
+def rounded(samples: list[float]) -> list[float]:
+    return [round(sample, 4) for sample in samples]
+
+
+if __name__ == "__main__":
+    main()
