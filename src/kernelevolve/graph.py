@@ -207,9 +207,10 @@ class Graph:
         """Whether the writer said that no move is left from these parents (() = fresh drafts)."""
         return tuple(sorted(parents)) in self._exhausted
 
-    def children(self, node: str) -> tuple[str, ...]:
-        """Ids of the nodes that have `node` among their parents, in the order they were told."""
-        return tuple(self._children.get(node, ()))
+    def children(self, node: str, *, last: int | None = None) -> tuple[str, ...]:
+        """Ids of the nodes that have `node` among their parents, in the order they were told; only the `last` ones."""
+        told = self._children.get(node, [])
+        return tuple(told if last is None else told[-last:])
 
     def lineage(self, node: str) -> tuple[str, ...]:
         """Ids of `node` and all its ancestors, oldest first."""

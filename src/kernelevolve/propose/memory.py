@@ -121,7 +121,7 @@ def _lineage(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
 
 def _siblings(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
     latest: Latest = graph.reduced(MemoryReducer.name)
-    names = [child for parent in parents for child in graph.children(parent)[-CHILDREN:]] if parents else latest.drafts
+    names = [child for parent in parents for child in graph.children(parent, last=CHILDREN)] if parents else latest.drafts
     return tuple(line(graph.nodes[name]) for name in dict.fromkeys(names))
 
 

@@ -117,9 +117,13 @@ class SqliteStore:
         """See `Store.read_from`."""
         wanted = select(_log).where(_log.c.sequence >= sequence).order_by(_log.c.sequence).limit(most)
         with _explained(self.path), self._engine.connect() as connection:
-            rows = connection.execute(wanted).all()
+            # In parts, so that the text of a long log is never in memory beside what was read from it.
+            rows = connection.execution_options(yield_per=1000).execute(wanted)
+            entries = tuple(
+                Entry(r.sequence, r.epoch, r.wall, read_event(r.kind, r.body, r.schema), r.schema) for r in rows
+            )
         self._let_go()
-        return tuple(Entry(r.sequence, r.epoch, r.wall, read_event(r.kind, r.body, r.schema), r.schema) for r in rows)
+        return entries
 
     def take(self, owner: Owner, *, by_force: bool = False) -> Lease:
         """See `Store.take`."""
