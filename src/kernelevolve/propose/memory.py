@@ -121,7 +121,8 @@ def _lineage(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
 
 def _siblings(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
     latest: Latest = graph.reduced(MemoryReducer.name)
-    names = [child for parent in parents for child in graph.children(parent, last=CHILDREN)] if parents else latest.drafts
+    told = [child for parent in parents for child in graph.children(parent, last=CHILDREN)]
+    names = told if parents else latest.drafts
     return tuple(line(graph.nodes[name]) for name in dict.fromkeys(names))
 
 
