@@ -299,8 +299,9 @@ def test_limits_that_contradict_each_other_are_refused(more, device, message) ->
 
 
 def test_what_an_effort_brings_along_is_no_contradiction() -> None:
-    few = {"candidates": 3}
-    refuse_contradictions(replace(settings_for("quick"), **few), few, device=False)
+    few = replace(settings_for("quick"), candidates=3)
+    assert few.plateau > few.candidates, "the effort's own plateau lies beyond these candidates"
+    assert refuse_contradictions(few, {"candidates": 3}, device=False) is None
 
 
 @pytest.mark.parametrize(
