@@ -175,7 +175,7 @@ def pair_of_workers(
 
 def judged(device: Device, bench: Bench, blocks: Blocks) -> Iterator[Timed]:
     """The same with the whole of what a candidate goes through; the judge's baseline is there first, as in a search."""
-    lane = dataclasses.replace(LANES["screen"], blocks=blocks.count, doublings=blocks.doublings)
+    lane = dataclasses.replace(LANES["screen"], blocks=blocks.count, doublings=blocks.doublings, most=0)
     source = bench.problem.source.replace("class Model", "class ModelNew")
     try:
         while True:

@@ -36,7 +36,8 @@ PROBLEMS = (
     "level2/99",
 )  # fmt: skip
 EACH = 10
-PROBLEMS_AT_ONCE = 4
+PROBLEMS_AT_ONCE = 5  # whose judges have memory on the device
+OPENED_AT_ONCE = 5  # described and admitted, on the CPU
 STAND_INS = ("litellm", "openai", "dotenv", "datasets", "requests", "tqdm", "tomli")
 
 
@@ -110,7 +111,7 @@ async def evaluate_all(
     rows: list[dict] = []
     slots = asyncio.Semaphore(at_once)
     # Runs of different problems side by side, as far as the judges' memory on the device goes.
-    open_problems = asyncio.Semaphore(PROBLEMS_AT_ONCE)
+    open_problems, opening = asyncio.Semaphore(PROBLEMS_AT_ONCE), asyncio.Semaphore(OPENED_AT_ONCE)
     settings = dataclasses.replace(settings_for("quick"), writers=at_once, seats=at_once, candidates=10**6)
     where = "h200" if device != "none" else "h100"
 
@@ -136,8 +137,9 @@ async def evaluate_all(
                 place = Path(runs) / name.replace("/", "_")
                 return shop, create_run(place, wanted, where, shop, settings=settings)
 
-            async with open_problems:
+            async with opening:
                 shop, run = await asyncio.to_thread(open_run)
+            async with open_problems:
                 texts = [(folder / name.replace("/", "_") / f"{i}.py").read_text() for i in range(EACH)]
                 await asyncio.gather(*(one(run, name, i, text) for i, text in enumerate(texts)))
                 await asyncio.to_thread(run.close)
@@ -243,7 +245,7 @@ def main() -> None:
     parser.add_argument("--ours", type=int, default=100)
     parser.add_argument("--theirs", type=int, default=20)
     parser.add_argument("--theirs-seconds", type=float, default=240)
-    parser.add_argument("--at-once", type=int, default=max(2, 3 * (os.cpu_count() or 2) // 2))
+    parser.add_argument("--at-once", type=int, default=max(2, 5 * (os.cpu_count() or 2) // 2))
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if asked.write:

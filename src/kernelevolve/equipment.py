@@ -6,6 +6,7 @@ the loop (`run`), and each step. Sibling runs share the processes, the bench and
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -82,6 +83,7 @@ class Workshop:
         platform: Platform = plugins.load("platforms", created.platform)
         settings = codec.from_data(Settings, codec.to_data(created.settings))
         self.roles.lane = settings.lane
+        self._warm()  # while a process of its own looks for devices
         device = self._device(platform, settings)
         bench = self.bench(builds)
         admission = self._admit(bench, created, settings, device)
@@ -117,9 +119,12 @@ class Workshop:
     def bench(self, builds: Path) -> Bench:
         """The problem's bench, prepared when first needed."""
         if self._bench is None:
-            self.roles.warm("judge", "translator", "builder", "worker")
+            self._warm()
             self._bench = Bench(self.problem, self.roles, builds)
         return self._bench
+
+    def _warm(self) -> None:
+        self.roles.warm("judge", "translator", "builder", "worker")
 
     def gate(self, builds: Path) -> Gate:
         """The problem's admission by itself: at scaled sizes on the CPU, or full ones where a device was asked for.
@@ -213,14 +218,23 @@ print(json.dumps(found))
 """
 
 
+_FINDING = threading.Lock()  # runs that are opened side by side ask once
+
+
 def find_devices() -> dict[str, str]:
     """The accelerators of this machine as torch sees them: `cuda:0` to product name and architecture.
 
-    A process of its own asks, because the host never imports torch.
+    A process of its own asks, once, because the host never imports torch.
 
     Raises:
         MissingDevice: there is no answer in time.
     """
+    with _FINDING:
+        return dict(_found())
+
+
+@functools.cache
+def _found() -> dict[str, str]:
     command = [sys.executable, "-c", _PROBE]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)

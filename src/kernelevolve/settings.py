@@ -37,6 +37,7 @@ class Lane:
         defences: names of the other guards that are on: what is left out is reported as not run.
         blocks, doublings: interleaved blocks of timing at first, and how often they are doubled while the interval
             says nothing.
+        most: blocks in all, where that is less than so many doublings give; 0 for as many.
         modes: of timing: `cold`, `hot`, `burst`, `graph`; never mixed.
         processes: fresh worker processes that are timed.
         verified: share of the timed calls that are compared element by element with the oracle; all others are
@@ -54,6 +55,7 @@ class Lane:
     modes: tuple[str, ...]
     processes: int
     verified: float
+    most: int = 0
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ _ACCEPTED = (
 _VALUES = ("D1", "D2", "D3", "D4", "D5", "D5p", "D6", "D7", "D8", "D8b", "D9", "D10", "D11", "D12")
 LANES: Mapping[str, Lane] = {
     "screen": Lane(
-        "screen", ("declared", "D1", "D3", "D4", "D6"), 1, 2, _SCREENED, DEFENCES, 6, 0, ("cold",), 1, 0.05
+        "screen", ("declared", "D1", "D3", "D4", "D6"), 1, 2, _SCREENED, DEFENCES, 4, 1, ("cold",), 1, 0.05, 6
     ),
     "accept": Lane(
         "accept", ("declared", *_VALUES), 5, 6, _ACCEPTED, _CARRIED, 30, 2, ("cold", "hot"), 1, 0.25

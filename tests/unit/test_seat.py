@@ -11,6 +11,7 @@ import pytest
 from kernelevolve.evaluate.seat import Seat
 
 PATIENCE = 20.0
+Lock = type(threading.RLock())
 
 
 class Floor:
@@ -44,16 +45,19 @@ class Floor:
             self.working -= 1
 
 
-def candidate(seat: Seat, floor: Floor, name: str, weight: float, pieces: int, times: int) -> None:
+def candidate(seat: Seat, floor: Floor, name: str, weight: float, pieces: int, times: int, judge: Lock) -> None:
+    """Works, asks a judge that answers one at a time, is timed, and needs the judge while it is timed, too."""
     with seat.shared(weight) as share:
         for _ in range(times):
             for _ in range(pieces):
                 share.give_way()
                 floor.work(random.Random(name).random() / 500)
-            with share.alone():
+                with share.holding(judge):
+                    floor.work(0.001)
+            with share.alone(), share.holding(judge):
                 floor.time(name, 0.001)
-        share.give_way()
-        floor.work(0.001)
+        with share.holding(judge):
+            floor.work(0.001)
 
 
 def run(*jobs: threading.Thread) -> None:
@@ -65,16 +69,19 @@ def run(*jobs: threading.Thread) -> None:
         assert not job.is_alive(), "somebody waits for ever"
 
 
-def job(*arguments: object) -> threading.Thread:
-    return threading.Thread(target=candidate, args=arguments, daemon=True)
+def job(*arguments: object, judge: Lock | None = None) -> threading.Thread:
+    return threading.Thread(target=candidate, args=(*arguments, judge or threading.RLock()), daemon=True)
 
 
 @pytest.mark.parametrize(("most", "ready", "count"), [(1, 1, 5), (2, 4, 9), (8, 4, 40), (8, 1, 20), (3, 3, 12)])
 def test_nobody_works_while_one_is_timed(most: int, ready: int, count: int) -> None:
     seat, floor = Seat(most, ready), Floor()
-    weights = random.Random(count)
+    weights, judge = random.Random(count), threading.RLock()
     run(
-        *(job(seat, floor, f"c{i}", weights.choice([0.05, 0.3, 0.6, 1.0, 3.0]), i % 4, 1 + i % 2) for i in range(count))
+        *(
+            job(seat, floor, f"c{i}", weights.choice([0.05, 0.3, 0.6, 1.0, 3.0]), i % 4, 1 + i % 2, judge=judge)
+            for i in range(count)
+        )
     )
     assert floor.wrong == []
     assert len(floor.timed) == sum(1 + i % 2 for i in range(count))
@@ -107,6 +114,33 @@ def test_those_who_are_ready_are_timed_one_after_the_other() -> None:
     run(*several)
     first.join(PATIENCE)
     assert floor.timed[-1] == "the others go on"
+    assert floor.wrong == []
+
+
+def test_who_waits_for_a_judge_keeps_nobody_from_being_timed() -> None:
+    seat, floor, judge = Seat(8, 1), Floor(), threading.RLock()
+    held, timed = threading.Event(), threading.Event()
+
+    def holder() -> None:  # no share: it submits nothing
+        with judge:
+            held.set()
+            assert timed.wait(PATIENCE)
+
+    def waiting() -> None:
+        with seat.shared(0.1) as share, share.holding(judge):
+            floor.work(0.001)
+
+    def ready() -> None:
+        with seat.shared(0.1) as share, share.alone():
+            floor.time("ready", 0.001)
+        timed.set()
+
+    first = threading.Thread(target=holder, daemon=True)
+    first.start()
+    assert held.wait(PATIENCE)
+    run(threading.Thread(target=waiting, daemon=True), threading.Thread(target=ready, daemon=True))
+    first.join(PATIENCE)
+    assert floor.timed == ["ready"]
     assert floor.wrong == []
 
 

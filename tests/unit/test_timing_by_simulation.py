@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 
 from kernelevolve.evaluate.statistics import FASTER, SLOWER, confidence_of, t_quantile
-from kernelevolve.evaluate.timing import BURSTS, CANDIDATE, order_of
+from kernelevolve.evaluate.timing import BURSTS, CANDIDATE, Blocks, order_of
+from kernelevolve.settings import LANES
 
 RUNS = 10_000
 BLOCKS, LOOKS = 30, 3
 CALLS = 4
+PLAN = Blocks(BLOCKS, LOOKS - 1)
+SCREEN = Blocks(LANES["screen"].blocks, LANES["screen"].doublings, LANES["screen"].most)
 ARMS = (CANDIDATE, "baseline")
 
 
@@ -42,22 +45,23 @@ def differences(rng: np.random.Generator, runs: int, blocks: int, *, noise: floa
     return total
 
 
-def looks(values: object) -> dict[str, float]:
+def looks(values: object, plan: Blocks = PLAN) -> dict[str, float]:
     """Shares of the runs that end as different, faster, slower, same; a run ends at the first look that decides."""
     runs = len(values)  # type: ignore[arg-type]
     undecided = np.ones(runs, bool)
     count = dict.fromkeys(("different", "faster", "slower", "same"), 0)
-    for look in range(LOOKS):
-        blocks = BLOCKS * 2**look
+    for look in range(plan.doublings + 1):
+        blocks = plan.by(look)
         some = values[:, :blocks].astype(np.float64)  # type: ignore[index]
-        half = t_quantile(blocks - 1, confidence_of(LOOKS)) * some.std(axis=1, ddof=1) / math.sqrt(blocks)
+        confidence = confidence_of(plan.doublings + 1)
+        half = t_quantile(blocks - 1, confidence) * some.std(axis=1, ddof=1) / math.sqrt(blocks)
         low, high = some.mean(axis=1) - half, some.mean(axis=1) + half
         ended = {
             "faster": low > math.log(FASTER),
             "slower": high < math.log(SLOWER),
             "same": (low >= math.log(SLOWER)) & (high <= math.log(FASTER)),
         }
-        decided = undecided & (ended["faster"] | ended["slower"] | ended["same"] | (look == LOOKS - 1))
+        decided = undecided & (ended["faster"] | ended["slower"] | ended["same"] | (look == plan.doublings))
         for name, which in ended.items():
             count[name] += int((decided & which).sum())
         count["different"] += int((decided & ((low > 0) | (high < 0))).sum())
@@ -87,6 +91,17 @@ def test_an_interval_read_at_every_look_is_wrong_in_at_most_5_percent() -> None:
         nominal |= reach > t_quantile(blocks - 1, 0.95)
     assert 0.04 < ever.mean() <= 0.05
     assert nominal.mean() > 0.09, "what the correction is for"
+
+
+@pytest.mark.parametrize("noise", [0.003, 0.01, 0.03])
+def test_a_screen_ends_early_where_that_decides_and_still_claims_at_most_5_percent(noise: float) -> None:
+    assert SCREEN.by(0) < SCREEN.all == SCREEN.most
+    rng = np.random.default_rng(10)
+    found = looks(differences(rng, RUNS, SCREEN.all, noise=noise, ramp=0.02, real=0.0), SCREEN)
+    assert found["different"] <= 0.05
+    assert found["faster"] + found["slower"] <= 0.001
+    clear = looks(differences(rng, RUNS // 10, SCREEN.all, noise=noise, ramp=0.02, real=math.log(1.2)), SCREEN)
+    assert clear["faster"] >= 0.99
 
 
 def test_a_real_difference_of_2_percent_is_found() -> None:

@@ -22,6 +22,7 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.consistency import Taken
 from kernelevolve.evaluate.correct import Failed, candidate_asks
 from kernelevolve.evaluate.roles import Conversation, Refusal
+from kernelevolve.evaluate.seat import Stay, Undisturbed
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluation import Check, Verdict
 from kernelevolve.protocol import Case, Description
@@ -169,6 +170,7 @@ class Looks:
 
     Attributes:
         share: of the calls that are compared in full.
+        stay: lets others by.
         full, short: calls compared so far; `escalated` of the full ones were not near the reference.
         unusable: calls on whose inputs passing means nothing.
         worst: the failed or first check of the full comparison that came nearest to its limit.
@@ -183,6 +185,7 @@ class Looks:
     seeds: Seeds
     label: str
     seconds: float
+    stay: Stay = field(default_factory=Undisturbed)
     full: int = 0
     short: int = 0
     unusable: int = 0
@@ -249,7 +252,7 @@ class Looks:
         """The judge's answer; where device memory cannot be shared, the bytes are sent, here and from now on."""
         handle = holding.body.get("handle")
         asked = {**body, "handle": handle} if handle else body
-        with self.bench.lock:
+        with self.stay.holding(self.bench.lock):
             judge = self.bench.oracle(self.description, self.device)
             if not handle:
                 return self.bench.judged(judge, kind, asked, holding.attachments, seconds=_LOOK_SECONDS).body

@@ -16,6 +16,7 @@ from kernelevolve.errors import ProblemError
 from kernelevolve.evaluate.asking import BOUNDS, Bounds, Failed, Trial, Unseen, candidate_asks
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.roles import Conversation
+from kernelevolve.evaluate.seat import Stay
 from kernelevolve.evaluate.talk import Talk
 from kernelevolve.evaluation import Correctness, Evidence, Verdict
 from kernelevolve.protocol import Case
@@ -33,7 +34,7 @@ def compare(
     evidence: Evidence,
     then: Callable[[Talk], None] | None = None,
     *,
-    pause: Callable[[], None] = lambda: None,
+    stay: Stay | None = None,
     loaded: Conversation | None = None,
     keep: Callable[[Conversation], None] | None = None,
 ) -> tuple[Correctness, str]:
@@ -41,7 +42,7 @@ def compare(
 
     Args:
         then: goes on with the same worker once all cases were right.
-        pause: called before each question.
+        stay: lets others by before each question.
         loaded: a worker that has the candidate already; a fresh one if None. It is ended here unless it is kept.
         keep: is given the worker once all is well, and ends it when it is no longer needed.
 
@@ -56,10 +57,11 @@ def compare(
     with contextlib.ExitStack() as stack:
         worker = loaded
         if worker is None:
-            pause()
+            if stay is not None:
+                stay.give_way()
             worker = bench.roles["worker"].open(limits, scratch)
         stack.enter_context(worker)
-        talk = Talk(bench, trial, worker, pause)
+        talk = Talk(bench, trial, worker, stay)
         try:
             if loaded is None:
                 talk.load()

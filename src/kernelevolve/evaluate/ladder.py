@@ -125,6 +125,8 @@ class Ladder:
             climb.tuning = self._tuning(candidate.source, {} if self.pinned else knobs)
             if len(self.bench.problem.workloads) > 1 and chooses_configs(candidate.source):
                 climb.labels.append("one choice for all workloads, as an autotuned kernel's configuration is")
+            if self.device and climb.lane.name == "screen" and climb.last is None:
+                self.device.prepare(self.bench, self.platform.figures.memory_bytes)
             built = self._build(climb)
             measured = None if climb.last or self.pinned else self.twins
             if measured and (twin := measured.of(candidate, knobs, built, self.builder)):

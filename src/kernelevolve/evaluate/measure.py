@@ -13,7 +13,8 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -27,21 +28,21 @@ from kernelevolve.evaluate.correct import Bounds, Failed, Trial, candidate_asks,
 from kernelevolve.evaluate.graphs import by_mode
 from kernelevolve.evaluate.health import Health
 from kernelevolve.evaluate.roles import Conversation
-from kernelevolve.evaluate.seat import Seat, Share
+from kernelevolve.evaluate.seat import Seat, Share, Stay
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.session import Measured, Session, worst_of
 from kernelevolve.evaluate.timing import Blocks
 from kernelevolve.evaluate.tune import Group, Tuning
 from kernelevolve.evaluation import Correctness, Evidence
 from kernelevolve.hardware import HardwareFigures
-from kernelevolve.protocol import Case, Description
+from kernelevolve.protocol import Case, Description, InputSpec, OutputSpec, StateSpec
 from kernelevolve.settings import LANES, Lane
 
 ON_DEVICE = Bounds(load_seconds=180.0, call_seconds=60.0)
 _TUNE_CALLS = 7
 _ROOMY_BYTES = 2 << 30
 _CONTEXT_BYTES, _GAP_BYTES = 1 << 30, 1 << 20  # of a process, and most between two tensors of a ring
-_CALLS_HELD = 144  # results of a screen, at most: 6 blocks of 24 calls
+_CALLS_HELD = 96  # results of a screen before they are compared, at most: 4 blocks of 24 calls
 _STAYS_WARM = 10.0  # seconds after which a baseline is warmed up at length again
 _SEATS: dict[str, Seat] = {}
 _FOR_JUDGES = 0.4  # of the device's memory: oracles that are kept, baselines with their rings
@@ -66,6 +67,10 @@ class Visit:
     def alone(self) -> AbstractContextManager[None]:
         """Nobody else submits work inside; see `Share`."""
         return self._share.alone()
+
+    def holding(self, lock: Any) -> AbstractContextManager[Any]:
+        """Waits for a lock without keeping anybody from being timed; see `Share`."""
+        return self._share.holding(lock)
 
 
 class Device:
@@ -102,6 +107,9 @@ class Device:
         self.health = Health(torch_name)
         self._ranking = Seeds()  # of inputs on which nothing is judged
         self._baselines: dict[tuple[str, str, str], Conversation] = {}
+        self._ahead = ThreadPoolExecutor(1, "baselines")
+        self._first = threading.Lock()  # of what is being prepared
+        self._preparing: dict[str, Future[None]] = {}
 
     @contextlib.contextmanager
     def visit(
@@ -134,51 +142,70 @@ class Device:
     ) -> dict[str, Conversation]:
         """Before a visit beside others: workers with the candidate loaded, by workload, and the baselines, warm.
 
-        The first candidate of a problem has the baselines compiled, in a place of its own, while others are compared.
-
         Nothing where the sizes leave no room for that.
 
         Raises:
             Failed: it cannot be loaded.
         """
         names = [w.name for w in bench.problem.workloads]
-        if max(footprint(bench.full(name)) for name in names) > _ROOMY_BYTES:
+        if not self._roomy(bench):
             return {}
         with contextlib.ExitStack() as stack:
             with self.seat.doorstep():
                 made = {n: stack.enter_context(self.worker(bench, n, source, choices[n])) for n in names}
-                with self.lock:
-                    for name, arm in itertools.product(names, bench.problem.baselines):
-                        self.baseline(bench, name, arm)
-            if self._cold(bench, names):
-                with self.seat.shared(self._weight(bench, memory)), self.lock:
-                    for name in self._cold(bench, names):
-                        seed = self._ranking.seed(f"warm/{name}") >> 1
-                        body = {"seed": seed, "distribution": "declared", "seconds": 0.0, "slots": 0, "hold": 0}
-                        self.warm_baselines(bench, name, body)
+            self.prepare(bench, memory).result()
             stack.pop_all()
         return made
 
-    def _cold(self, bench: Bench, workloads: Sequence[str]) -> list[str]:
-        """Workloads of which a baseline has never been called."""
+    def prepare(self, bench: Bench, memory: int) -> Future[None]:
+        """Has the baselines of a problem compiled while its first candidates are still built, in a place of its own
+        beside what is compared; done at once where the sizes leave no room for that, or where it was done before.
+
+        The future's errors are the problem's or the machine's: ProblemError, SeatLost.
+        """
+        with self._first:
+            known = self._preparing.get(bench.problem.key)
+            if known is None or (known.done() and (known.exception() is not None or self._cold(bench))):
+                known = self._preparing[bench.problem.key] = self._ahead.submit(self._prepare, bench, memory)
+            return known
+
+    def _prepare(self, bench: Bench, memory: int) -> None:
+        if not self._roomy(bench):
+            return
+        keys = list(itertools.product((w.name for w in bench.problem.workloads), bench.problem.baselines))
+        with self.seat.doorstep(), self.lock, ThreadPoolExecutor(len(keys)) as pool:
+            # Side by side: each is mostly the start of a process.
+            list(pool.map(lambda key: self.baseline(bench, *key), keys))
+        with self.seat.shared(self._weight(bench, memory)), self.lock:
+            for name in self._cold(bench):
+                seed = self._ranking.seed(f"warm/{name}") >> 1
+                body = {"seed": seed, "distribution": "declared", "seconds": 0.0, "slots": 0, "hold": 0}
+                self.warm_baselines(bench, name, body)
+
+    @staticmethod
+    def _roomy(bench: Bench) -> bool:
+        return max(footprint(bench.full(w.name)) for w in bench.problem.workloads) <= _ROOMY_BYTES
+
+    def _cold(self, bench: Bench) -> list[str]:
+        """Workloads of which a baseline has never been called, where there is room to have them called ahead."""
 
         def warm(workload: str, arm: str) -> bool:
             known = self._baselines.get((bench.problem.key, workload, arm))
             return known is not None and known in self._warmed
 
-        return [w for w in workloads if not all(warm(w, arm) for arm in bench.problem.baselines)]
+        names = [w.name for w in bench.problem.workloads] if self._roomy(bench) else []
+        return [w for w in names if not all(warm(w, arm) for arm in bench.problem.baselines)]
 
     def _weight(self, bench: Bench, memory: int) -> float:
         """The share of the memory for candidates that one of them takes at most."""
-        full = [bench.full(w.name) for w in bench.problem.workloads]
-        if max(map(footprint, full)) > _ROOMY_BYTES:
+        if not self._roomy(bench):
             return 1.0
         each = (
             _CONTEXT_BYTES
             + 3 * footprint(d)
-            + min(RING_BYTES, SLOTS * (footprint(d) + len(d.inputs) * _GAP_BYTES))
-            + min(SCREEN_HOLD_BYTES, _CALLS_HELD * sum(math.prod(o.shape) * width(o.dtype) for o in d.outputs))
-            for d in full
+            + min(RING_BYTES, SLOTS * (nbytes(d.inputs) + len(d.inputs) * _GAP_BYTES))
+            + min(SCREEN_HOLD_BYTES, _CALLS_HELD * nbytes(d.outputs))
+            for d in (bench.full(w.name) for w in bench.problem.workloads)
         )
         return sum(each) / ((1 - _FOR_JUDGES) * memory)
 
@@ -188,14 +215,14 @@ class Device:
         source: str,
         choices: Mapping[str, Mapping[str, Choice]],
         cases: Sequence[Case],
-        pause: Callable[[], None] = lambda: None,
+        stay: Stay | None = None,
         visit: Visit | None = None,
     ) -> tuple[list[Correctness], str]:
         """Compares at full size on the device: the first `full_cases` cases, one of each distribution first.
 
         Args:
             choices: of each workload, by name.
-            pause: called before each question.
+            stay: lets others by before each question.
             visit: keeps the workers, to be timed, where memory allows.
 
         Returns:
@@ -215,7 +242,7 @@ class Device:
             keep = partial(visit.workers.__setitem__, workload.name) if visit is not None and roomy else None
             some = ordered[: self.full_cases]
             loaded = visit.workers.get(workload.name) if visit is not None else None
-            one, isolation = compare(bench, trial, some, Evidence.MEASURED, pause=pause, loaded=loaded, keep=keep)
+            one, isolation = compare(bench, trial, some, Evidence.MEASURED, stay=stay, loaded=loaded, keep=keep)
             if footprint(trial.description) > _ROOMY_BYTES:
                 bench.forget(trial.description, self.torch_name)
             found.append(one)
@@ -380,9 +407,12 @@ _WIDTHS = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bf
 
 def footprint(description: Description) -> int:
     """Bytes of one set of inputs, parameters and outputs."""
-    leaves: list[tuple[tuple[int, ...], str]] = [(i.shape, i.dtype) for i in description.inputs if i.dtype]
-    leaves += [(p.shape, p.dtype) for p in description.state] + [(o.shape, o.dtype) for o in description.outputs]
-    return sum(math.prod(shape) * width(dtype) for shape, dtype in leaves)
+    return nbytes(description.inputs) + nbytes(description.state) + nbytes(description.outputs)
+
+
+def nbytes(leaves: Iterable[InputSpec | StateSpec | OutputSpec]) -> int:
+    """Bytes of leaves; what is no tensor has none."""
+    return sum(math.prod(leaf.shape) * width(leaf.dtype) for leaf in leaves if leaf.dtype)
 
 
 def width(dtype: str) -> int:

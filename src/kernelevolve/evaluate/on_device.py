@@ -114,7 +114,7 @@ class OnDevice:
         def correct(some: Sequence[Case], judged: bool = True) -> str:
             kept = visit if judged and climb.lane.name == "screen" and climb.last is None else None
             found, climb.isolation = self.device.correct(
-                self.bench, climb.candidate.source, climb.choices, some, visit.give_way, kept
+                self.bench, climb.candidate.source, climb.choices, some, visit, kept
             )
             climb.correctness += found
             if judged:

@@ -16,9 +16,34 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 SIDE_BY_SIDE = 16  # candidates on one device, if its memory holds them
 READY = 6  # that wait to be timed before the others have to give way, unless there are no others
+
+
+class Stay(Protocol):
+    """How those who work on a device let others by; see `Share`."""
+
+    def give_way(self) -> None: ...
+
+    def alone(self) -> AbstractContextManager[None]: ...
+
+    def holding(self, lock: Any) -> AbstractContextManager[Any]: ...
+
+
+class Undisturbed:
+    """A stay where nobody else is."""
+
+    def give_way(self) -> None:
+        """There is nobody to be let by."""
+
+    def alone(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def holding(self, lock: Any) -> AbstractContextManager[Any]:
+        return lock  # type: ignore[no-any-return]
 
 
 class Seat:
@@ -126,6 +151,27 @@ class Seat:
                 self._active += 1
 
     @contextlib.contextmanager
+    def holding(self, lock: Any) -> Iterator[None]:
+        """For a share under way: inside it holds a lock, for which it waits without keeping anybody from being timed.
+        Whoever is timed may need that lock, so it is given up again until that is over."""
+        with self._turn:
+            self._active -= 1
+            self._turn.notify_all()
+        while True:
+            lock.acquire()
+            with self._turn:
+                if not self._timing:
+                    self._active += 1
+                    break
+            lock.release()
+            with self._turn:
+                self._turn.wait_for(lambda: not self._timing)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
     def only(self) -> Iterator[None]:
         """For a share under way: nobody else is under way inside. It goes on once all who were ready had their turn."""
         with self._turn:
@@ -155,7 +201,7 @@ class Share:
     """
 
     def __init__(self, seat: Seat) -> None:
-        self._seat = seat
+        self._seat, self._timed = seat, False
         self.crowded = False
         self.seconds = 0.0
 
@@ -167,4 +213,16 @@ class Share:
     def alone(self) -> Iterator[None]:
         """Nobody else submits work to the device inside."""
         with self._seat.only():
-            yield
+            self._timed = True
+            try:
+                yield
+            finally:
+                self._timed = False
+
+    def holding(self, lock: Any) -> AbstractContextManager[Any]:
+        """Holds a lock inside; who waits for it keeps nobody from being timed.
+
+        Args:
+            lock: with `acquire` and `release`; one that this thread does not hold yet.
+        """
+        return lock if self._timed else self._seat.holding(lock)

@@ -8,7 +8,6 @@ of the clock (`consistency`), what the driver says (`watch`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -22,6 +21,7 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.consistency import Consistency, consistency, sharpen
 from kernelevolve.evaluate.correct import Failed, Trial, candidate_asks
 from kernelevolve.evaluate.roles import Conversation
+from kernelevolve.evaluate.seat import Stay, Undisturbed
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.timing import (
     BURSTS,
@@ -53,24 +53,6 @@ _MORE_BLOCKS = 12  # before anybody is accused of a false clock
 _COMPULSORY_SECONDS = 5.0
 _MOVED: WeakKeyDictionary[Bench, dict[tuple[str, str, str], Mapping[str, Any]]] = WeakKeyDictionary()
 GUARDS = ("fresh-inputs", "timed-outputs", "clock", "floor")
-
-
-class Stay(Protocol):
-    """A candidate's stay on a device that it shares."""
-
-    def give_way(self) -> None: ...
-
-    def alone(self) -> AbstractContextManager[None]: ...
-
-
-class _Alone:
-    """A stay where nobody else is on the device."""
-
-    def give_way(self) -> None:
-        """There is nobody to be let by."""
-
-    def alone(self) -> AbstractContextManager[None]:
-        return nullcontext()
 
 
 class Place(Protocol):
@@ -127,11 +109,11 @@ class Session:
         worker: Conversation | None = None,
         visit: Stay | None = None,
     ) -> None:
-        self._kept, self.visit = worker, visit or _Alone()
+        self._kept, self.visit = worker, visit or Undisturbed()
         self.screen = lane.name == "screen"
         self.bench, self.place, self.trial, self.lane, self.seeds = bench, place, trial, lane, seeds
         self.figures, self.candidates = figures, candidates
-        self.blocks = blocks or Blocks(lane.blocks, lane.doublings)
+        self.blocks = blocks or Blocks(lane.blocks, lane.doublings, lane.most)
         self.workload = trial.description.variant.workload
         self.state = seeds.seed(f"time/{self.workload}/state")
         self.distribution = distribution
@@ -282,7 +264,7 @@ class Session:
         fastest = min(pilots.values())
         calls, slow = calls_per_burst(fastest), fastest >= SLOW_MS
         block = shape_for(calls, slow, slots, output, free)
-        shape = shape_for(calls, slow, slots, output, free, blocks=self._blocks_held()) if self.screen else block
+        shape = shape_for(calls, slow, slots, output, free, blocks=self.blocks.count) if self.screen else block
         timed = {n: j for n, j in judges.items() if not self.screen or pilots[n] == fastest}
         seed = self._seed(f"{mode}/warm")
         self.visit.give_way()
@@ -301,14 +283,10 @@ class Session:
             return arms, None
         looks = Looks(
             self.bench, self.trial.description, self.place.torch_name, worker, self.trial.key, self.lane.verified,
-            self.seeds, label, self.trial.bounds.call_seconds,
+            self.seeds, label, self.trial.bounds.call_seconds, self.visit,
         )  # fmt: skip
         looks.started([Call(i, Case(seed + i, self.distribution, state=self.state)) for i in range(slots)])
         return arms, looks
-
-    def _blocks_held(self) -> int:
-        """Blocks whose results are held together in a screen: as many as it has at most."""
-        return self.blocks.count << self.blocks.doublings
 
     def _clock(
         self,
@@ -370,7 +348,7 @@ class Session:
 
     def _compulsory(self) -> Mapping[str, Any]:
         """The bytes of this workload, tried once for all candidates of a bench."""
-        with self.bench.lock:  # several candidates may want to know at once
+        with self.visit.holding(self.bench.lock):  # several candidates may want to know at once
             known = _MOVED.setdefault(self.bench, {})
             key = (self.workload, self.place.torch_name, self.distribution)
             if key not in known:

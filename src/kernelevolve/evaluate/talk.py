@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from kernelevolve.errors import SeatLost
 from kernelevolve.evaluate.asking import Failed, Trial, candidate_asks
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.roles import Conversation, Refusal
+from kernelevolve.evaluate.seat import Stay, Undisturbed
 from kernelevolve.evaluation import Check, Verdict
 from kernelevolve.protocol import Case, Description, Patch, Placement
 from kernelevolve.wire import Message
@@ -43,13 +44,11 @@ class Talk:
         seconds: how long the worker says that each call took.
 
     Args:
-        pause: called before each question, where somebody else may have to be let by.
+        stay: lets others by before each question.
     """
 
-    def __init__(
-        self, bench: Bench, trial: Trial, worker: Conversation, pause: Callable[[], None] = lambda: None
-    ) -> None:
-        self.bench, self.trial, self.worker, self._pause = bench, trial, worker, pause
+    def __init__(self, bench: Bench, trial: Trial, worker: Conversation, stay: Stay | None = None) -> None:
+        self.bench, self.trial, self.worker, self._stay = bench, trial, worker, stay or Undisturbed()
         self.checks: list[Check] = []
         self.tried: list[Case] = []
         self.right: list[Case] = []
@@ -77,7 +76,7 @@ class Talk:
 
     def ask(self, kind: str, body: Mapping[str, Any], *, seconds: float | None = None) -> Message:
         """The worker's answer; see `candidate_asks`."""
-        self._pause()
+        self._stay.give_way()
         answer: Message = candidate_asks(
             self.worker, kind, body, seconds=seconds if seconds is not None else self.trial.bounds.call_seconds
         )
@@ -85,8 +84,7 @@ class Talk:
 
     def judge(self, kind: str, body: Mapping[str, Any], given: Message | None = None) -> Mapping[str, Any]:
         """The judge's answer about this size; `given` is the worker's message that holds what it is about."""
-        self._pause()  # before the lock: whoever has the device to itself may need the same judge
-        with self.bench.lock:
+        with self._stay.holding(self.bench.lock):
             judge = self.bench.oracle(self.trial.description, self.trial.device)
             return self.bench.judged(judge, kind, body, given.attachments if given is not None else None).body
 
@@ -175,8 +173,7 @@ class Talk:
 
     def _in_place(self, body: Mapping[str, Any], called: Message) -> Mapping[str, Any] | None:
         """The judge compares in the worker's device memory; None where the two cannot share any."""
-        self._pause()
-        with self.bench.lock:
+        with self._stay.holding(self.bench.lock):
             judge = self.bench.oracle(self.trial.description, self.trial.device)
             asked = {**body, "handles": called.body["handles"]}
             try:

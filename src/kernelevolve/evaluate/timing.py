@@ -10,8 +10,8 @@ bursts are twice as long as the others, which is what the cross-check of the clo
 of a burst is its median; where the calls of a burst differ so much that its mean says something else, the mean: a
 candidate that does the work of several calls in one of them gains nothing. That of a block is the mean of the
 logarithms of its bursts, the estimate the mean over blocks of the difference. The interval is looked at after 1, 2 and
-4 times the first blocks, each time at a level at which all looks together claim a difference of equal arms in at most
-5 %.
+4 times the first blocks, or as many as there are at most, each time at a level at which all looks together claim a
+difference of equal arms in at most 5 %.
 """
 
 from __future__ import annotations
@@ -39,10 +39,21 @@ _MODES = {"cold": "cold L2", "hot": "inputs just read", "burst": "back to back, 
 
 @dataclass(frozen=True)
 class Blocks:
-    """How long to measure: blocks at first, and how often to double them while the interval says nothing."""
+    """How long to measure: blocks at first, how often to double them while the interval says nothing, and how many at
+    most (0 for as many as that gives)."""
 
     count: int = 12
     doublings: int = 2
+    most: int = 0
+
+    def by(self, look: int) -> int:
+        """Blocks that are done at look 0, 1, ..."""
+        return min(self.count << look, self.most or math.inf)  # type: ignore[return-value]
+
+    @property
+    def all(self) -> int:
+        """Blocks in all where no look decides."""
+        return self.by(self.doublings)
 
 
 @dataclass(frozen=True)
@@ -137,10 +148,10 @@ def time_arms(
     longer = plan.longer or 2 * calls
     samples: dict[str, list[list[list[float]]]] = {name: [] for name in arms}
     dropped: list[str] = []
-    done, most = 0, plan.blocks.count
+    done = 0
     confidence = confidence_of(plan.blocks.doublings + 1, plan.candidates)
-    for _ in range(plan.blocks.doublings + 1):
-        while done < most:
+    for look in range(plan.blocks.doublings + 1):
+        while done < plan.blocks.by(look):
             start = time.monotonic()
             taken = interleave(arms, done, calls, longer)
             why = watch.why_drop(start, time.monotonic())
@@ -158,7 +169,6 @@ def time_arms(
         verdict = judge_ratio(ratio)
         if verdict is not Verdict.INCONCLUSIVE:
             break
-        most = 2 * done
     if not samples[CANDIDATE]:
         raise NothingCounts(f"all {done} blocks were dropped: {dropped[0]}")
     if len(dropped) > DROPPED * done:

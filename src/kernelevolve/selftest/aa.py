@@ -110,14 +110,14 @@ def allowed(comparisons: int, share: float = SHARE, chance: float = CHANCE) -> i
 def simulate(lane: Lane, comparisons: int, *, seed: int = 0) -> EqualArms:
     """Equal arms on a machine that drifts, through the design of a lane."""
     start, luck = time.monotonic(), random.Random(seed)
-    blocks = Blocks(lane.blocks, lane.doublings)
+    blocks = Blocks(lane.blocks, lane.doublings, lane.most)
     timed = [_simulated(blocks, luck) for _ in range(comparisons)]
     return _counted(lane.name, "", "simulated", timed, start)
 
 
 def _simulated(blocks: Blocks, luck: random.Random) -> Timed:
     level, burst = luck.gauss(0.0, _DRIFT), 0
-    most = blocks.count * 2**blocks.doublings * 16  # bursts of both arms, where nothing decides before
+    most = blocks.all * 16  # bursts of both arms, where nothing decides before
 
     def call(calls: int) -> Sequence[float]:
         nonlocal level, burst

@@ -130,7 +130,7 @@ class Station:
     def _short(self, lane: Lane, specimen: Specimen) -> Lane:
         """As few blocks, seeds and distributions as a cheat needs to show, for an interpreter that takes its time."""
         if not self.on_cpu:
-            return replace(lane, blocks=min(lane.blocks, 6), doublings=0, seeds=1, modes=("cold",))
+            return replace(lane, blocks=6, doublings=0, seeds=1, modes=("cold",))
         used = tuple(d for d in lane.distributions if d in _ON_CPU or specimen.distribution)
         blocks = 6 if specimen.guard in _SLOPES else 1
         seeds = 2 if specimen.distribution else 1  # where the values of one seed might miss what shows it
