@@ -73,7 +73,7 @@ def single(source: str, choice: dict) -> str:
     """The file with each knob's list cut to the chosen value."""
     start = source.index("KNOBS = {")
     end = source.index("\n}\n", start) + 3
-    return source[:start] + f"KNOBS = {({name: [value] for name, value in choice.items()})!r}\n" + source[end:]
+    return source[:start] + f"KNOBS = { ({name: [value] for name, value in choice.items()})!r}\n" + source[end:]
 
 
 def wrong(source: str) -> str:
@@ -258,6 +258,10 @@ def main() -> None:
         "machine": platform.platform(),
         "cores": os.cpu_count(),
     }
+    # Whoever is first would otherwise read gigabytes of libraries from a cold disk for the other.
+    subprocess.run(
+        [sys.executable, "-c", "import torch._inductor.compile_fx, triton; torch.cuda.is_available()"], check=True
+    )
     for side, work in (
         (
             "ours",

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kernelevolve import codec, plugins
@@ -83,9 +84,13 @@ class Workshop:
         platform: Platform = plugins.load("platforms", created.platform)
         settings = codec.from_data(Settings, codec.to_data(created.settings))
         self.roles.lane = settings.lane
-        self._warm()  # while a process of its own looks for devices
+        if self._wanted != "auto":
+            self._place(platform)  # a missing one is said before anything starts
+        with ThreadPoolExecutor(1) as aside:  # looking for devices takes the start of a process
+            looking = aside.submit(self._look)
+            bench = self.bench(builds)
+            looking.result()
         device = self._device(platform, settings)
-        bench = self.bench(builds)
         admission = self._admit(bench, created, settings, device)
         engineer = Engineer(self.problem, platform, self.program)
         ladder = Ladder(
@@ -119,12 +124,9 @@ class Workshop:
     def bench(self, builds: Path) -> Bench:
         """The problem's bench, prepared when first needed."""
         if self._bench is None:
-            self._warm()
+            self.roles.warm("judge", "translator", "builder", "worker")
             self._bench = Bench(self.problem, self.roles, builds)
         return self._bench
-
-    def _warm(self) -> None:
-        self.roles.warm("judge", "translator", "builder", "worker")
 
     def gate(self, builds: Path) -> Gate:
         """The problem's admission by itself: at scaled sizes on the CPU, or full ones where a device was asked for.
@@ -175,27 +177,35 @@ class Workshop:
             answer.close()
         return Program.from_json(text)
 
+    def _look(self) -> Mapping[str, str]:
+        if self._here is None:
+            self._here = {} if self._wanted == "none" else find_devices()
+        return self._here
+
     def _device(self, platform: Platform, settings: Settings) -> Device | None:
+        found = self._place(platform)
+        if found is None:
+            return None
+        made = Device(*found, full_cases=_FULL_CASES[settings.effort], bounds=self._bounds)
+        self._seats.append(made)
+        return made
+
+    def _place(self, platform: Platform) -> tuple[str, str] | None:
+        """Torch's name and the product's of the device to use; None to do without."""
         if self._wanted == "none":
             return None
-        if self._here is None:
-            self._here = find_devices()
-        names = {place: found for place, found in self._here.items() if is_platform(platform, found)}
+        here = self._look()
+        names = {place: found for place, found in here.items() if is_platform(platform, found)}
         if self._wanted != "auto":
             if self._wanted not in names:
-                known = ", ".join(f"{p} ({n})" for p, n in self._here.items()) or "none"
-                lacks = f"is no {platform.name}" if self._wanted in self._here else "is not here"
+                known = ", ".join(f"{p} ({n})" for p, n in here.items()) or "none"
+                lacks = f"is no {platform.name}" if self._wanted in here else "is not here"
                 raise MissingDevice(
                     f"device {self._wanted!r} {lacks}; devices here: {known}; leave --device out to use the first "
                     f"{platform.name}, or to build and model where there is none"
                 )
             names = {self._wanted: names[self._wanted]}
-        if not names:
-            return None
-        place, name = next(iter(names.items()))
-        made = Device(place, name, full_cases=_FULL_CASES[settings.effort], bounds=self._bounds)
-        self._seats.append(made)
-        return made
+        return next(iter(names.items()), None)
 
     def close(self) -> None:
         """Ends all processes but those that are shared."""

@@ -13,7 +13,7 @@ import pytest
 
 from kernelevolve import plugins
 from kernelevolve.candidate import Candidate
-from kernelevolve.evaluate import measure
+from kernelevolve.evaluate import seat
 from kernelevolve.evaluate.asking import Killed
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import Failed
@@ -127,7 +127,7 @@ def climb_all(ladder: Ladder, names: list[str]) -> dict[int, Evaluation | BaseEx
 def test_each_gets_its_own_verdict_and_is_timed_alone(ladder: Ladder, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["honest", "wrong", "dies", "honest"]
     spans: list[tuple[float, float]] = []
-    entered = measure.Visit.alone
+    entered = seat.Share.alone
 
     class Spanned:
         def __init__(self, inner: object) -> None:
@@ -141,7 +141,7 @@ def test_each_gets_its_own_verdict_and_is_timed_alone(ladder: Ladder, monkeypatc
             spans.append((self.start, time.monotonic()))
             self.inner.__exit__(*error)  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(measure.Visit, "alone", lambda self: Spanned(entered(self)))
+    monkeypatch.setattr(seat.Share, "alone", lambda self: Spanned(entered(self)))
     found = climb_all(ladder, names)
     for number, name in enumerate(names):
         got = found[number]
@@ -158,7 +158,7 @@ def test_each_gets_its_own_verdict_and_is_timed_alone(ladder: Ladder, monkeypatc
 def test_a_failure_beside_others_is_looked_at_again_alone(ladder: Ladder, monkeypatch: pytest.MonkeyPatch) -> None:
     rungs, tried = ladder._on(ladder.device)._rungs.__func__, []  # type: ignore[arg-type,attr-defined]
 
-    def crowded_out(self: object, climb: object, visit: measure.Visit, *rest: object) -> Verdict:
+    def crowded_out(self: object, climb: object, visit: seat.Share, *rest: object) -> Verdict:
         tried.append(visit.crowded)
         if len(tried) == 1:
             visit._share.crowded = True

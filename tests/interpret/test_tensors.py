@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kernelevolve.errors import ProblemError
-from kernelevolve.evaluate import arms
+from kernelevolve.evaluate import room
 from kernelevolve.problem import Problem, parse_problem
 from kernelevolve.protocol import Case, Description, Variant
 from kernelevolve.tensors import call, clock, draw, load, outputs, ring
@@ -339,4 +339,4 @@ def test_what_is_timed_includes_the_gradients_that_are_asked_for() -> None:
 
 
 def test_the_host_counts_with_rings_as_large_as_the_clock_makes_them() -> None:
-    assert (arms.RING_BYTES, arms.SLOTS) == (ring.RING_BYTES, ring.SLOTS_USUAL)
+    assert (room.RING_BYTES, room.SLOTS) == (ring.RING_BYTES, ring.SLOTS_USUAL)

@@ -184,7 +184,7 @@ def test_a_cheat_is_refused_for_what_it_is(time_it: Time, name: str) -> None:
     assert failed.artefact["guard"] in ("timed-outputs", "clock") and failed.artefact["workload"] == "declared"
 
 
-@pytest.mark.parametrize("calls", [1, 5, 20, 100])
+@pytest.mark.parametrize("calls", [1, 5, 20, 60])
 def test_honest_at_first_and_zeros_later_is_seen_in_the_call_that_is_timed(time_it: Time, calls: int) -> None:
     failed = refused(time_it, candidate(f"return self.work(x) if self.count <= {calls} else torch.zeros_like(x)"))
     assert failed.verdict is Verdict.WRONG_VALUE, str(failed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernelevolve.evaluate.measure import footprint
+from kernelevolve.evaluate.room import footprint
 from kernelevolve.evaluate.traffic import read_sites, works
 from kernelevolve.evaluation import Buffer, Fill, Launch, LaunchPlan
 from kernelevolve.protocol import Description, InputSpec, OutputSpec, StateSpec, Variant

@@ -144,6 +144,50 @@ def test_who_waits_for_a_judge_keeps_nobody_from_being_timed() -> None:
     assert floor.wrong == []
 
 
+def test_those_with_a_place_may_wait_for_a_judge_that_has_none() -> None:
+    seat, floor, done = Seat(2, 2), Floor(), threading.Event()
+
+    def waiting() -> None:
+        with seat.shared(0.5) as share, share.aside():
+            assert done.wait(PATIENCE)
+
+    def judge() -> None:
+        with seat.unplaced() as share:
+            floor.work(0.001)
+            with share.alone():
+                floor.time("judge", 0.001)
+        done.set()
+
+    run(*(threading.Thread(target=work, daemon=True) for work in (waiting, waiting, judge)))
+    assert floor.timed == ["judge"]
+    assert floor.wrong == []
+
+
+def test_a_judge_without_a_place_waits_for_one_who_has_the_device_to_itself() -> None:
+    seat, order, entered, leave = Seat(), [], threading.Event(), threading.Event()
+
+    def alone() -> None:
+        with seat.alone():
+            entered.set()
+            assert leave.wait(PATIENCE)
+            order.append("alone")
+
+    def judge() -> None:
+        with seat.unplaced():
+            order.append("judge")
+
+    first = threading.Thread(target=alone, daemon=True)
+    first.start()
+    assert entered.wait(PATIENCE)
+    second = threading.Thread(target=judge, daemon=True)
+    second.start()
+    time.sleep(0.02)
+    leave.set()
+    for one in (first, second):
+        one.join(PATIENCE)
+    assert order == ["alone", "judge"]
+
+
 def test_one_that_needs_all_of_it_has_its_turn_among_many_small_ones() -> None:
     seat, order = Seat(4, 4), []
     stop = threading.Event()

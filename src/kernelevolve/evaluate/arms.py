@@ -22,8 +22,10 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.consistency import Taken
 from kernelevolve.evaluate.correct import Failed, candidate_asks
 from kernelevolve.evaluate.roles import Conversation, Refusal
+from kernelevolve.evaluate.room import HOLD_BYTES, HOLD_SHARE, SCREEN_HOLD_BYTES
 from kernelevolve.evaluate.seat import Stay, Undisturbed
 from kernelevolve.evaluate.secrets import Seeds
+from kernelevolve.evaluate.timing import pilot
 from kernelevolve.evaluation import Check, Verdict
 from kernelevolve.protocol import Case, Description
 from kernelevolve.wire import Message
@@ -60,12 +62,6 @@ class Shape:
     longer: int
     hold: int
     by_burst: bool
-
-
-HOLD_BYTES = 8 << 30
-HOLD_SHARE = 0.1
-SCREEN_HOLD_BYTES = 6 << 30  # of one of several that share a device
-RING_BYTES, SLOTS = 4 << 30, 20  # most that `tensors.clock` takes for a ring
 
 
 def shape_for(calls: int, slow: bool, slots: int, output: int, free: int, *, blocks: int = 0) -> Shape:
@@ -162,6 +158,14 @@ def turns_of(
         ]
 
     return calls
+
+
+def first_look(
+    asks: Mapping[str, Ask], turns: Callable[[int, int], list[Call]], slots: int, mode: str, rounds: int = 1
+) -> dict[str, float]:
+    """Milliseconds of a call of each baseline, from short bursts in turn; nobody else may be on the device."""
+    short = Shape(slots, 1, 1, 1, 0, False)
+    return pilot({name: Arm(ask, turns, short, mode) for name, ask in asks.items()}, rounds)
 
 
 @dataclass

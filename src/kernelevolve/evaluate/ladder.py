@@ -125,8 +125,8 @@ class Ladder:
             climb.tuning = self._tuning(candidate.source, {} if self.pinned else knobs)
             if len(self.bench.problem.workloads) > 1 and chooses_configs(candidate.source):
                 climb.labels.append("one choice for all workloads, as an autotuned kernel's configuration is")
-            if self.device and climb.lane.name == "screen" and climb.last is None:
-                self.device.prepare(self.bench, self.platform.figures.memory_bytes)
+            if self.device and self._seen_full(climb):
+                self.device.prepare(self.bench)
             built = self._build(climb)
             measured = None if climb.last or self.pinned else self.twins
             if measured and (twin := measured.of(candidate, knobs, built, self.builder)):
@@ -296,9 +296,10 @@ class Ladder:
             places = [
                 addresses(self.bench, replace(trial, description=d, choice=climb.choices[d.variant.workload]))
                 for d in self._full()
-                if d.variant.workload in workloads
+                if d.variant.workload in workloads and not self._seen_full(climb)
             ]
-            return f"{checks} checks on {sizes}; {places[0]}; not seen here: {', '.join(found.not_seen)}"
+            place = places[0] if places else "addresses at full size are left to the device"
+            return f"{checks} checks on {sizes}; {place}; not seen here: {', '.join(found.not_seen)}"
 
         try:
             climb.rung(Rung.INTERPRET, work)
@@ -307,6 +308,10 @@ class Ladder:
                 raise
             # The device will see what the interpreter cannot.
             climb.reports[-1] = replace(climb.reports[-1], status="skipped")
+
+    def _seen_full(self, climb: Climb) -> bool:
+        """Whether a screen runs all of it at full size in a moment."""
+        return self.device is not None and climb.lane.name == "screen" and climb.last is None
 
     def _hidden(self, climb: Climb, trial: Trial) -> None:
         """Sizes that no file names: in a screen the same for all candidates of a session, since none is told them."""

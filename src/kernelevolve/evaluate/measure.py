@@ -13,7 +13,7 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -21,39 +21,40 @@ from typing import Any
 
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
-from kernelevolve.evaluate.arms import RING_BYTES, SCREEN_HOLD_BYTES, SLOTS
+from kernelevolve.evaluate.arms import first_look, turns_of
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder
 from kernelevolve.evaluate.correct import Bounds, Failed, Trial, candidate_asks, compare
 from kernelevolve.evaluate.graphs import by_mode
 from kernelevolve.evaluate.health import Health
 from kernelevolve.evaluate.roles import Conversation
+from kernelevolve.evaluate.room import ROOMY_BYTES, SCREEN_SLOTS, footprint, screen_share
 from kernelevolve.evaluate.seat import Seat, Share, Stay
 from kernelevolve.evaluate.secrets import Seeds
-from kernelevolve.evaluate.session import Measured, Session, worst_of
+from kernelevolve.evaluate.session import PILOT_ROUNDS, Measured, Session, worst_of
 from kernelevolve.evaluate.timing import Blocks
 from kernelevolve.evaluate.tune import Group, Tuning
 from kernelevolve.evaluation import Correctness, Evidence
 from kernelevolve.hardware import HardwareFigures
-from kernelevolve.protocol import Case, Description, InputSpec, OutputSpec, StateSpec
+from kernelevolve.protocol import Case, Description
 from kernelevolve.settings import LANES, Lane
 
 ON_DEVICE = Bounds(load_seconds=180.0, call_seconds=60.0)
 _TUNE_CALLS = 7
-_ROOMY_BYTES = 2 << 30
-_CONTEXT_BYTES, _GAP_BYTES = 1 << 30, 1 << 20  # of a process, and most between two tensors of a ring
-_CALLS_HELD = 96  # results of a screen before they are compared, at most: 4 blocks of 24 calls
 _STAYS_WARM = 10.0  # seconds after which a baseline is warmed up at length again
 _SEATS: dict[str, Seat] = {}
-_FOR_JUDGES = 0.4  # of the device's memory: oracles that are kept, baselines with their rings
 
 
 class Visit:
-    """One candidate's stay on a device: its place there, and the workers that have it loaded, by workload."""
+    """One candidate's stay on a device: its place there, and the workers that have it loaded, by workload.
 
-    def __init__(self, share: Share, workers: dict[str, Conversation]) -> None:
+    Attributes:
+        undisturbed: whether it has the device to itself from the beginning.
+    """
+
+    def __init__(self, share: Share, workers: dict[str, Conversation], *, undisturbed: bool) -> None:
         self._share = share
-        self.workers = workers
+        self.workers, self.undisturbed = workers, undisturbed
 
     @property
     def crowded(self) -> bool:
@@ -67,6 +68,10 @@ class Visit:
     def alone(self) -> AbstractContextManager[None]:
         """Nobody else submits work inside; see `Share`."""
         return self._share.alone()
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Waits inside without keeping anybody from being timed; see `Share`."""
+        return self._share.aside()
 
     def holding(self, lock: Any) -> AbstractContextManager[Any]:
         """Waits for a lock without keeping anybody from being timed; see `Share`."""
@@ -107,6 +112,7 @@ class Device:
         self.health = Health(torch_name)
         self._ranking = Seeds()  # of inputs on which nothing is judged
         self._baselines: dict[tuple[str, str, str], Conversation] = {}
+        self._short = True  # whether the baselines' rings are those of a screen
         self._ahead = ThreadPoolExecutor(1, "baselines")
         self._first = threading.Lock()  # of what is being prepared
         self._preparing: dict[str, Future[None]] = {}
@@ -130,17 +136,15 @@ class Device:
         loaded, stay = dict(workers or {}), None
         try:
             with place as stay:
-                yield Visit(stay, loaded)
+                yield Visit(stay, loaded, undisturbed=not memory)
         finally:
             if stay is not None and held is not None:
                 held(stay.seconds)
             for worker in loaded.values():
                 worker.end()
 
-    def ready(
-        self, bench: Bench, source: str, choices: Mapping[str, Mapping[str, Choice]], memory: int
-    ) -> dict[str, Conversation]:
-        """Before a visit beside others: workers with the candidate loaded, by workload, and the baselines, warm.
+    def ready(self, bench: Bench, source: str, choices: Mapping[str, Mapping[str, Choice]]) -> dict[str, Conversation]:
+        """Before a visit beside others: workers with the candidate loaded, by workload.
 
         Nothing where the sizes leave no room for that.
 
@@ -153,38 +157,52 @@ class Device:
         with contextlib.ExitStack() as stack:
             with self.seat.doorstep():
                 made = {n: stack.enter_context(self.worker(bench, n, source, choices[n])) for n in names}
-            self.prepare(bench, memory).result()
             stack.pop_all()
         return made
 
-    def prepare(self, bench: Bench, memory: int) -> Future[None]:
-        """Has the baselines of a problem compiled while its first candidates are still built, in a place of its own
-        beside what is compared; done at once where the sizes leave no room for that, or where it was done before.
+    def prepare(self, bench: Bench) -> Future[None]:
+        """Has the baselines of a problem compiled while its first candidates are still built, beside what is compared;
+        done at once where the sizes leave no room for that, or where it was done before.
 
         The future's errors are the problem's or the machine's: ProblemError, SeatLost.
         """
         with self._first:
             known = self._preparing.get(bench.problem.key)
             if known is None or (known.done() and (known.exception() is not None or self._cold(bench))):
-                known = self._preparing[bench.problem.key] = self._ahead.submit(self._prepare, bench, memory)
+                known = self._preparing[bench.problem.key] = self._ahead.submit(self._prepare, bench)
             return known
 
-    def _prepare(self, bench: Bench, memory: int) -> None:
+    def _prepare(self, bench: Bench) -> None:
         if not self._roomy(bench):
             return
         keys = list(itertools.product((w.name for w in bench.problem.workloads), bench.problem.baselines))
         with self.seat.doorstep(), self.lock, ThreadPoolExecutor(len(keys)) as pool:
             # Side by side: each is mostly the start of a process.
             list(pool.map(lambda key: self.baseline(bench, *key), keys))
-        with self.seat.shared(self._weight(bench, memory)), self.lock:
+        with self.seat.unplaced(), self.lock:
             for name in self._cold(bench):
                 seed = self._ranking.seed(f"warm/{name}") >> 1
-                body = {"seed": seed, "distribution": "declared", "seconds": 0.0, "slots": 0, "hold": 0}
+                sizes = {"slots": 0, "most": SCREEN_SLOTS, "hold": 0}
+                body = {"seed": seed, "distribution": "declared", "seconds": 0.0, **sizes}
                 self.warm_baselines(bench, name, body)
+        self._ahead.submit(self._first_looks, bench)
+
+    def _first_looks(self, bench: Bench) -> None:
+        """Looks at the baselines' times while the first candidates are compared: who needs them and does not find
+        them looks himself."""
+        keys = [(bench.problem.key, w.name, "cold") for w in bench.problem.workloads]
+        with self.seat.unplaced() as share, share.alone():
+            for key in (k for k in keys if k not in self.pilots):
+                judges = {arm: self._baselines[key[0], key[1], arm] for arm in bench.problem.baselines}
+                slots = int(self._warmed[next(iter(judges.values()))][1]["slots"])
+                state = self._ranking.seed("baseline") >> 1
+                turns = turns_of(self._ranking, f"first/{key[1]}", slots, state)
+                asks = {arm: partial(bench.judged, judge) for arm, judge in judges.items()}
+                self.pilots[key] = first_look(asks, turns, slots, key[2], PILOT_ROUNDS)
 
     @staticmethod
     def _roomy(bench: Bench) -> bool:
-        return max(footprint(bench.full(w.name)) for w in bench.problem.workloads) <= _ROOMY_BYTES
+        return max(footprint(bench.full(w.name)) for w in bench.problem.workloads) <= ROOMY_BYTES
 
     def _cold(self, bench: Bench) -> list[str]:
         """Workloads of which a baseline has never been called, where there is room to have them called ahead."""
@@ -200,14 +218,7 @@ class Device:
         """The share of the memory for candidates that one of them takes at most."""
         if not self._roomy(bench):
             return 1.0
-        each = (
-            _CONTEXT_BYTES
-            + 3 * footprint(d)
-            + min(RING_BYTES, SLOTS * (nbytes(d.inputs) + len(d.inputs) * _GAP_BYTES))
-            + min(SCREEN_HOLD_BYTES, _CALLS_HELD * nbytes(d.outputs))
-            for d in (bench.full(w.name) for w in bench.problem.workloads)
-        )
-        return sum(each) / ((1 - _FOR_JUDGES) * memory)
+        return screen_share((bench.full(w.name) for w in bench.problem.workloads), memory)
 
     def correct(
         self,
@@ -238,12 +249,12 @@ class Device:
             choice, full = choices[workload.name], bench.full(workload.name)
             trial = Trial(source, choice, full, self.torch_name, self.answers, self.bounds)
             self._make_room(trial.description)
-            roomy = visit is not None and footprint(trial.description) <= _ROOMY_BYTES
+            roomy = visit is not None and footprint(trial.description) <= ROOMY_BYTES
             keep = partial(visit.workers.__setitem__, workload.name) if visit is not None and roomy else None
             some = ordered[: self.full_cases]
             loaded = visit.workers.get(workload.name) if visit is not None else None
             one, isolation = compare(bench, trial, some, Evidence.MEASURED, stay=stay, loaded=loaded, keep=keep)
-            if footprint(trial.description) > _ROOMY_BYTES:
+            if footprint(trial.description) > ROOMY_BYTES:
                 bench.forget(trial.description, self.torch_name)
             found.append(one)
         return found, isolation
@@ -253,7 +264,7 @@ class Device:
 
         A candidate of that size is alone on the device.
         """
-        if footprint(description) > _ROOMY_BYTES:
+        if footprint(description) > ROOMY_BYTES:
             self.free()
 
     def free(self) -> None:
@@ -353,8 +364,9 @@ class Device:
         trial = Trial(source, choice, bench.full(workload), self.torch_name, self.answers, self.bounds)
         runs: list[Measured] = []
         for number in range(lane.processes):
-            if number:
-                self.free()
+            if number or self._short != (lane.name == "screen"):
+                self.free()  # rings of a screen are short
+            self._short = lane.name == "screen"
             own = seeds if not number else Seeds(seeds.seed(f"process/{number}").to_bytes(16, "big"))
             rules: dict[str, Any] = {"figures": figures, "candidates": candidates, "distribution": distribution}
             kept = visit.workers.get(workload) if visit is not None and not number else None
@@ -400,21 +412,3 @@ class Device:
             if self._holds.get(judge) != body["hold"]:
                 bench.judged(judge, "warm", body)
                 self._holds[judge] = body["hold"]
-
-
-_WIDTHS = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
-
-
-def footprint(description: Description) -> int:
-    """Bytes of one set of inputs, parameters and outputs."""
-    return nbytes(description.inputs) + nbytes(description.state) + nbytes(description.outputs)
-
-
-def nbytes(leaves: Iterable[InputSpec | StateSpec | OutputSpec]) -> int:
-    """Bytes of leaves; what is no tensor has none."""
-    return sum(math.prod(leaf.shape) * width(leaf.dtype) for leaf in leaves if leaf.dtype)
-
-
-def width(dtype: str) -> int:
-    """Bytes of one element."""
-    return _WIDTHS.get(dtype, 1)

@@ -101,8 +101,7 @@ class OnDevice:
         if self._tunable(climb) or climb.last is not None:
             return {}
         try:
-            memory = self.platform.figures.memory_bytes
-            return self.device.ready(self.bench, climb.candidate.source, climb.choices, memory)
+            return self.device.ready(self.bench, climb.candidate.source, climb.choices)
         except Failed:
             return {}
 
@@ -158,6 +157,9 @@ class OnDevice:
 
     def _time(self, climb: Climb, visit: Visit, cases: Sequence[Case], tell: Callable[[Verdict], None]) -> str:
         rules: dict[str, Any] = {"figures": self.platform.figures, "candidates": self.candidates}
+        if climb.lane.name == "screen" and not visit.undisturbed:
+            with visit.aside():
+                self.device.prepare(self.bench).result()
         for workload in self.bench.problem.workloads:
             measured = self.device.time(
                 self.bench,

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 SIDE_BY_SIDE = 16  # candidates on one device, if its memory holds them
-READY = 6  # that wait to be timed before the others have to give way, unless there are no others
+READY = 8  # that wait to be timed before the others have to give way, unless there are no others
 
 
 class Stay(Protocol):
@@ -31,6 +31,8 @@ class Stay(Protocol):
     def alone(self) -> AbstractContextManager[None]: ...
 
     def holding(self, lock: Any) -> AbstractContextManager[Any]: ...
+
+    def aside(self) -> AbstractContextManager[None]: ...
 
 
 class Undisturbed:
@@ -44,6 +46,9 @@ class Undisturbed:
 
     def holding(self, lock: Any) -> AbstractContextManager[Any]:
         return lock  # type: ignore[no-any-return]
+
+    def aside(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 class Seat:
@@ -83,23 +88,14 @@ class Seat:
             finally:
                 self._queue.remove(ticket)
                 self._turn.notify_all()
-            share = Share(self)
-            self._credit()
             self._weights.append(weight)
-            self._present.append(share)
-            if len(self._present) > 1:
-                for one in self._present:
-                    one.crowded = True
-            self._active += 1
+            share = self._enter()
         try:
             yield share
         finally:
             with self._turn:
-                self._credit()
                 self._weights.remove(weight)
-                self._present.remove(share)
-                self._active -= 1
-                self._turn.notify_all()
+                self._leave(share)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[Share]:
@@ -130,6 +126,36 @@ class Seat:
             with self._turn:
                 self._outside -= 1
                 self._turn.notify_all()
+
+    @contextlib.contextmanager
+    def unplaced(self) -> Iterator[Share]:
+        """Beside all others without a place of its own: for judges, whose memory is set aside, so that whoever holds a
+        place may wait for them. Never beside somebody who has the device from the beginning."""
+        with self.doorstep():
+            with self._turn:
+                self._turn.wait_for(lambda: not self._timing)
+                share = self._enter()
+            try:
+                yield share
+            finally:
+                with self._turn:
+                    self._leave(share)
+
+    def _enter(self) -> Share:
+        share = Share(self)
+        self._credit()
+        self._present.append(share)
+        if len(self._present) > 1:
+            for one in self._present:
+                one.crowded = True
+        self._active += 1
+        return share
+
+    def _leave(self, share: Share) -> None:
+        self._credit()
+        self._present.remove(share)
+        self._active -= 1
+        self._turn.notify_all()
 
     def _credit(self) -> None:
         """Shares out the time since the last change among those present, so that their sum is the time it was held."""
@@ -170,6 +196,19 @@ class Seat:
             yield
         finally:
             lock.release()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """For a share under way: nothing is submitted inside, so others may be timed; nobody is when it goes on."""
+        with self._turn:
+            self._active -= 1
+            self._turn.notify_all()
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._turn.wait_for(lambda: not self._timing)
+                self._active += 1
 
     @contextlib.contextmanager
     def only(self) -> Iterator[None]:
@@ -218,6 +257,10 @@ class Share:
                 yield
             finally:
                 self._timed = False
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Waits inside for something that needs no work on the device from here; keeps nobody from being timed."""
+        return self._seat.aside()
 
     def holding(self, lock: Any) -> AbstractContextManager[Any]:
         """Holds a lock inside; who waits for it keeps nobody from being timed.

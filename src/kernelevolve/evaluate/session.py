@@ -16,11 +16,12 @@ from weakref import WeakKeyDictionary
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
 from kernelevolve.evaluate import graphs, kernels
-from kernelevolve.evaluate.arms import Arm, Call, Looks, Shape, shape_for, turns_of
+from kernelevolve.evaluate.arms import Arm, Call, Looks, first_look, shape_for, turns_of
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.consistency import Consistency, consistency, sharpen
 from kernelevolve.evaluate.correct import Failed, Trial, candidate_asks
 from kernelevolve.evaluate.roles import Conversation
+from kernelevolve.evaluate.room import SCREEN_SLOTS
 from kernelevolve.evaluate.seat import Stay, Undisturbed
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.timing import (
@@ -33,7 +34,6 @@ from kernelevolve.evaluate.timing import (
     Timed,
     calls_per_burst,
     interleave,
-    pilot,
     time_arms,
 )
 from kernelevolve.evaluate.watch import Watch
@@ -166,7 +166,10 @@ class Session:
     def _warm_body(self, seed: int, *, slots: int = 0, hold: int = 0) -> dict[str, Any]:
         rules = {"seed": seed, "state": self.state, "distribution": self.distribution}
         seconds = WARM_SECONDS[self.place.torch_name.partition(":")[0]]
-        return {**rules, "seconds": seconds, "slots": slots, "hold": hold}
+        if self.screen:  # the device is at work already
+            seconds *= SCREEN_WARM
+        most = SCREEN_SLOTS if self.screen else 0
+        return {**rules, "seconds": seconds, "slots": slots, "most": most, "hold": hold}
 
     def _seed(self, label: str) -> int:
         # Slots are filled from seed, seed + 1, ...: room for them below 2^63.
@@ -187,14 +190,23 @@ class Session:
                 candidate.compared()
             return times
 
-        def after(block: int) -> None:
-            if looks is not None and len(candidate.pending) + block_calls > shape.hold:
+        def look(block: int) -> None:
+            if looks is not None and candidate.pending and len(candidate.pending) + block_calls > shape.hold:
                 looks.look(candidate, block)
                 candidate.compared()
+
+        def before(block: int) -> None:
+            if self.screen:  # what fits is compared once others may be on the device again
+                look(block)
+
+        def after(block: int) -> None:
+            if not self.screen:
+                look(block)
             for arm in arms.values():
                 arm.next_block(keep=arm is candidate and looks is not None)
 
         def one_more(block: int) -> None:
+            before(block)
             interleave(bursts, block, shape.calls, shape.longer)
             after(block)
 
@@ -211,6 +223,7 @@ class Session:
                     choice=self.trial.choice,
                     plan=plan,
                     device=self.place.name,
+                    before=before,
                     after=after,
                     watch=watch,
                 )
@@ -235,13 +248,12 @@ class Session:
         key = (self.bench.problem.key, self.workload, mode)
         if self.screen and key in self.place.pilots:
             return self.place.pilots[key]
-        turns = turns_of(self.seeds, f"time/{self.workload}/{mode}", int(facts["slots"]), self.state, self.distribution)
-        short = Shape(int(facts["slots"]), 1, 1, 1, 0, False)
-        first = {name: Arm(self._judge_asks(judge), turns, short, mode) for name, judge in judges.items()}
-        rounds = PILOT_ROUNDS if self.screen else 1
+        slots = int(facts["slots"])
+        turns = turns_of(self.seeds, f"time/{self.workload}/{mode}", slots, self.state, self.distribution)
+        asks = {name: self._judge_asks(judge) for name, judge in judges.items()}
         with self.visit.alone():
             if not self.screen or key not in self.place.pilots:  # others may have waited for the same
-                self.place.pilots[key] = pilot(first, rounds)
+                self.place.pilots[key] = first_look(asks, turns, slots, mode, PILOT_ROUNDS if self.screen else 1)
         return self.place.pilots[key]
 
     def _judge_asks(self, judge: Conversation) -> Any:
@@ -262,16 +274,13 @@ class Session:
         slots, output, free = int(facts["slots"]), int(facts["output"]), int(facts["free"])
         turns = turns_of(self.seeds, label, slots, self.state, self.distribution)
         fastest = min(pilots.values())
-        calls, slow = calls_per_burst(fastest), fastest >= SLOW_MS
+        calls, slow = calls_per_burst(fastest, short=self.screen), fastest >= SLOW_MS
         block = shape_for(calls, slow, slots, output, free)
         shape = shape_for(calls, slow, slots, output, free, blocks=self.blocks.count) if self.screen else block
         timed = {n: j for n, j in judges.items() if not self.screen or pilots[n] == fastest}
         seed = self._seed(f"{mode}/warm")
         self.visit.give_way()
-        warm = self._warm_body(seed, slots=slots, hold=shape.hold)
-        if self.screen:  # the device is at work already
-            warm["seconds"] *= SCREEN_WARM
-        worker_asks("warm", warm)
+        worker_asks("warm", self._warm_body(seed, slots=slots, hold=shape.hold))
         self.visit.give_way()
         for judge in timed.values():
             self.place.hold(self.bench, judge, {**self._warm_body(seed, slots=slots, hold=block.hold), "seconds": 0.0})

@@ -79,10 +79,10 @@ class Undisturbed:
         return ""
 
 
-def calls_per_burst(milliseconds: float) -> int:
+def calls_per_burst(milliseconds: float, *, short: bool = False) -> int:
     """Timed calls in a short burst, from the baseline's time and never the candidate's; a long one has twice as many,
-    so that the mean is 6 below 1 ms, 3 below 10 ms and 1.5 from there on."""
-    return 4 if milliseconds < 1 else 2 if milliseconds < 10 else 1
+    so that the mean is 6 below 1 ms, 3 below 10 ms (2 ms where short ones do) and 1.5 from there on."""
+    return 4 if milliseconds < 1 else 2 if milliseconds < (2 if short else 10) else 1
 
 
 def order_of(block: int, arms: Sequence[str], calls: int, longer: int) -> list[tuple[str, int]]:
@@ -120,7 +120,7 @@ class Plan:
 
 
 def _nothing(block: int) -> None:
-    """After a block there is nothing to do."""
+    """Before and after a block there is nothing to do."""
 
 
 def time_arms(
@@ -131,6 +131,7 @@ def time_arms(
     choice: Mapping[str, Choice],
     plan: Blocks | Plan,
     device: str,
+    before: Callable[[int], None] = _nothing,
     after: Callable[[int], None] = _nothing,
     watch: Spans = Undisturbed(),  # noqa: B008
 ) -> Timed:
@@ -139,6 +140,7 @@ def time_arms(
     Args:
         arms: `candidate` and each baseline by name, all warmed.
         device: name of the accelerator, for the figures' `how`.
+        before: called with each block's number before its first burst.
         after: called with each block's number when its bursts are done: what they gave is compared then.
         watch: says which blocks do not count.
     """
@@ -152,6 +154,7 @@ def time_arms(
     confidence = confidence_of(plan.blocks.doublings + 1, plan.candidates)
     for look in range(plan.blocks.doublings + 1):
         while done < plan.blocks.by(look):
+            before(done)
             start = time.monotonic()
             taken = interleave(arms, done, calls, longer)
             why = watch.why_drop(start, time.monotonic())

@@ -44,10 +44,11 @@ class Arm:
         self._due: list[int] = []
 
     def warm(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """`warm {seed, distribution, seconds, slots, hold}`: fills the ring and calls until warm.
+        """`warm {seed, distribution, seconds, slots, most, hold}`: fills the ring and calls until warm.
 
         Args:
-            body: `slots` 0 leaves their number to the memory here; `hold` is the number of results held at a time.
+            body: `slots` 0 leaves their number to the memory here, within `most` if that is above 0; `hold` is the
+                number of results held at a time.
         """
         seed, distribution = int(body["seed"]), str(body.get("distribution", "declared"))
         if self._ring is None:
@@ -57,6 +58,7 @@ class Arm:
                 self.device,
                 int(body.get("slots", 0)),
                 seed=seed,
+                most=int(body.get("most", 0)),
             )
         self.drop()
         with torch.set_grad_enabled(self.grad):

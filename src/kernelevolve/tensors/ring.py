@@ -62,10 +62,10 @@ def memory(device: str) -> Memory:
     return Memory(int(torch.cuda.get_device_properties(device).L2_cache_size), int(torch.cuda.mem_get_info(device)[0]))
 
 
-def slots_for(room: int, found: Memory) -> int:
-    """How many slots a ring has here that take `room` bytes each, gaps included."""
+def slots_for(room: int, found: Memory, most: int = 0) -> int:
+    """How many slots a ring has here that take `room` bytes each, gaps included; at most `most`, 0 for as usual."""
     allowed = min(RING_BYTES, MEMORY_SHARE * found.free) // max(1, room)
-    return int(max(SLOTS_LEAST, min(SLOTS_USUAL, allowed)))
+    return int(max(SLOTS_LEAST, min(most or SLOTS_USUAL, allowed)))
 
 
 def flush_for(footprint: int, found: Memory, device: str) -> int:
@@ -82,6 +82,7 @@ class Ring:
         first: arguments of the first slot.
         draw: gives the arguments of slot 1, 2, ...
         slots: how many; 0 = as many as `slots_for` says.
+        most: of them, 0 = as usual.
         seed: draws where the slots lie; None leaves them where they were made.
 
     Attributes:
@@ -98,12 +99,13 @@ class Ring:
         device: str,
         slots: int = 0,
         seed: int | None = None,
+        most: int = 0,
     ) -> None:
         self.device, self.cuda = device, device.startswith("cuda")
         self.footprint = nbytes(first)
         self.room = self.footprint if seed is None else room_of(_extents(first, device).values())
         found = memory(device)
-        count = slots or slots_for(self.room, found)
+        count = slots or slots_for(self.room, found, most)
         self._arenas: list[Any] = []  # own the memory of the slots
         self.slots: list[Sequence[Any]] = [self._placed(first, seed, 0)]
         del first

@@ -1,0 +1,54 @@
+"""How much of a device's memory a candidate takes, and how much of it those who share a device may take.
+
+In: a Description. Out: bytes, and a share of the memory. Left to others: who gets a place (`seat`), what is allocated
+(`tensors`). In a screen rings and held results are small, so that many candidates fit on a device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from kernelevolve.protocol import Description, InputSpec, OutputSpec, StateSpec
+
+RING_BYTES, SLOTS = 4 << 30, 20  # most that `tensors.ring` takes for a ring
+SCREEN_SLOTS = 10  # a burst of a screen has at most 8 timed calls and an untimed one
+HOLD_BYTES = 8 << 30  # of results of one that has a device to itself
+HOLD_SHARE = 0.1
+SCREEN_HOLD_BYTES = 3 << 30
+ROOMY_BYTES = 2 << 30  # a footprint beyond which a candidate has the device to itself
+_CALLS_HELD = 96  # results of a screen before they are compared, at most: 4 blocks of 24 calls
+_CONTEXT_BYTES, _GAP_BYTES = 1 << 30, 1 << 20  # of a process, and most before a tensor of a ring
+_FOR_JUDGES = 0.4  # of the device's memory: oracles that are kept, baselines with their rings
+_WIDTHS = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
+
+
+def width(dtype: str) -> int:
+    """Bytes of one element."""
+    return _WIDTHS.get(dtype, 1)
+
+
+def nbytes(leaves: Iterable[InputSpec | StateSpec | OutputSpec]) -> int:
+    """Bytes of leaves; what is no tensor has none."""
+    return sum(math.prod(leaf.shape) * width(leaf.dtype) for leaf in leaves if leaf.dtype)
+
+
+def footprint(description: Description) -> int:
+    """Bytes of one set of inputs, parameters and outputs."""
+    return nbytes(description.inputs) + nbytes(description.state) + nbytes(description.outputs)
+
+
+def screen_share(descriptions: Iterable[Description], memory: int) -> float:
+    """The share of the memory for candidates that one takes at most in a screen of these workloads.
+
+    Args:
+        memory: bytes of the device.
+    """
+    each = (
+        _CONTEXT_BYTES
+        + 3 * footprint(d)
+        + min(RING_BYTES, SCREEN_SLOTS * (nbytes(d.inputs) + len(d.inputs) * _GAP_BYTES))
+        + min(SCREEN_HOLD_BYTES, _CALLS_HELD * nbytes(d.outputs))
+        for d in descriptions
+    )
+    return sum(each) / ((1 - _FOR_JUDGES) * memory)
