@@ -26,10 +26,17 @@ def built(code: str, kernel: str = "kernel", grid: int = 7) -> Built:
     )
 
 
+def text(body: str = "pass", host: str = "return kernel[(7,)](x)", imports: str = "import triton") -> str:
+    return f"{imports}\n\n@triton.jit\ndef kernel(x):\n    {body}\n\ndef forward(x):\n    {host}\n"
+
+
+ONE, TWO = text(), text("x += 0  # another text of the kernel")
+
+
 class Table:
     """Builds by source and block; what is not in it does not build."""
 
-    def __init__(self, **rows: tuple[Built, Built | None]) -> None:
+    def __init__(self, rows: dict[str, tuple[Built, Built | None]]) -> None:
         self.rows = rows
 
     def build(self, source, choice, workloads=()):
@@ -47,15 +54,15 @@ def measured(quality: float = 2.0, verdict: Verdict | None = None) -> Evaluation
     )
 
 
-def twin_of(second: tuple[Built, Built | None], *, knobs=KNOBS, evaluation: Evaluation | None = None):
+def twin_of(second: tuple[Built, Built | None], *, knobs=KNOBS, evaluation: Evaluation | None = None, one=ONE, two=TWO):
     first = (built("aa"), built("bb"))
-    twins, table = Twins(), Table(one=first, two=second)
-    twins.tell(Candidate("n0", "b0", "fake", "one"), KNOBS, [first[0]], evaluation or measured())
-    return twins.of(Candidate("n1", "b1", "fake", "two"), knobs, [second[0]], table)
+    twins, table = Twins(), Table({one: first, two: second})
+    twins.tell(Candidate("n0", "b0", "fake", one), KNOBS, [first[0]], evaluation or measured())
+    return twins.of(Candidate("n1", "b1", "fake", two), knobs, [second[0]], table)
 
 
-def test_the_same_launches_at_both_choices_are_a_twin_whatever_the_kernel_is_called() -> None:
-    twin = twin_of((built("aa", "other"), built("bb", "other")))
+def test_the_same_launches_at_both_choices_are_a_twin_whatever_the_kernels_text() -> None:
+    twin = twin_of((built("aa"), built("bb")))
     assert twin is not None and twin.candidate.id == "n0"
     found = repeated(twin, (), FAKE_PLATFORM)
     assert (found.verdict, found.timings, found.device_seconds) == (Verdict.OK_FASTER, twin.evaluation.timings, 0.0)
@@ -81,3 +88,32 @@ def test_other_knobs_or_a_wrong_first_one_are_no_twin() -> None:
     same = (built("aa"), built("bb"))
     assert twin_of(same, knobs={"BLOCK": (64, 256)}) is None
     assert twin_of(same, evaluation=measured(verdict=Verdict.WRONG_VALUE)) is None
+
+
+@pytest.mark.parametrize(
+    "two",
+    [
+        text(host="import os; os._exit(0) if x.is_cuda else 0; return kernel[(7,)](x)"),
+        text() + "SPARE = 1\n",
+        text().replace("@triton.jit", "@triton.jit\n@marked"),
+    ],
+)
+def test_who_has_the_same_launches_and_other_python_is_no_twin(two: str) -> None:
+    assert twin_of((built("aa"), built("bb")), two=two) is None
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import mine as triton",
+        "from mine import triton",
+        "import triton\nclass triton: jit = staticmethod(lambda f: f)",
+        "import triton\ntriton.jit = lambda f: f",
+        "import triton\nsetattr(triton, 'j' + 'it', lambda f: f)",
+        "import triton\ndef made(triton): pass",
+        "import triton\n)",
+    ],
+)
+def test_where_a_kernel_may_be_a_function_that_python_runs_nobody_is_a_twin(imports: str) -> None:
+    one, two = text(imports=imports), text("x += 0", imports=imports)
+    assert twin_of((built("aa"), built("bb")), one=one, two=two) is None

@@ -5,14 +5,17 @@ Evaluation. Left to others: telling it (`search.novelty`), skipping the rungs (`
 
 The same machine code under another grid computes another thing, and two files may be the same at one choice of knobs
 only. So twins have the same knobs, and the same code, grids, arguments, fills and copies at the default choice and at
-the one that was tuned for the first of them, for every workload; names alone may differ. Only correct ones are twins: a
-wrong result may come from what is no launch.
+the one that was tuned for the first of them, for every workload. And a file may do on a device what it did not do while
+its launches were recorded: all of its Python outside of the kernels' bodies is the same, too. Only correct ones are
+twins: a wrong result may come from what is no launch.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -23,6 +26,8 @@ from kernelevolve.evaluate.building import Built
 from kernelevolve.evaluate.correct import Failed
 from kernelevolve.evaluation import Evaluation, Guard, Rung, RungReport
 
+# By these a name can be bound that no reader of the file sees bound.
+_REACHES_NAMES = frozenset(("eval", "exec", "compile", "globals", "locals", "vars", "setattr", "__import__"))
 Knobs = Mapping[str, Sequence[Choice]]
 
 
@@ -48,8 +53,8 @@ class Twins:
         self._lock = threading.Lock()
 
     def of(self, candidate: Candidate, knobs: Knobs, built: Sequence[Built], builder: Builds) -> Twin | None:
-        """The first candidate with the same knobs and launches; None where there is none."""
-        key = _key(knobs, built)
+        """The first candidate with the same knobs, launches and Python; None where there is none."""
+        key = _key(knobs, built, candidate)
         with self._lock:
             twin = self._known.get(key)
         if twin is None:
@@ -62,7 +67,7 @@ class Twins:
 
     def tell(self, candidate: Candidate, knobs: Knobs, built: Sequence[Built], evaluation: Evaluation) -> None:
         """Takes note of what was measured."""
-        if (key := _key(knobs, built)) and evaluation.correct and evaluation.timings:
+        if (key := _key(knobs, built, candidate)) and evaluation.correct and evaluation.timings:
             with self._lock:
                 self._known.setdefault(key, Twin(candidate, evaluation))
 
@@ -82,17 +87,50 @@ def repeated(twin: Twin, reports: Sequence[RungReport], platform: str) -> Evalua
 
 def _tuned(builder: Builds, candidate: Candidate, choice: Mapping[str, Choice], workload: str) -> str:
     try:
-        return _key({}, builder.build(candidate.source, choice, (workload,)))
+        return _key({}, builder.build(candidate.source, choice, (workload,)), candidate)
     except Failed:
         return ""
 
 
-def _key(knobs: Knobs, built: Sequence[Built]) -> str:
-    """A digest of everything but names; empty where the compiler said nothing of a launch."""
-    if not built or not all(one.resources and all(r.binary for r in one.resources) for one in built):
+def _key(knobs: Knobs, built: Sequence[Built], candidate: Candidate) -> str:
+    """A digest of everything that counts; empty where the compiler said nothing of a launch, or the file cannot be
+    split into kernels and Python."""
+    host = host_program(candidate.source)
+    if not host or not built or not all(one.resources and all(r.binary for r in one.resources) for one in built):
         return ""
-    facts = [{name: list(allowed) for name, allowed in knobs.items()}, [_facts(one) for one in built]]
+    facts = [host, {name: list(allowed) for name, allowed in knobs.items()}, [_facts(one) for one in built]]
     return hashlib.sha256(codec.dumps(facts).encode()).hexdigest()
+
+
+def host_program(source: str) -> str:
+    """What is left of a file without comments and the bodies of its kernels, which no Python runs; empty where a kernel
+    cannot be told for sure, because `triton` or `jit` might be something else than Triton's."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a candidate's odd escapes are its own
+            tree = ast.parse(source)
+        bound = {a.asname or a.name: a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        if bound.get("triton") != "triton" or any(_rebinds(node) for node in ast.walk(tree)):
+            return ""
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and any(ast.unparse(d) == "triton.jit" for d in node.decorator_list):
+                node.body = []
+        return ast.dump(tree)
+    except (SyntaxError, ValueError, RecursionError):
+        return ""
+
+
+def _rebinds(node: ast.AST) -> bool:
+    """Whether `triton` or something of it might be bound anew here."""
+    if isinstance(node, ast.Name):
+        return node.id in _REACHES_NAMES or (node.id == "triton" and not isinstance(node.ctx, ast.Load))
+    if isinstance(node, ast.Attribute):
+        return node.attr == "jit" and not isinstance(node.ctx, ast.Load)
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return node.name == "triton"
+    if isinstance(node, ast.alias):
+        return (node.asname or node.name) == "triton" and node.name != "triton"
+    return isinstance(node, ast.arg) and node.arg == "triton"
 
 
 def _facts(built: Built) -> list[object]:
