@@ -120,7 +120,8 @@ class SqliteStore:
             # In parts, so that the text of a long log is never in memory beside what was read from it.
             rows = connection.execution_options(yield_per=1000).execute(wanted)
             entries = tuple(
-                Entry(r.sequence, r.epoch, r.wall, read_event(r.kind, r.body, r.schema), r.schema) for r in rows
+                Entry(sequence, epoch, wall, read_event(kind, body, schema), schema)
+                for sequence, epoch, schema, wall, kind, body in rows
             )
         self._let_go()
         return entries
