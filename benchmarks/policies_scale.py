@@ -1,29 +1,35 @@
 """What each policy costs in a long run: choosing, appending and folding one more node; opening the run; memory.
 
 In: a number of nodes and the policies. Out: one line per policy with median and 99th percentile in milliseconds, and
-one JSON file with all samples. Left to others: writing and evaluating; fakes of a given size stand in for both.
+one JSON file with quantiles and histograms. Left to others: writing and evaluating; fakes of a given size stand in for
+both.
 
-The log of such a run is grown in memory by the policy itself and put into the database in bulk. Then a fresh process
-opens the run as `kernelevolve resume` does and goes on with it through the run's own ask, answered and tell.
+The log of such a run is grown in memory by the policy itself and put into the database in bulk. Then fresh processes
+open the run as `kernelevolve resume` does, one after the other: without a snapshot, which leaves one; with it, going on
+through the run's own ask, answered and tell; and with what that added after the snapshot. Peaks of memory are the
+kernel's (`VmHWM`), of each process from its start.
 
-    python benchmarks/policies_scale.py --nodes 100000 --out benchmarks/results/policies_scale.json
+    python benchmarks/policies_scale.py --nodes 100000 --out benchmarks/results/policies_scale_100k.json
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
+import math
 import os
 import platform
 import random
-import resource
+import re
 import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -52,8 +58,9 @@ from kernelevolve.propose import Answer
 from kernelevolve.run import Run
 from kernelevolve.runs import open_run
 from kernelevolve.search import choosing
-from kernelevolve.search.novelty import BinariesReducer
+from kernelevolve.search.novelty import BinariesReducer, ProgramsReducer
 from kernelevolve.settings import settings_for
+from kernelevolve.store.replay import FILE as SNAPSHOT
 from kernelevolve.store.sqlite import FILE, SqliteStore
 from kernelevolve.testing import FAKE_PLATFORM, fake_equip, fake_evaluation, fake_problem
 
@@ -69,19 +76,23 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=list(plugins.names("policies")))
     parser.add_argument("--source-lines", type=int, default=10, help="of 72 bytes each in a candidate")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--part", nargs=2, metavar=("grow|open", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", nargs=2, metavar=("PART", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
-        part = {"grow": grow, "open": measure}[options.part[0]]
-        print(json.dumps(part(Path(options.part[1]), options.policies[0], options.nodes, options.source_lines)))
+        print(json.dumps(PARTS[options.part[0]](Path(options.part[1]), options)))
         return
-    rows = [row_of(name, options) for name in options.policies]
+    rows = []
+    for name in options.policies:
+        rows.append(row_of(name, options))
+        write(rows, options)
+
+
+def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     if options.out is not None:
         facts = {
             "benchmark": "policies_scale",
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "system": platform.system(),
-                        "load": os.getloadavg()},
+            "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "system": platform.system()},
             "versions": {"python": platform.python_version(), "sqlalchemy": sqlalchemy.__version__,
                          "sqlite": sqlite3.sqlite_version},
             "nodes": options.nodes,
@@ -90,14 +101,15 @@ def main() -> None:
             "rows": rows,
         }  # fmt: skip
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        options.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def row_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """What one policy costs, each part in a process of its own."""
     found: dict[str, Any] = {"policy": name}
     with tempfile.TemporaryDirectory() as place:
-        for part in ("grow", "open"):
+        for part in PARTS:
+            found[f"load_before_{part}"] = round(os.getloadavg()[0], 2)
             command = [sys.executable, __file__, "--nodes", str(options.nodes), "--policies", name, "--source-lines",
                        str(options.source_lines), "--part", part, str(Path(place) / "run")]  # fmt: skip
             done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -105,26 +117,40 @@ def row_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
     print(
         f"{name:10} {found['nodes']} nodes: select {told(found['select_ms'], 3)}; "
         f"select + fold in memory {told(found['grow_ms'], 3)}; turn with ask, append and tell "
-        f"{told(found['turn_ms'], 2)}; opened in {found['open_s']:.1f} s; {found['memory_mib']:.0f} MiB",
+        f"{told(found['turn_ms'], 2)}; opened in {found['open_s']:.2f} s, {found['open_mib']} MiB (goes on: "
+        f"{found['turns_mib']} MiB); with {found['after_snapshot']} entries after the snapshot in "
+        f"{found['again_s']:.2f} s; without one in {found['bare_s']:.1f} s, {found['bare_mib']} MiB",
         flush=True,
     )
     return found
 
 
-def told(samples: list[float], digits: int) -> str:
-    median, last = statistics.median(samples), statistics.quantiles(samples, n=100)[-1]
-    return f"{median:.{digits}f} ms median, {last:.{digits}f} p99"
+def told(samples: dict[str, Any], digits: int) -> str:
+    return f"{samples['median']:.{digits}f} ms median, {samples['p99']:.{digits}f} p99"
 
 
-def grow(folder: Path, name: str, nodes: int, lines: int) -> dict[str, Any]:
+def summary(samples: list[float]) -> dict[str, Any]:
+    """Quantiles of so many milliseconds, and how many are at most each power of two."""
+    cuts = statistics.quantiles(samples, n=100)
+    counts = Counter(max(-10, math.ceil(math.log2(max(sample, 1e-9)))) for sample in samples)
+    return {
+        "count": len(samples),
+        **{f"p{n}" if n != 50 else "median": round(cuts[n - 1], 4) for n in (10, 50, 90, 99)},
+        "most": round(max(samples), 4),
+        "histogram": [[2.0**power, counts[power]] for power in sorted(counts)],
+    }
+
+
+def grow(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Grows the log of a run with `PENDING` briefs in flight; milliseconds of select + fold per node at the end."""
+    name, nodes, lines = options.policies[0], options.nodes, options.source_lines
     settings = settings_for("deep")
     created = Created(
         "scale", fake_problem(), FAKE_PLATFORM, 0, choosing.policy_named(name, settings), Component("built-in"),
         codec.to_data(replace(settings, candidates=10 * nodes, plateau=10 * nodes)), "0",
     )  # fmt: skip
     policy = choosing.build(created.policy)
-    graph = Graph((BinariesReducer(), *policy.reducers))
+    graph = Graph((BinariesReducer(), ProgramsReducer(), *policy.reducers))
     SqliteStore(folder, create=True)
     database = sqlite3.connect(folder / FILE)
     samples: list[float] = []
@@ -149,7 +175,7 @@ def grow(folder: Path, name: str, nodes: int, lines: int) -> dict[str, Any]:
             samples.append((spent + SELECTED[-1]) * 1e3)
     database.commit()
     database.close()
-    return {"grow_ms": rounded(samples[-TURNS:])}
+    return {"grow_ms": summary(samples[-TURNS:]), "log_mib": round((folder / FILE).stat().st_size / 2**20)}
 
 
 SELECTED: list[float] = []
@@ -174,10 +200,17 @@ def turn(
     if brief.parents and luck.random() < EXHAUSTED:
         add(Dropped(brief.id, "no move is left", exhausted=True))
         return
-    candidate = Candidate(f"n{graph.written}", brief.id, "fake", source(graph.written, lines), "what was changed")
+    name = f"n{graph.written}"
+    candidate = Candidate(
+        name, brief.id, "fake", source(graph.written, lines), "what was changed", program=digest(f"{name} program")
+    )
     evaluation, worth = judged(graph, brief, luck)
     add(Written(candidate))
     add(Evaluated(candidate.id, evaluation, worth))
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def source(index: int, lines: int) -> str:
@@ -190,31 +223,66 @@ def judged(graph: Graph, brief: Brief, luck: random.Random) -> tuple[Evaluation,
     quality = above * luck.uniform(0.7, 1.02) if brief.parents else luck.uniform(0.5, 1.5)
     wrong = luck.random() < FAULTY
     found = fake_evaluation(quality, verdict=Verdict.WRONG_VALUE if wrong else None)
-    launches = tuple(Resources("kernel", "sm_90", "", 32, 0, 0, 4, 1.0) for _ in range(luck.randint(1, 6)))
+    launches = tuple(
+        Resources("kernel", "sm_90", digest(f"{brief.id} {i}"), 32, 0, 0, 4, 1.0) for i in range(luck.randint(1, 6))
+    )
     found = replace(found, resources={FAKE_PLATFORM: launches}, diagnosis=f"{luck.choice(LIMITS)}: made up")
     return found, Figure(0.0, "x", Evidence.MEASURED, "fake") if wrong else found.timings[0].speedup
 
 
-def measure(folder: Path, name: str, nodes: int, lines: int) -> dict[str, Any]:
-    """Opens the run and goes on with it; seconds, milliseconds per turn, and memory."""
-    start = time.perf_counter()
+def opened(folder: Path) -> tuple[Run, dict[str, float]]:
+    """The run with seconds (of the clock, of this process) to open it, and MiB of this process at its largest."""
+    start, worked = time.perf_counter(), time.process_time()
     run = open_run(folder, fake_equip())
-    opened = time.perf_counter() - start
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    turns, luck = [], random.Random(f"{name} again")
+    spent = {"s": round(time.perf_counter() - start, 3), "cpu_s": round(time.process_time() - worked, 3)}
+    return run, spent | {"mib": peak()}
+
+
+def peak() -> int:
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    if found is None:
+        raise SystemExit("/proc/self/status has no VmHWM: this needs Linux")
+    return round(int(found[1]) / 1024)
+
+
+def bare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Opens the run whose log is all there is."""
+    run, spent = opened(folder)
     with run:
+        size = round((folder / SNAPSHOT).stat().st_size / 2**20, 1)
+    return {f"bare_{unit}": value for unit, value in spent.items()} | {"snapshot_mib": size}
+
+
+def go_on(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Opens the run and goes on with it: milliseconds per turn."""
+    run, spent = opened(folder)
+    turns, luck = [], random.Random(f"{options.policies[0]} again")
+    with run:
+        before = run.graph.next_sequence
         randoms = [random.Random(seed) for seed in range(TURNS)]
         selects = [timed(partial(run._policy.select, run.graph, rng)) for rng in randoms]
         while len(turns) < TURNS:
-            if spent := real_turn(run, luck, lines):
-                turns.append(spent)
-        return {
+            if turn_ms := real_turn(run, luck, options.source_lines):
+                turns.append(turn_ms)
+        return {f"open_{unit}": value for unit, value in spent.items()} | {
             "nodes": len(run.graph.nodes) - TURNS,
-            "open_s": round(opened, 2),
-            "memory_mib": round(memory),
-            "select_ms": rounded(selects),
-            "turn_ms": rounded(turns),
+            "after_snapshot": run.graph.next_sequence - before,
+            "select_ms": summary(selects),
+            "turn_ms": summary(turns),
+            "turns_mib": peak(),
         }
+
+
+def again(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Opens the run with what `go_on` has added to it."""
+    run, spent = opened(folder)
+    run.close()
+    return {f"again_{unit}": value for unit, value in spent.items()}
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
+    "grow": grow, "bare": bare, "go_on": go_on, "again": again
+}  # fmt: skip
 
 
 def real_turn(run: Run, luck: random.Random, lines: int) -> float:
@@ -233,10 +301,6 @@ def timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return (time.perf_counter() - start) * 1e3
-
-
-def rounded(samples: list[float]) -> list[float]:
-    return [round(sample, 4) for sample in samples]
 
 
 if __name__ == "__main__":

@@ -60,10 +60,10 @@ if TYPE_CHECKING:
     from kernelevolve.feed import Feed as Feed
     from kernelevolve.feed import Stage as Stage
     from kernelevolve.graph import Graph as Graph
-    from kernelevolve.graph import Node as Node
     from kernelevolve.graph import Pending as Pending
     from kernelevolve.hardware import HardwareFigures as HardwareFigures
     from kernelevolve.hardware import Target as Target
+    from kernelevolve.node import Node as Node
     from kernelevolve.problem import Problem as Problem
     from kernelevolve.problem import Workload as Workload
     from kernelevolve.problem import read_problem as read_problem
@@ -133,7 +133,7 @@ _PLACES = {
     "MissingDevice": "errors",
     "NoCorrectCandidate": "errors",
     "NoMovesLeft": "errors",
-    "Node": "graph",
+    "Node": "node",
     "NotConfirmed": "errors",
     "Pending": "graph",
     "PluginFault": "errors",

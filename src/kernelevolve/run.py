@@ -124,8 +124,10 @@ class Run:
     do. One event loop uses a Run; only `stop` may be called from elsewhere.
     """
 
-    def __init__(self, store: Store, lease: Lease, parts: Parts, graph: Graph, blobs: Blobs) -> None:
-        self._store, self._lease, self._graph, self._blobs = store, lease, graph, blobs
+    def __init__(
+        self, store: Store, lease: Lease, parts: Parts, graph: Graph, blobs: Blobs, keep: Callable[[Graph], object]
+    ) -> None:
+        self._store, self._lease, self._graph, self._blobs, self._keep = store, lease, graph, blobs, keep
         self._policy, self._operator, self._equipment = parts.policy, parts.operator, parts.equipment
         self._clock = time.monotonic()
         self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
@@ -213,7 +215,7 @@ class Run:
             StoreError: an artefact could not be stored; the candidate stays pending.
         """
         twin, _ = same_text(self._graph, candidate) or (None, "")
-        if twin is not None and twin.evaluation.verdict.family != "not-the-candidate":
+        if twin is not None and twin.verdict.family != "not-the-candidate":
             return replace(twin.evaluation, device_seconds=0.0)
 
         def progress(rung: str) -> None:
@@ -353,6 +355,7 @@ class Run:
 
     def _append(self, event: Event) -> None:
         fold(self._graph, self._store.append(event, self._lease))
+        self._keep(self._graph)
         self._clock = time.monotonic()
 
     def _pending(self, brief: str) -> Candidate | None:

@@ -20,7 +20,7 @@ from kernelevolve import codec, plugins
 from kernelevolve.errors import StoreError, StoreTooNew, UsageError
 from kernelevolve.evaluate.receipt import receipt_of
 from kernelevolve.events import Component, Created, Entry, Event
-from kernelevolve.graph import Graph, fold, fold_all
+from kernelevolve.graph import Graph, fold
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Workbench, Writer
 from kernelevolve.propose.memory import from_earlier
@@ -33,6 +33,7 @@ from kernelevolve.store import Store
 from kernelevolve.store.artefacts import Artefacts
 from kernelevolve.store.blobs import blobs_of
 from kernelevolve.store.owner import this_process
+from kernelevolve.store.replay import Replay
 
 RECEIPT = "receipt.json"
 
@@ -93,14 +94,14 @@ def create_run(
         with _undone_on_error(lease.release):
             equipment = equip(created, builds or folder / "builds")
             with _undone_on_error(equipment.close):
-                parts = _parts(created, equipment)
-                graph = Graph(parts.reducers)
+                parts, replay = _parts(created, equipment), Replay(log, folder)
+                graph = Graph(parts.reducers, replay.shelf())
                 recalled = from_earlier(earlier, problem, platform)
                 begin: tuple[Event, ...] = (created, *((recalled,) if recalled else ()), *equipment.notes)
                 for event in begin:
                     fold(graph, log.append(event, lease))
                 kept()
-    return Run(log, lease, parts, graph, blobs_of(created, folder))
+    return Run(log, lease, parts, graph, blobs_of(created, folder), replay.keep)
 
 
 def open_run(
@@ -126,18 +127,22 @@ def open_run(
     log: Store = plugins.load("stores", store)(folder)
     lease = log.take(this_process(), by_force=by_force)
     with _undone_on_error(lease.release):
-        entries = log.read_from(0)
-        if not entries:
+        replay = Replay(log, folder)
+        created = replay.created
+        if created is None:
             raise _cut_short(folder)
-        before = fold_all(entries)
-        now = before.settings if settings is None else codec.to_data(settings)
-        equipment = equip(replace(before.created, settings=now), builds or folder / "builds")
+        before, notes = replay.heading()
+        now = before if settings is None else codec.to_data(settings)
+        equipment = equip(replace(created, settings=now), builds or folder / "builds")
         with _undone_on_error(equipment.close):
-            parts, kept = _parts(before.created, equipment), blobs_of(before.created, folder)
+            parts, kept = _parts(created, equipment), blobs_of(created, folder)
             kept.sweep()
-            news = [note for note in equipment.notes if note not in before.notes]
-            entries = (*entries, *(log.append(note, lease) for note in news))
-            run = Run(log, lease, parts, fold_all(entries, parts.reducers), kept)
+            graph = replay.graph(parts.reducers)
+            for note in equipment.notes:
+                if note not in notes:
+                    fold(graph, log.append(note, lease))
+            replay.keep(graph)
+            run = Run(log, lease, parts, graph, kept, replay.keep)
             if settings is not None:
                 run.adopt(settings)
     return run
@@ -164,9 +169,12 @@ def read_run(folder: Path, *, onto: Graph | None = None, store: str = "sqlite") 
         StoreTooNew: it was written by a newer KernelEvolve.
         StoreError: there is no run, or its creation was cut short, or its log is damaged.
     """
-    graph = Graph() if onto is None else onto
-    for entry in tail(folder, graph.next_sequence, store=store):
-        fold(graph, entry)
+    if onto is None:
+        graph = Replay(plugins.load("stores", store)(folder), folder).graph()
+    else:
+        graph = onto
+        for entry in tail(folder, graph.next_sequence, store=store):
+            fold(graph, entry)
     if not graph.next_sequence:
         raise _cut_short(folder)
     return graph

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kernelevolve import codec
+from kernelevolve import codec, snapshot
 from kernelevolve.candidate import Brief, Candidate
 from kernelevolve.errors import NoMovesLeft, RunBusy, SeatLost, StaleLease, StoreError, WriterError
 from kernelevolve.evaluation import (
@@ -36,7 +36,8 @@ from kernelevolve.evaluation import (
     speedup,
 )
 from kernelevolve.events import Asked, Component, Created, Dropped, Entry, Evaluated, Noted, Written
-from kernelevolve.graph import Graph, fold, fold_all
+from kernelevolve.graph import Graph, Restorable, fold, fold_all
+from kernelevolve.node import Shelf
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Answer, Draft, Workbench
 from kernelevolve.run import Equip, Equipment
@@ -318,8 +319,8 @@ def check_policy(make: Callable[[], Policy], *, nodes: int = 60, exhaustive: boo
     """Raises AssertionError where a policy breaks a rule of `search.Policy`.
 
     It must choose known parents, none twice, and the same ones for the same log and rng, in a fresh instance as in one
-    that has seen the whole run; it must leave the graph and the states of its reducers alone, and come to an end where
-    nothing is left.
+    that has seen the whole run, and over a snapshot where its reducers are restorable; it must leave the graph and the
+    states of its reducers alone, and come to an end where nothing is left.
 
     Args:
         nodes: of the longest log that it is given.
@@ -356,8 +357,28 @@ def _check_choices(make: Callable[[], Policy], nodes: int) -> None:
             assert chosen == fresh.select(fold_all(entries, fresh.reducers), rng[1]), (
                 "a replayed graph gives other parents"
             )
+            if all(isinstance(reducer, Restorable) for reducer in fresh.reducers):
+                over = _over_snapshot(entries, fresh)
+                assert chosen == fresh.select(over, random.Random(f"{seed}:{graph.asked}:select")), (
+                    "a graph that was saved and restored gives other parents"
+                )
             assert len(set(chosen)) == len(chosen), f"{chosen} has a parent twice"
             assert all(parent in graph.nodes for parent in chosen), f"{chosen} are not all nodes of the graph"
+
+
+def _over_snapshot(entries: tuple[Entry, ...], policy: Policy) -> Graph:
+    """The graph of `entries`, saved half way and restored."""
+    first, shelf = entries[0].event, Shelf(lambda sequence: entries[sequence])
+    assert isinstance(first, Created)
+    half = Graph((BinariesReducer(), *policy.reducers), shelf)
+    for entry in entries[: len(entries) // 2]:
+        fold(half, entry)
+    saved = snapshot.save(half)
+    graph = snapshot.restore(saved, first, (BinariesReducer(), *policy.reducers), shelf)
+    assert snapshot.save(graph) == saved, "what a reducer saves and restores is not what it saved"
+    for entry in entries[half.next_sequence :]:
+        fold(graph, entry)
+    return graph
 
 
 def check_store(make: Callable[[bool], Store]) -> None:
@@ -374,6 +395,8 @@ def check_store(make: Callable[[bool], Store]) -> None:
     assert store.read_from(3) == tuple(entries[3:]), "read_from does not start at its argument"
     assert store.read_from(1, most=2) == tuple(entries[1:3]), "read_from gives more than `most` entries"
     assert store.read_from(5) == (), "read_from past the end gives entries"
+    assert store.read_from(1, kinds=("noted",)) == tuple(entries[1:]), "read_from leaves out a kind that is wanted"
+    assert store.read_from(0, kinds=("asked", "told")) == (), "read_from gives a kind that is not wanted"
     _must_raise(RunBusy, lambda: make(False).take(owner), "a run with a live owner was taken")
     later = make(False).take(owner, by_force=True)
     assert later.epoch > lease.epoch, "a later lease has no higher epoch"

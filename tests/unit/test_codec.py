@@ -109,7 +109,7 @@ def test_the_first_kind_of_a_union_that_fits_is_taken():
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(data, said):
-    with pytest.raises(ValueError, match="^Tree") as caught:
+    with pytest.raises(ValueError, match=r"^Tree") as caught:
         codec.from_data(Tree, data)
     assert str(caught.value) == said
     assert type(caught.value) is ValueError

@@ -36,8 +36,8 @@ def speedup(value: Figure) -> str:
 
 def fitness(node: Node) -> str:
     """The node's fitness as a speedup, or its verdict where there is none."""
-    if not node.evaluation.correct or node.fitness.value <= 0:
-        return str(node.evaluation.verdict)
+    if not node.correct or node.fitness.value <= 0:
+        return str(node.verdict)
     return speedup(node.fitness)
 
 
@@ -82,8 +82,8 @@ def change(graph: Graph, node: Node) -> str:
 
 def effect(graph: Graph, node: Node) -> str:
     """`accepted` if a correct node beats its best parent, else why not."""
-    if not node.evaluation.correct:
-        return f"rejected: {node.evaluation.verdict}"
+    if not node.correct:
+        return f"rejected: {node.verdict}"
     if node.duplicate_of:
         return f"rejected: same as {node.duplicate_of}"
     parents = [graph.nodes[p] for p in node.parents if p in graph.nodes]

@@ -48,6 +48,14 @@ class PlansReducer:
             state.add(plan_key(event.candidate.plan))
         return state
 
+    def save(self, state: set[str], graph: Graph) -> Any:
+        """See `Restorable.save`."""
+        return sorted(state)
+
+    def restore(self, data: Any, graph: Graph) -> set[str]:
+        """See `Restorable.restore`."""
+        return set(data)
+
 
 class BuiltinWriter:
     """Answers briefs with the translator's kernels.

@@ -40,7 +40,7 @@ def contenders(graph: Graph) -> tuple[Node, ...]:
     able = [
         node
         for node in graph.nodes.values()
-        if node.evaluation.correct
+        if node.correct
         and node.fitness.evidence is Evidence.MEASURED
         and not node.duplicate_of
         and (node.fitness.high or node.fitness.value) >= least
