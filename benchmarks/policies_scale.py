@@ -5,9 +5,10 @@ one JSON file with quantiles and histograms. Left to others: writing and evaluat
 both.
 
 The log of such a run is grown in memory by the policy itself and put into the database in bulk. Then fresh processes
-open the run as `kernelevolve resume` does, one after the other: without a snapshot, which leaves one; with it, going on
-through the run's own ask, answered and tell; and with what that added after the snapshot. Peaks of memory are the
-kernel's (`VmHWM`), of each process from its start.
+open the run as `kernelevolve resume` does, one after the other: without a snapshot, which leaves one; with it, five
+times; going on through the run's own ask, answered and tell, past the moment at which the next snapshot is written; and
+with what came after that one. Times are the clock's and the process's: they differ where the machine has other work.
+Peaks of memory are the kernel's (`VmHWM`), of each process from its start.
 
     python benchmarks/policies_scale.py --nodes 100000 --out benchmarks/results/policies_scale_100k.json
 """
@@ -65,7 +66,7 @@ from kernelevolve.store.sqlite import FILE, SqliteStore
 from kernelevolve.testing import FAKE_PLATFORM, fake_equip, fake_evaluation, fake_problem
 
 MEDIAN_MS, P99_MS, OPEN_SECONDS, MEMORY_MIB = 5.0, 50.0, 3.0, 1024.0
-TURNS, PENDING, FAULTY, EXHAUSTED = 1000, 8, 0.3, 0.02
+TURNS, OPENINGS, PENDING, FAULTY, EXHAUSTED = 3000, 5, 8, 0.3, 0.02
 LIMITS = ("bandwidth", "compute", "latency", "launch", "occupancy", "spills")
 LINE = "    tl.store(out + offsets, tl.load(x + offsets, mask=mask), mask=mask)\n"
 
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=20_000)
     parser.add_argument("--policies", nargs="+", default=list(plugins.names("policies")))
     parser.add_argument("--source-lines", type=int, default=10, help="of 72 bytes each in a candidate")
+    parser.add_argument("--nice", type=int, default=0, help="of the two long parts: growing the log, folding all of it")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--part", nargs=2, metavar=("PART", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -108,21 +110,31 @@ def row_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """What one policy costs, each part in a process of its own."""
     found: dict[str, Any] = {"policy": name}
     with tempfile.TemporaryDirectory() as place:
-        for part in PARTS:
-            found[f"load_before_{part}"] = round(os.getloadavg()[0], 2)
+        for part in ("grow", "bare", *["open"] * OPENINGS, "go_on", "again"):
+            load = round(os.getloadavg()[0], 2)
             command = [sys.executable, __file__, "--nodes", str(options.nodes), "--policies", name, "--source-lines",
                        str(options.source_lines), "--part", part, str(Path(place) / "run")]  # fmt: skip
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found |= json.loads(done.stdout.splitlines()[-1])
+            polite = ["nice", "-n", str(options.nice)] if part in ("grow", "bare") else []
+            done = subprocess.run([*polite, *command], check=True, capture_output=True, text=True)
+            result = json.loads(done.stdout.splitlines()[-1]) | {"load": load}
+            if part == "open":
+                found.setdefault(part, []).append(result)
+            else:
+                found[part] = result
+    best, on, late, bare = min(found["open"], key=lambda o: o["s"]), found["go_on"], found["again"], found["bare"]
     print(
-        f"{name:10} {found['nodes']} nodes: select {told(found['select_ms'], 3)}; "
-        f"select + fold in memory {told(found['grow_ms'], 3)}; turn with ask, append and tell "
-        f"{told(found['turn_ms'], 2)}; opened in {found['open_s']:.2f} s, {found['open_mib']} MiB (goes on: "
-        f"{found['turns_mib']} MiB); with {found['after_snapshot']} entries after the snapshot in "
-        f"{found['again_s']:.2f} s; without one in {found['bare_s']:.1f} s, {found['bare_mib']} MiB",
+        f"{name:10} {on['nodes']} nodes: select {told(on['select_ms'], 3)}; "
+        f"select + fold {told(found['grow']['fold_ms'], 3)}; turn {told(on['turn_ms'], 2)} (of the process "
+        f"{told(on['turn_cpu_ms'], 2)}); opened in {both(best)} at best of {[o['s'] for o in found['open']]}, "
+        f"{best['mib']} MiB, {on['mib']} MiB after the turns; {late['after_snapshot']} entries after the snapshot: "
+        f"{both(late)}; without one: {both(bare)}, {bare['mib']} MiB",
         flush=True,
     )
     return found
+
+
+def both(spent: dict[str, Any]) -> str:
+    return f"{spent['s']:.2f} s ({spent['cpu_s']:.2f} of the process, load {spent['load']})"
 
 
 def told(samples: dict[str, Any], digits: int) -> str:
@@ -175,7 +187,7 @@ def grow(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             samples.append((spent + SELECTED[-1]) * 1e3)
     database.commit()
     database.close()
-    return {"grow_ms": summary(samples[-TURNS:]), "log_mib": round((folder / FILE).stat().st_size / 2**20)}
+    return {"fold_ms": summary(samples[-TURNS:]), "log_mib": round((folder / FILE).stat().st_size / 2**20)}
 
 
 SELECTED: list[float] = []
@@ -250,57 +262,69 @@ def bare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     run, spent = opened(folder)
     with run:
         size = round((folder / SNAPSHOT).stat().st_size / 2**20, 1)
-    return {f"bare_{unit}": value for unit, value in spent.items()} | {"snapshot_mib": size}
+    return spent | {"snapshot_mib": size}
+
+
+def reopen(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Opens the run over its snapshot."""
+    run, spent = opened(folder)
+    run.close()
+    return spent
 
 
 def go_on(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Opens the run and goes on with it: milliseconds per turn."""
-    run, spent = opened(folder)
-    turns, luck = [], random.Random(f"{options.policies[0]} again")
+    run, _ = opened(folder)
+    turns, luck = list[tuple[float, float]](), random.Random(f"{options.policies[0]} again")
     with run:
-        before = run.graph.next_sequence
+        nodes = len(run.graph.nodes)
         randoms = [random.Random(seed) for seed in range(TURNS)]
-        selects = [timed(partial(run._policy.select, run.graph, rng)) for rng in randoms]
+        selects = [timed(partial(run._policy.select, run.graph, rng), time.perf_counter)[0] for rng in randoms]
         while len(turns) < TURNS:
-            if turn_ms := real_turn(run, luck, options.source_lines):
-                turns.append(turn_ms)
-        return {f"open_{unit}": value for unit, value in spent.items()} | {
-            "nodes": len(run.graph.nodes) - TURNS,
-            "after_snapshot": run.graph.next_sequence - before,
+            if spent := real_turn(run, luck, options.source_lines):
+                turns.append(spent)
+        return {
+            "nodes": nodes,
             "select_ms": summary(selects),
-            "turn_ms": summary(turns),
-            "turns_mib": peak(),
+            "turn_ms": summary([wall for wall, _ in turns]),
+            "turn_cpu_ms": summary([cpu for _, cpu in turns]),
+            "mib": peak(),
         }
 
 
 def again(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Opens the run with what `go_on` has added to it."""
+    """Opens the run with what `go_on` has added to it since the last snapshot."""
+    snapshot = json.loads((folder / SNAPSHOT).open("rb").readline())
     run, spent = opened(folder)
     run.close()
-    return {f"again_{unit}": value for unit, value in spent.items()}
+    return spent | {"after_snapshot": run.graph.next_sequence - snapshot["sequence"]}
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
-    "grow": grow, "bare": bare, "go_on": go_on, "again": again
+    "grow": grow, "bare": bare, "open": reopen, "go_on": go_on, "again": again
 }  # fmt: skip
 
 
-def real_turn(run: Run, luck: random.Random, lines: int) -> float:
-    """Milliseconds of ask, answered and tell, with their appends; 0 where the brief was dropped."""
-    asked = timed(run.ask)
+def real_turn(run: Run, luck: random.Random, lines: int) -> tuple[float, float] | None:
+    """Milliseconds of ask, answered and tell, with their appends, by the clock and of the process; None where the brief
+    was dropped."""
+    asked, worked = timed(run.ask, time.perf_counter, time.process_time)
     brief = next(iter(run.graph.pending.values())).brief
     if brief.parents and luck.random() < EXHAUSTED:
         run.drop(brief.id, "no move is left", exhausted=True)
-        return 0.0
+        return None
     evaluation, _ = judged(run.graph, brief, luck)
     answer = Answer(source(run.graph.written, lines), "what was changed")
-    return asked + timed(lambda: run.tell(run.answered(brief.id, "fake", answer), evaluation))
+    rest, further = timed(
+        lambda: run.tell(run.answered(brief.id, "fake", answer), evaluation), time.perf_counter, time.process_time
+    )
+    return asked + rest, worked + further
 
 
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def timed(work: Callable[[], object], *clocks: Callable[[], float]) -> list[float]:
+    starts = [clock() for clock in clocks]
     work()
-    return (time.perf_counter() - start) * 1e3
+    return [(clock() - start) * 1e3 for clock, start in zip(clocks, starts, strict=True)]
 
 
 if __name__ == "__main__":

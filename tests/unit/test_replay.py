@@ -269,6 +269,27 @@ def test_a_run_that_goes_on_keeps_its_snapshot_young(tmp_path, short, read):
         assert told(run.graph) == told(fold_all(tail(tmp_path / "run"), run.graph.reducers))
 
 
+def test_settings_and_notes_from_before_and_after_a_snapshot_are_in_force(tmp_path, short):
+    folder, seen = tmp_path / "run", []
+
+    def equip(created, builds):
+        seen.append(created.settings["candidates"])
+        return replace(fake_equip()(created, builds), notes=(Noted("seat", "one device"),))
+
+    with create_run(folder, fake_problem(), FAKE_PLATFORM, equip) as run:
+        run.adopt(replace(run.settings, candidates=77))
+        while run.graph.next_sequence < 20:
+            run.drop(run.ask().id, "no")
+    assert Replay(SqliteStore(folder), folder)._kept is not None
+    opened_with = [77, 78]
+    for expected in opened_with:
+        with open_run(folder, equip) as run:
+            assert run.settings.candidates == expected
+            assert [note.topic for note in run.graph.notes].count("seat") == 1
+            run.adopt(replace(run.settings, candidates=78))
+    assert seen[1:] == opened_with
+
+
 def flip(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1

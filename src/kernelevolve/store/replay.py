@@ -4,9 +4,10 @@ In: a store and the run's folder. Out: the graph that the log tells, the same wi
 `graph.snapshot` beside the log. Left to others: what is in a snapshot (`snapshot`), who owns the run (`run`).
 
 The log is the truth and a snapshot is a shortcut to it. It is used only where the log still has, at its beginning and
-where the snapshot ends, the very entries it was made of; where it is as it was written, by its digest; and where the
-code that folds is the code that made it. In any other case it is as if there were none. It is written after the entries
-that it tells are in the log, whole or not at all, so a process that is killed loses nothing but the shortcut.
+where the snapshot ends, the very entries it was made of; where it is as it was written, by its seal; and where the code
+that folds is the code that made it. In any other case it is as if there were none. It is written after the entries that
+it tells are in the log, whole or not at all, so a process that is killed loses nothing but the shortcut. Whether an
+entry in between is damaged shows when it is read.
 """
 
 from __future__ import annotations
@@ -70,14 +71,20 @@ class Replay:
     @functools.cached_property
     def created(self) -> Created | None:
         """The first event of the log; None for an empty log."""
-        first = self._store.read_from(0, most=1)
-        if first and not isinstance(first[0].event, Created):
-            raise StoreError(f"entry 0 is a {first[0].kind!r} event; a log has Created first and only there")
-        return first[0].event if first else None  # type: ignore[return-value]
+        for entry in self._store.read_from(0, most=1):
+            if isinstance(entry.event, Created):
+                return entry.event
+            raise StoreError(f"entry 0 is a {entry.kind!r} event; a log has Created first and only there")
+        return None
 
     def heading(self) -> tuple[Mapping[str, Any], tuple[Noted, ...]]:
-        """The settings in force and all notes, as of now; the log must not be empty."""
-        assert self.created is not None
+        """The settings in force and all notes, as of now.
+
+        Raises:
+            StoreError: the log is empty.
+        """
+        if self.created is None:
+            raise StoreError("the run's log is empty; create the run first")
         settings, notes = self.created.settings, list[Noted]()
         if self._kept is not None:
             settings, known = snapshot.heading(self._kept.sections)
@@ -91,13 +98,15 @@ class Replay:
     def graph(self, reducers: Iterable[Reducer] = ()) -> Graph:
         """The graph of the whole log; its nodes read sources and evaluations from the log when they are asked for.
 
+        The snapshot is given up for it: a second graph of the same Replay is folded from the first event.
+
         Raises:
             StoreError: the log is damaged, or an entry does not follow.
             PluginFault: a reducer raised.
         """
         reducers = tuple(reducers)
         with _collector_paused():
-            graph = self._restored(reducers)
+            graph, self._kept = self._restored(reducers), None
             if graph is None:
                 # What cannot be used is written anew.
                 graph, self._saved = Graph(reducers, self.shelf()), 0
@@ -158,7 +167,8 @@ class Replay:
             with self._path.open("rb") as file:
                 facts, lines = json.loads(file.readline()), file.readlines()
             whole = facts.pop("seal") == _seal(facts, lines) and facts["format"] == FORMAT
-            if not whole or facts["log"] != self._marks(facts["sequence"]):
+            ours = whole and facts["code"][snapshot.NODES] == _package()
+            if not ours or facts["log"] != self._marks(facts["sequence"]):
                 return None
             sections = dict(zip(facts["sections"], lines, strict=True))
             return Kept(facts["sequence"], sections, facts["code"])
