@@ -126,7 +126,8 @@ class Replay:
         if graph.next_sequence - self._saved < EVERY:
             return False
         self._saved = graph.next_sequence
-        sections = snapshot.save(graph)
+        with _collector_paused():
+            sections = snapshot.save(graph)
         lines = [f"{line}\n".encode("ascii") for line in sections.values()]
         head = {
             "format": FORMAT,
@@ -194,7 +195,8 @@ class Replay:
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Without the cyclic garbage collector: a graph stays, and to look through it as it grows takes as long again."""
+    """Without the cyclic garbage collector: what is made stays or has no cycles, and looking through it again and again
+    takes as long as making it."""
     was_on = gc.isenabled()
     gc.disable()
     try:
