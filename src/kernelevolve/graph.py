@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from kernelevolve.candidate import Brief, Candidate
+from kernelevolve import codec
+from kernelevolve.candidate import Brief, Candidate, Cost
 from kernelevolve.errors import PluginFault, StoreError, UsageError
 from kernelevolve.evaluation import Evaluation, Figure
-from kernelevolve.events import Asked, Created, Dropped, Entry, Evaluated, Event, Finished, Noted, Written
+from kernelevolve.events import LATE, Asked, Created, Dropped, Entry, Evaluated, Event, Finished, Noted, Written
 
 RESULT = "result"
 
@@ -311,8 +312,12 @@ def _take_written(graph: Graph, event: Written) -> None:
     graph._pending[candidate.brief] = replace(pending, candidate=candidate)
     graph._written += 1
     graph._drops_in_a_row = 0
-    graph._tokens += candidate.cost.tokens_in + candidate.cost.tokens_out
-    graph._money += candidate.cost.money_usd
+    _spend(graph, candidate.cost)
+
+
+def _spend(graph: Graph, cost: Cost) -> None:
+    graph._tokens += cost.tokens_in + cost.tokens_out
+    graph._money += cost.money_usd
 
 
 def _take_evaluated(graph: Graph, event: Evaluated) -> None:
@@ -339,6 +344,7 @@ def _take_dropped(graph: Graph, event: Dropped) -> None:
         raise StoreError(f"brief {event.brief} was dropped, but is not pending")
     graph._drafts -= not pending.brief.parents
     graph._last_drop = event.reason
+    _spend(graph, event.cost)
     if event.exhausted:
         graph._exhausted.add(tuple(sorted(pending.brief.parents)))
     else:
@@ -349,6 +355,8 @@ def _take_noted(graph: Graph, event: Noted) -> None:
     graph._notes.append(event)
     if event.topic == "settings":
         graph._settings = event.data
+    elif event.topic == LATE:
+        _spend(graph, codec.from_data(Cost, event.data["cost"]))
 
 
 def _take_finished(graph: Graph, event: Finished) -> None:

@@ -10,7 +10,6 @@ is doing.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -20,17 +19,19 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 from kernelevolve import codec
-from kernelevolve.candidate import Brief, Candidate
-from kernelevolve.drive import Driver
+from kernelevolve.candidate import Brief, Candidate, Cost
+from kernelevolve.drive import Driver, Seats
 from kernelevolve.errors import (
     KernelEvolveError,
+    LateAnswer,
     MachineError,
     NoMovesLeft,
     SeatLost,
     UsageError,
+    WriterError,
 )
 from kernelevolve.evaluation import Evaluation, Verdict
-from kernelevolve.events import Asked, Created, Dropped, Evaluated, Event, Finished, Noted, Written
+from kernelevolve.events import LATE, Asked, Created, Dropped, Evaluated, Event, Finished, Noted, Written
 from kernelevolve.feed import Feed
 from kernelevolve.graph import Graph, Node, Reducer, fold
 from kernelevolve.hardware import HardwareFigures
@@ -121,16 +122,17 @@ class Run:
     """One search, owned by this process until `close`; use it in a `with` statement.
 
     `create_run` and `open_run` make it. `ask` and `tell` never wait; `write`, `evaluate`, `submit`, `step` and `drive`
-    do. One event loop uses a Run; only `stop` may be called from elsewhere.
+    do. One event loop uses a Run; only `stop` and `cancel` may be called from elsewhere.
     """
 
     def __init__(self, store: Store, lease: Lease, parts: Parts, graph: Graph, blobs: Blobs) -> None:
         self._store, self._lease, self._graph, self._blobs = store, lease, graph, blobs
         self._policy, self._operator, self._equipment = parts.policy, parts.operator, parts.equipment
         self._clock = time.monotonic()
-        self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._driver: Driver | None = None
+        self._settings = _settings_of(graph)
         self._close = parts.equipment.close
-        self.feed = Feed()
+        self.feed, self.seats = Feed(), Seats(self._settings.seats)
 
     @property
     def graph(self) -> Graph:
@@ -140,7 +142,7 @@ class Run:
     @property
     def settings(self) -> Settings:
         """The settings in force."""
-        return codec.from_data(Settings, codec.to_data(self._graph.settings))
+        return self._settings
 
     @property
     def artefacts(self) -> Artefacts:
@@ -181,22 +183,40 @@ class Run:
             return pending
         self.feed.tell(brief.id, "", "write")
         try:
-            answer = await self._retried("writer", brief.id, lambda: self._operator.write(brief, self._graph))
+            answer = await self._retried("writer", brief.id, lambda: self._asked_of_writer(brief))
         except MachineError:
             raise
         except KernelEvolveError as error:
-            self.drop(brief.id, str(error), exhausted=isinstance(error, NoMovesLeft))
+            cost = error.cost if isinstance(error, WriterError) else Cost()
+            if self._is_open(brief.id):
+                self.drop(brief.id, str(error), exhausted=isinstance(error, NoMovesLeft), cost=cost)
+            else:
+                self._keep_late(brief.id, self._operator.writer.name, Answer("", str(error), cost=cost))
             raise
         return self.answered(brief.id, self._operator.writer.name, answer)
+
+    async def _asked_of_writer(self, brief: Brief) -> Answer:
+        name = self._operator.writer.name
+        try:
+            answer = await self._operator.write(brief, self._graph)
+        except KernelEvolveError:
+            raise
+        except Exception as error:  # a stranger's package; one brief is dropped, and many in a row end the run
+            raise WriterError(f"writer {name!r} raised {type(error).__name__}: {error}") from error
+        if not isinstance(answer, Answer):
+            raise WriterError(f"writer {name!r} gave {answer!r:.80}, which is no Answer")
+        return answer
 
     def answered(self, brief: str, writer: str, answer: Answer) -> Candidate:
         """The candidate that `answer` to a pending brief has become, before its evaluation.
 
         Raises:
-            UsageError: no such brief waits for an answer.
+            LateAnswer: the brief has an answer already, was dropped, or the run ended; this one is kept in the log and
+                not evaluated.
+            UsageError: no such brief was ever asked.
         """
-        if self._pending(brief) is not None:
-            raise UsageError(f"brief {brief!r} is answered already; ask for another one")
+        if not self._is_open(brief):
+            raise self._keep_late(brief, writer, answer)
         candidate = Candidate(
             f"n{self._graph.written}", brief, writer, answer.source, answer.note, answer.plan, answer.cost,
             program_digest(answer.source),
@@ -226,7 +246,8 @@ class Run:
                 raise SeatLost(f"evaluating {candidate.id}: {failed}")
             return found
 
-        return await self._retried("seat", candidate.id, once)
+        async with self.seats.seat():
+            return await self._retried("seat", candidate.id, once)
 
     def tell(self, candidate: Candidate, evaluation: Evaluation) -> Node:
         """The node that `candidate` has become.
@@ -243,45 +264,67 @@ class Run:
         self.feed.tell(candidate.brief, candidate.id, "done")
         return self._graph.nodes[candidate.id]
 
-    async def submit(self, brief: str, source: str, note: str = "", *, writer: str = "guest") -> Node:
+    async def submit(
+        self, brief: str, source: str, note: str = "", *, writer: str = "guest", cost: Cost | None = None
+    ) -> Node:
         """A guest's answer to the pending brief with id `brief`, evaluated and told.
 
         After a MachineError the same source may be submitted again.
 
+        Args:
+            cost: of writing it; it counts towards the run's limits.
+
         Raises:
-            UsageError: no such brief waits for an answer.
+            LateAnswer, UsageError: see `answered`.
             MachineError: the machine failed again and again.
         """
-        candidate = self._pending(brief)
+        waits = self._graph.pending.get(brief)
+        candidate = waits.candidate if waits is not None else None
         if candidate is None or candidate.source != source:
-            candidate = self.answered(brief, writer, Answer(source, note))
-        return self.tell(candidate, await self.evaluate(candidate))
+            candidate = self.answered(brief, writer, Answer(source, note, cost=cost or Cost()))
+        found = await self.evaluate(candidate)
+        # The driver takes over what it thinks nobody evaluates.
+        told = self._graph.nodes.get(candidate.id)
+        return told if told is not None else self.tell(candidate, found)
 
-    def drop(self, brief: str, reason: str, *, exhausted: bool = False) -> None:
-        """Ends a pending brief without a candidate.
+    def drop(self, brief: str, reason: str, *, exhausted: bool = False, cost: Cost | None = None) -> None:
+        """Ends a pending brief without a node; who writes or evaluates it for `drive` is stopped, and free again.
 
         Raises:
             UsageError: no such brief waits for an answer.
         """
         self._pending(brief)
-        self._append(Dropped(brief, reason, exhausted))
+        self._append(Dropped(brief, reason, exhausted, cost or Cost()))
         self.feed.tell(brief, "", "dropped")
+
+    def cancel(self, brief: str, reason: str = "cancelled by the user") -> None:
+        """Drops a brief if it is still pending. Safe from any thread while `drive` runs."""
+
+        def act() -> None:
+            if brief in self._graph.pending:
+                self.drop(brief, reason)
+
+        if self._driver is not None:
+            self._driver.call(act)
+        else:
+            act()
 
     async def drive(self) -> str:
         """Turns the loop until a termination rule says stop; gives its reason, or nothing after `stop`.
 
-        Pending briefs come first. At most `writers + seats - 1` briefs are in flight: enough for all seats while the
-        writers think, and with one of each exactly a sequence of steps, so that the run is deterministic.
+        Pending briefs come first. With one writer and one seat it is exactly a sequence of steps, so that the run is
+        deterministic; else `Settings.writers`, `seats` and `waiting` say what is done side by side. Guests may ask and
+        submit meanwhile.
 
         Raises:
             MachineError: the machine's fault, RETRIES times over; the run can be resumed.
             KernelEvolveError: what else ends a run: a full disk, a lost lease, an op that nobody can write.
         """
-        self._stop = (asyncio.get_running_loop(), asyncio.Event())
+        self._driver = Driver(self)
         try:
-            return await Driver(self, self._stop[1]).drive()
+            return await self._driver.drive()
         finally:
-            self._stop = None
+            self._driver = None
 
     async def confirm(self) -> None:
         """Measures the best nodes again, where a device measures: what is in the note `result` is the run's result.
@@ -314,9 +357,8 @@ class Run:
 
     def stop(self) -> None:
         """Makes `drive` cancel the work in flight and return; its briefs stay pending. Safe from any thread."""
-        if self._stop is not None:
-            loop, event = self._stop
-            loop.call_soon_threadsafe(event.set)
+        if self._driver is not None:
+            self._driver.stop()
 
     def finish(self, ended: Finished) -> str:
         """Tells the log why the run ended, once; gives the reason in words."""
@@ -329,6 +371,7 @@ class Run:
         now = codec.to_data(settings)
         if codec.dumps(now) != codec.dumps(self._graph.settings):
             self._append(Noted("settings", f"effort {settings.effort}", now))
+            self._settings, self.seats = settings, Seats(settings.seats)
 
     def reason(self) -> Finished | None:
         """Why no further brief should be asked; None to go on."""
@@ -354,6 +397,25 @@ class Run:
     def _append(self, event: Event) -> None:
         fold(self._graph, self._store.append(event, self._lease))
         self._clock = time.monotonic()
+        if self._driver is not None:
+            self._driver.changed()
+
+    def _is_open(self, brief: str) -> bool:
+        """Whether the brief is pending and nobody has answered it."""
+        waits = self._graph.pending.get(brief)
+        return waits is not None and waits.candidate is None
+
+    def _keep_late(self, brief: str, writer: str, answer: Answer) -> LateAnswer | UsageError:
+        """Keeps an answer that nobody waits for, which was paid for all the same; the error that says so."""
+        known = ", ".join(name for name in self._graph.pending if self._is_open(name)) or "none"
+        text = f"brief {brief!r} waits for no answer; pending: {known}"
+        if not (brief[:1] == "b" and brief[1:].isdecimal() and int(brief[1:]) < self._graph.asked):
+            return UsageError(text)
+        if brief in self._graph.pending:
+            text = f"brief {brief!r} is answered already; ask for another one"
+        data = {"brief": brief, "writer": writer, "source": answer.source, "note": answer.note, "cost": answer.cost}
+        self._append(Noted(LATE, f"{brief}: an answer by {writer} that nobody waits for", codec.to_data(data)))
+        return LateAnswer(f"{text}; this answer is kept in the log and not evaluated")
 
     def _pending(self, brief: str) -> Candidate | None:
         """The candidate of a pending brief; None if it is not written."""
@@ -369,3 +431,7 @@ class Run:
             except MachineError as error:
                 self._append(Noted(what, f"{name}, attempt {attempt} of {RETRIES + 1}: {error}"))
         return await work()
+
+
+def _settings_of(graph: Graph) -> Settings:
+    return codec.from_data(Settings, codec.to_data(graph.settings))

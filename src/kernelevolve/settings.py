@@ -77,6 +77,9 @@ class Settings:
         drops: briefs in a row that no writer could answer, which end the run.
         writers: briefs that are written at the same time.
         seats: candidates that are evaluated at the same time.
+        waiting: most candidates that are written and wait for a seat; None for `writers + seats - 2`, so that with one
+            of each the run is a sequence of steps.
+        answer_seconds: after which a brief that nobody answered is dropped.
         tuner_trials: knob choices that the tuner tries on a device.
         build_trials: knob choices that it tries where there is none and only build and model rank them.
         distributions: of inputs in the correctness rungs, see `protocol.Case`.
@@ -98,6 +101,8 @@ class Settings:
     seeds: int
     writers: int = 1
     seats: int = 1
+    waiting: int | None = None
+    answer_seconds: float = 1800.0
     drops: int = 10
     target: float | None = None
     tokens: int | None = None
@@ -114,10 +119,12 @@ class Settings:
     def __post_init__(self) -> None:
         counts = ("candidates", "drafts", "plateau", "seconds", "tuner_trials", "seeds")
         limits = ("target", "tokens", "money_usd", "device_seconds", "roofline", "value")
-        for name in (*counts, "writers", "seats", "drops", *limits):
+        for name in (*counts, "writers", "seats", "answer_seconds", "drops", *limits):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"settings: {name} = {value}; it must be above 0 and finite")
+        if self.waiting is not None and self.waiting < 0:
+            raise UsageError(f"settings: waiting = {self.waiting}; it must be 0 or more")
         if self.roofline is not None and self.roofline > 1:
             raise UsageError(f"settings: roofline = {self.roofline:g}; nothing is faster than the floor, at most 1")
         unknown = [mode for mode in self.memory if mode not in MEMORY_MODES]
@@ -129,6 +136,11 @@ class Settings:
             raise UsageError(f"settings: recall = {self.recall}; two chances from 0 to 1, the low one first")
         if self.value_per not in VALUE_UNITS:
             raise UsageError(f"settings: value_per = {self.value_per!r}; known: {', '.join(VALUE_UNITS)}")
+
+    @property
+    def most_waiting(self) -> int:
+        """Most candidates that wait for a seat."""
+        return self.writers + self.seats - 2 if self.waiting is None else self.waiting
 
 
 EFFORTS: Mapping[str, Settings] = {

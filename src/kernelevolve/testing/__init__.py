@@ -113,6 +113,10 @@ class FakeEvaluator:
             self.busy -= 1
         if luck.random() < self._lost:
             raise SeatLost(f"fake seat lost at {candidate.id}, attempt {attempt}")
+        return self.judged(candidate, keep)
+
+    def judged(self, candidate: Candidate, keep: Callable[[bytes], str]) -> Evaluation:
+        """What is found of a candidate, without any waiting."""
         rng = random.Random(f"{self._seed}:{candidate.digest}")
         verdict = Verdict.WRONG_VALUE if rng.random() < self._faulty else None
         found = fake_evaluation(0.5 + 2 * rng.random(), verdict=verdict, binary=candidate.digest[:16])
