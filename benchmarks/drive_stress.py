@@ -60,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     with registered("writers", LOADED, "kernelevolve.testing.load:LoadedWriter"):
         rows = [loaded(name, "writers", EVALUATE, options.candidates, options.scale) for name in options.policies]
-        slow = [loaded(options.policies[0], "seats", SLOW, options.candidates // 5, options.scale)]
+        slow = [loaded(options.policies[0], "seats", SLOW, options.candidates // 3, options.scale)]
         limits = [limited(field, options.limited, options.scale) for field in LIMITS]
     if options.out is not None:
         facts = {

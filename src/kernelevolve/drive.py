@@ -157,7 +157,8 @@ class Driver:
         while True:
             brief = self._next_resumed()
             if brief is None:
-                if self._resumed or len(self._writing) >= self._settings.writers or len(graph.pending) >= self._room():
+                taken = len(self._flight) + sum(written for _, written in self._guests)
+                if self._resumed or len(self._writing) >= self._settings.writers or taken >= self._room():
                     return None
                 if why := run.reason():
                     return why
@@ -182,7 +183,7 @@ class Driver:
         return None
 
     def _room(self) -> int:
-        """How many briefs may be pending: one for each seat, and as many candidates as may wait for one.
+        """How many briefs may be in hand here: one for each seat, and as many candidates as may wait for one.
 
         Once writers and seats are known, no more than keep the seats busy: by Little's law (Operations Research 9(3),
         1961) seats x (1 + time of a writer / time on a seat) of them, and the next candidate for each seat at hand.

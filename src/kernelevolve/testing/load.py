@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from unittest import mock
 
-from kernelevolve import plugins
+from kernelevolve import codec, plugins
 from kernelevolve.candidate import Brief, Candidate, Cost
 from kernelevolve.errors import SeatLost, StoreError, WriterError
 from kernelevolve.evaluation import Evaluation
@@ -27,6 +27,8 @@ from kernelevolve.propose import Answer, Workbench
 from kernelevolve.search import choosing
 from kernelevolve.search.novelty import BinariesReducer, ProgramsReducer
 from kernelevolve.search.progress import ProgressReducer
+from kernelevolve.search.termination import rules_for
+from kernelevolve.settings import Settings
 from kernelevolve.store.blobs import blobs_of
 from kernelevolve.testing import FakeEvaluator
 
@@ -160,7 +162,8 @@ def disorder(entries: Sequence[Entry], folder: Path | None = None) -> list[str]:
 
     Entries are numbered without gaps and leases rise; each brief index is asked once, answered at most once, and told
     or dropped at most once; each candidate is evaluated at most once; what was written is told, dropped or pending;
-    nothing is pending after the end; tokens and money are the sums over the events that state them.
+    nothing is asked when a rule says stop (but for time, which the log does not tell exactly), and nothing is pending
+    after the end; tokens and money are the sums over the events that state them.
 
     Args:
         folder: of the run: its blobs are read, each one that an evaluation names.
@@ -173,8 +176,10 @@ def disorder(entries: Sequence[Entry], folder: Path | None = None) -> list[str]:
     graph, costs = Graph((ProgressReducer(),)), []
     asked, written, told = Counter[int](), Counter[str](), Counter[str]()
     for entry in entries:
-        fold(graph, entry)  # raises where an event does not follow from those before it
         event = entry.event
+        if isinstance(event, Asked) and (ended := rules_for(_settings(graph)).reason(graph, 0.0)):
+            wrong.append(f"{event.brief.id} was asked although the run ends: {ended.reason}")
+        fold(graph, entry)  # raises where an event does not follow from those before it
         if isinstance(event, Asked):
             asked[event.brief.index] += 1
         elif isinstance(event, Written):
@@ -197,6 +202,10 @@ def disorder(entries: Sequence[Entry], folder: Path | None = None) -> list[str]:
     if abs(graph.money_usd - sum(c.money_usd for c in costs)) > 1e-9 * (1 + graph.money_usd):
         wrong.append(f"{graph.money_usd} dollars are counted")
     return wrong + (_blobs_missing(graph, folder) if folder is not None else [])
+
+
+def _settings(graph: Graph) -> Settings:
+    return codec.from_data(Settings, dict(graph.settings))
 
 
 def _blobs_missing(graph: Graph, folder: Path) -> list[str]:
