@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kernelevolve.equipment import Workshop as Workshop
     from kernelevolve.errors import CannotCompare as CannotCompare
     from kernelevolve.errors import KernelEvolveError as KernelEvolveError
+    from kernelevolve.errors import LateAnswer as LateAnswer
     from kernelevolve.errors import MachineError as MachineError
     from kernelevolve.errors import MissingDevice as MissingDevice
     from kernelevolve.errors import NoCorrectCandidate as NoCorrectCandidate
@@ -125,6 +126,7 @@ _PLACES = {
     "Guard": "evaluation",
     "HardwareFigures": "hardware",
     "KernelEvolveError": "errors",
+    "LateAnswer": "errors",
     "Knobs": "candidate",
     "Launch": "evaluation",
     "LaunchPlan": "evaluation",

@@ -249,6 +249,7 @@ class Driver:
             stage = "seat"
             found = await run.evaluate(candidate)
             self._through[stage] += 1
+            await asyncio.sleep(0)  # whoever gets the seat now begins before this one is told
             waits = run.graph.pending.get(brief.id)
             if waits is not None and waits.candidate == candidate:
                 run.tell(candidate, found)

@@ -406,3 +406,25 @@ def test_what_briefs_remember_is_chosen_and_recorded(door: Door) -> None:
 def test_memory_that_cannot_be_is_refused(door: Door, options: tuple[object, ...], message: str) -> None:
     code, _, err = door("optimize", "relu.py", "--out", "r", *options)
     assert (code, message in err) == (2, True), err
+
+
+def test_writers_and_seats_are_chosen_recorded_and_widened(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = FakeEvaluator(seconds=0.005)
+    equip_with(monkeypatch, evaluator, FakeTranslator(moves=20))
+    chosen = ("--parallel", "6:3", "--answer-time", "2m", "--candidates", 20, "--plateau", 19)
+    assert door("optimize", "relu.py", *chosen, "--out", "r")[0] == 0
+    kept = read_run(Path("r")).settings
+    assert [kept[name] for name in ("writers", "seats", "waiting", "answer_seconds")] == [6, 3, None, 120]
+    assert evaluator.most_busy == 3
+    assert door("resume", "r", "--candidates", 40, "--plateau", 39, "--parallel", "2:1:0")[0] == 0
+    kept = read_run(Path("r")).settings
+    assert [kept[name] for name in ("writers", "seats", "waiting", "answer_seconds")] == [2, 1, 0, 120]
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("--parallel", "6"), ("--parallel", "0:1"), ("--parallel", "a:b"), ("--answer-time", "soon")]
+)
+def test_sides_that_cannot_be_are_refused(door: Door, option: str, text: str) -> None:
+    code, _, err = door("optimize", "relu.py", option, text, "--out", "r")
+    assert code == 2 and option in err and text in err
+    assert not Path("r").exists()

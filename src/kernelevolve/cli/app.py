@@ -65,6 +65,7 @@ from kernelevolve.cli.limits import (
     limits,
 )
 from kernelevolve.cli.looking import result_of
+from kernelevolve.cli.parallel import AnswerTime, Parallel, side_by_side
 from kernelevolve.cli.remembering import Earlier, MemoryModes, Recall, earlier_runs, remembered
 
 app = typer.Typer(
@@ -118,6 +119,8 @@ def optimize(
     value: Value = None,
     memory: MemoryModes = None,
     recall: Recall = None,
+    parallel: Parallel = None,
+    answer_time: AnswerTime = None,
     earlier: Earlier = None,
     policy: Policy = "greedy",
     seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
@@ -136,7 +139,7 @@ def optimize(
     given = limits(
         candidates=candidates, time=time, device_time=device_time, tokens=tokens, money=money, plateau=plateau,
         target=target, roofline=roofline, value=value,
-    ).also(remembered(memory, recall))  # fmt: skip
+    ).also(remembered(memory, recall)).also(side_by_side(parallel, answer_time))  # fmt: skip
     known = earlier_runs(earlier, recall)
     settings = given.chosen(effort, device=device)
     search = policy_named(policy, settings)
@@ -166,6 +169,8 @@ def resume(
     value: Value = None,
     memory: MemoryModes = None,
     recall: Recall = None,
+    parallel: Parallel = None,
+    answer_time: AnswerTime = None,
     by_force: Annotated[
         bool, typer.Option("--by-force", help="take the run from a process that is known to be gone")
     ] = False,
@@ -180,7 +185,7 @@ def resume(
     given = limits(
         candidates=candidates, time=time, device_time=device_time, tokens=tokens, money=money, plateau=plateau,
         target=target, roofline=roofline, value=value,
-    ).also(remembered(memory, recall))  # fmt: skip
+    ).also(remembered(memory, recall)).also(side_by_side(parallel, answer_time))  # fmt: skip
     wider = {place: _wider(place, effort, given, device) for place in runs}
     problem = read_run(runs[0]).created.problem
     with interruptible(door), public.workshop(problem, device, **public.sealing(unsealed)) as equip:
