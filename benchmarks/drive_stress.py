@@ -207,6 +207,7 @@ def limited(field: str, candidates: int, scale: float) -> dict[str, Any]:
         "at": limit,
         "spent_when_reached": crossed[0],
         "in_flight_when_reached": crossed[1],
+        "most_waiting_allowed": settings.most_waiting,
         "spent": spent_of(graph, field),
         "overshoot": round(spent_of(graph, field) - limit, 6),
         "asked_after": late,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -269,6 +271,36 @@ def test_guests_and_the_driver_share_the_seats(tmp_path):
         assert beside(run, guest) == "30 candidates"
     assert evaluator.most_busy == 2
     in_order(tmp_path)
+
+
+# The load of the benchmark, its waits a tenth as long
+
+
+@pytest.fixture
+def stress():
+    place = Path(__file__).parents[2] / "benchmarks" / "drive_stress.py"
+    spec = importlib.util.spec_from_file_location("script_drive_stress", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_seats_are_kept_busy_while_candidates_wait(stress):
+    """The figure itself is the benchmark's: with waits this short the host's own time weighs ten times as much."""
+    row = stress.loaded("mcts", "writers", stress.EVALUATE, 150, 0.1)
+    assert row["candidates"] == 150
+    assert row["most_waiting"] <= row["most_waiting_allowed"] == 70
+    assert row["busy_while_waiting"] > 0.6
+
+
+@pytest.mark.parametrize("field", ["candidates", "seconds", "tokens", "money_usd", "device_seconds"])
+def test_nothing_is_asked_once_a_limit_is_reached(stress, field):
+    row = stress.limited(field, 100, 0.05)
+    assert row["asked_after"] == 0
+    assert row["spent"] >= row["at"]
+    assert row["in_flight_when_reached"] <= stress.WRITERS + stress.SEATS + row["most_waiting_allowed"]
+    if field == "candidates":
+        assert row["overshoot"] == 0
 
 
 # Back-pressure
