@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kernelevolve.candidate import Candidate, Choice
@@ -26,7 +27,7 @@ from kernelevolve.translate.baseline import OpWork
 from kernelevolve.translate.cross import crossings
 from kernelevolve.translate.first import first_plan
 from kernelevolve.translate.ir import Program
-from kernelevolve.translate.moves import Move, moves
+from kernelevolve.translate.moves import FAMILIES, Move, moves
 from kernelevolve.translate.plan import Plan
 from kernelevolve.translate.render import render
 
@@ -39,6 +40,8 @@ class Engineer:
     Args:
         program: gives the captured program of a workload; the first workload's is what kernels are written from.
     """
+
+    families = FAMILIES
 
     def __init__(self, problem: Problem, platform: Platform, program: Programs) -> None:
         self.problem, self.platform, self._program = problem, platform, program
@@ -71,10 +74,10 @@ class Engineer:
         return self._draft(plan, ", then ".join(notes))
 
     async def next(
-        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random
+        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random, prefer: str = ""
     ) -> Draft | None:
         """See `Translator.next`."""
-        return await asyncio.to_thread(self._next, plan, limit, tried)
+        return await asyncio.to_thread(self._next, plan, limit, tried, prefer)
 
     async def cross(self, plan: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
         """See `Translator.cross`."""
@@ -84,15 +87,15 @@ class Engineer:
         plan, wanted = (Plan.from_json(json.dumps(text)) for text in (data, other))
         return self._first_new(crossings(self.program, plan, wanted), tried)
 
-    def _next(self, data: Mapping[str, Any], limit: str, tried: Container[str]) -> Draft | None:
+    def _next(self, data: Mapping[str, Any], limit: str, tried: Container[str], prefer: str) -> Draft | None:
         plan = Plan.from_json(json.dumps(data))
-        return self._first_new(moves(self.program, plan, limit, frozenset()), tried)
+        return self._first_new(moves(self.program, plan, limit, frozenset(), prefer), tried)
 
     def _first_new(self, options: Sequence[Move], tried: Container[str]) -> Draft | None:
         for move in options:
             if plan_key(self._data(move.plan)) not in tried:
                 try:
-                    return self._draft(move.plan, f"{move.name}: {move.reason}")
+                    return replace(self._draft(move.plan, f"{move.name}: {move.reason}"), move=move.family)
                 except errors.TranslateError:
                     continue  # a plan that cannot be written is no move; the next one may be
         return None

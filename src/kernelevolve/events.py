@@ -20,9 +20,9 @@ from kernelevolve.errors import StoreError, StoreTooNew
 from kernelevolve.evaluation import Evaluation, Figure
 from kernelevolve.problem import Problem
 
-# 2: evaluations refer to artefacts, 3: they have guards, 4: device seconds, floors, figures behind an end, programs;
-# older logs are read as having none.
-SCHEMA = 4
+# 2: evaluations refer to artefacts, 3: they have guards, 4: device seconds, floors, figures behind an end, programs,
+# 5: several writers and who chooses among them; older logs are read as having none.
+SCHEMA = 5
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Created:
         platform: name of the objective platform.
         seed: together with an ask index it determines every random choice.
         policy, writer: rebuilt by name through `plugins`.
+        others: writers beside the first one.
+        chooser: of the writer and move of each brief, see `search.bandit`.
         settings: `Settings` as data.
         version: of KernelEvolve.
         blobs: where artefacts are kept, an address for fsspec; empty for the folder `blobs` of the run's own folder,
@@ -60,6 +62,8 @@ class Created:
     version: str
     blobs: str = ""
     admit_anyway: bool = False
+    others: tuple[Component, ...] = ()
+    chooser: Component = Component("first")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar
@@ -37,6 +37,8 @@ from kernelevolve.hardware import HardwareFigures
 from kernelevolve.propose import Answer, Translator
 from kernelevolve.propose.operator import Articles, Operator
 from kernelevolve.search import Policy, choosing, contenders
+from kernelevolve.search.arms import Arm
+from kernelevolve.search.bandit import Chooser, First
 from kernelevolve.search.fitness import fitness
 from kernelevolve.search.novelty import BinariesReducer, ProgramsReducer, same_text, told_as_duplicate
 from kernelevolve.search.program import program_digest
@@ -110,11 +112,12 @@ class Parts:
     policy: Policy
     operator: Operator
     equipment: Equipment
+    chooser: Chooser = field(default_factory=First)
 
     @property
     def reducers(self) -> tuple[Reducer, ...]:
         own = (BinariesReducer(), ProgramsReducer(), ProgressReducer())
-        return (*own, *self.policy.reducers, *self.operator.reducers)
+        return (*own, *self.policy.reducers, *self.chooser.reducers, *self.operator.reducers)
 
 
 class Run:
@@ -127,6 +130,7 @@ class Run:
     def __init__(self, store: Store, lease: Lease, parts: Parts, graph: Graph, blobs: Blobs) -> None:
         self._store, self._lease, self._graph, self._blobs = store, lease, graph, blobs
         self._policy, self._operator, self._equipment = parts.policy, parts.operator, parts.equipment
+        self._chooser = parts.chooser
         self._clock = time.monotonic()
         self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._close = parts.equipment.close
@@ -154,8 +158,11 @@ class Run:
         evaluation = await self.evaluate(candidate)
         return self.tell(candidate, evaluation)
 
-    def ask(self) -> Brief:
+    def ask(self, writer: str = "") -> Brief:
         """The next brief, now pending.
+
+        Args:
+            writer: who will answer it, such as a guest; default: the run's chooser says who of its writers.
 
         Raises:
             NoMovesLeft: the policy has nothing to go on from.
@@ -166,7 +173,10 @@ class Run:
         parents = choosing.select(self._policy, graph, rng)
         if graph.is_exhausted(parents):
             raise NoMovesLeft("no moves left")
-        brief = self._operator.brief(graph, parents)
+        arms = [Arm(writer)] if writer else [Arm(*arm) for arm in self._operator.arms(parents)]
+        luck = random.Random(f"{graph.created.seed}:{graph.asked}:choose")
+        arm = self._chooser.choose(graph, parents, arms, luck)
+        brief = self._operator.brief(graph, parents, arm.writer, arm.move)
         self._append(Asked(brief))
         return brief
 
@@ -181,13 +191,13 @@ class Run:
             return pending
         self.feed.tell(brief.id, "", "write")
         try:
-            answer = await self._retried("writer", brief.id, lambda: self._operator.write(brief, self._graph))
+            name, answer = await self._retried("writer", brief.id, lambda: self._operator.write(brief, self._graph))
         except MachineError:
             raise
         except KernelEvolveError as error:
             self.drop(brief.id, str(error), exhausted=isinstance(error, NoMovesLeft))
             raise
-        return self.answered(brief.id, self._operator.writer.name, answer)
+        return self.answered(brief.id, name, answer)
 
     def answered(self, brief: str, writer: str, answer: Answer) -> Candidate:
         """The candidate that `answer` to a pending brief has become, before its evaluation.
@@ -199,7 +209,7 @@ class Run:
             raise UsageError(f"brief {brief!r} is answered already; ask for another one")
         candidate = Candidate(
             f"n{self._graph.written}", brief, writer, answer.source, answer.note, answer.plan, answer.cost,
-            program_digest(answer.source),
+            program_digest(answer.source), answer.move, answer.origin,
         )  # fmt: skip
         self._append(Written(candidate))
         self.feed.tell(brief, candidate.id, "wait")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -27,7 +27,7 @@ from kernelevolve.propose.memory import from_earlier
 from kernelevolve.propose.operator import Operator
 from kernelevolve.receipt import write_receipt
 from kernelevolve.run import Equip, Equipment, Parts, Run
-from kernelevolve.search import choosing
+from kernelevolve.search import bandit, choosing
 from kernelevolve.settings import Settings, settings_for
 from kernelevolve.store import Store
 from kernelevolve.store.artefacts import Artefacts
@@ -35,6 +35,7 @@ from kernelevolve.store.blobs import blobs_of
 from kernelevolve.store.owner import this_process
 
 RECEIPT = "receipt.json"
+Writers = Component | str | Sequence[Component | str] | None
 
 
 def create_run(
@@ -45,7 +46,8 @@ def create_run(
     *,
     settings: Settings | None = None,
     policy: Component | str = choosing.DEFAULT,
-    writer: Component | None = None,
+    writer: Writers = None,
+    choose: Component | str = "",
     seed: int = 0,
     store: str = "sqlite",
     builds: Path | None = None,
@@ -61,7 +63,9 @@ def create_run(
         settings: default: those of effort `standard`.
         policy: a Component, or `NAME[:parameter=value,...]`, see `policy_named`; a policy that drafts has the settings'
             number of drafts where it is not told another.
-        writer: default: the built-in.
+        writer: one or several, each a Component or `NAME[:parameter=value,...]`; default: the built-in.
+        choose: who chooses among the writers and their moves, see `search.bandit.chooser_named`; default: `bandit`
+            among several writers, else `first`.
         builds: folder for builds that siblings share; default: in the run's folder.
         blobs: an fsspec address for artefacts; default: `blobs` in the run's folder, which moves with it.
         admit_anyway: go on even where null models pass the problem, or an honest kernel fails it; recorded.
@@ -70,22 +74,26 @@ def create_run(
     Raises:
         ProblemError: the problem cannot be used, or is not admitted.
         StoreError: the folder holds a run already, or sibling runs, or cannot be written.
-        UnknownName: a policy, writer or store that nobody registered, or a parameter that the policy does not have.
+        UnknownName: a policy, writer, chooser or store that nobody registered, or a parameter that it does not have.
     """
     settings = settings or settings_for("standard")
+    first, *others = writers_named(writer)
     created = Created(
         run=uuid.uuid4().hex[:12],
         problem=problem,
         platform=platform,
         seed=seed,
         policy=choosing.policy_named(policy, settings) if isinstance(policy, str) else policy,
-        writer=writer or Component("built-in"),
+        writer=first,
         settings=codec.to_data(settings),
         version=version("kernelevolve"),
         blobs=blobs,
         admit_anyway=admit_anyway,
+        others=tuple(others),
+        chooser=bandit.chooser_named(choose, 1 + len(others)) if isinstance(choose, str) else choose,
     )
     choosing.build(created.policy)
+    bandit.build(created.chooser)
     _refuse_siblings(folder, store)
     with _new_folder(folder) as kept:
         log: Store = plugins.load("stores", store)(folder, create=True)
@@ -213,7 +221,8 @@ def optimize(
     *,
     settings: Settings | None = None,
     policy: Component | str = choosing.DEFAULT,
-    writer: Component | None = None,
+    writer: Writers = None,
+    choose: Component | str = "",
     seed: int = 0,
 ) -> tuple[Graph, ...]:
     """The finished graph of one run per platform, in the order given.
@@ -239,7 +248,7 @@ def optimize(
         else:
             run = create_run(
                 place, problem, platform, equip,
-                settings=settings, policy=policy, writer=writer, seed=seed, builds=builds,
+                settings=settings, policy=policy, writer=writer, choose=choose, seed=seed, builds=builds,
             )  # fmt: skip
         with run:
             asyncio.run(run.drive())
@@ -288,8 +297,25 @@ def _undone_on_error(undo: Callable[[], None]) -> Iterator[None]:
 def _parts(created: Created, equipment: Equipment) -> Parts:
     policy = choosing.build(created.policy)
     workbench = Workbench(created.problem, created.platform, created.seed, equipment.figures, equipment.translator)
-    writer: Writer = _build("writers", created.writer, workbench)
-    return Parts(policy, Operator(writer, figures=equipment.figures, articles=equipment.articles), equipment)
+    writers: list[Writer] = [_build("writers", named, workbench) for named in (created.writer, *created.others)]
+    operator = Operator(
+        writers[0], others=tuple(writers[1:]), figures=equipment.figures, articles=equipment.articles
+    )
+    return Parts(policy, operator, equipment, bandit.build(created.chooser))
+
+
+def writers_named(writer: Writers) -> tuple[Component, ...]:
+    """The writers of a run.
+
+    Raises:
+        UnknownName: a writer that nobody registered; the message lists the known ones.
+        UsageError: a parameter without a value, or given twice.
+    """
+    many = [writer] if isinstance(writer, (Component, str)) else list(writer or ("built-in",))
+    found = tuple(each if isinstance(each, Component) else Component(*plugins.named(each)) for each in many)
+    for each in found:
+        plugins.load("writers", each.name)
+    return found
 
 
 def _build(kind: plugins.Kind, component: Component, *first: Any) -> Any:

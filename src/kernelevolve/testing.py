@@ -131,6 +131,7 @@ class FakeTranslator:
 
     def __init__(self, *, moves: int = 4, depth: int = 100, seconds: float = 0.0) -> None:
         self._moves, self._depth, self._seconds = moves, depth, seconds
+        self.families = tuple(f"kind {number}" for number in range(moves))
 
     async def first(self, seed: int) -> Draft:
         """See `propose.Translator.first`."""
@@ -147,17 +148,17 @@ class FakeTranslator:
         return None
 
     async def next(
-        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random
+        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random, prefer: str = ""
     ) -> Draft | None:
         """See `propose.Translator.next`."""
         await asyncio.sleep(self._seconds)
         path = list(plan["path"])
         if len(path) > self._depth:
             return None
-        for move in rng.sample(range(self._moves), self._moves):
+        for move in sorted(rng.sample(range(self._moves), self._moves), key=lambda m: self.families[m] != prefer):
             draft = self._draft([*path, move])
             if _key(draft.plan) not in tried:
-                return draft
+                return replace(draft, move=self.families[move])
         return None
 
     def _draft(self, path: list[int]) -> Draft:

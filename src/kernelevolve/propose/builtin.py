@@ -67,6 +67,7 @@ class BuiltinWriter:
         # What was answered, but may not be in the log yet: writers work side by side.
         self._answered: dict[str, str] = {}
         self.reducers = (PlansReducer(),)
+        self.moves = tuple(getattr(self._translator, "families", ()))
 
     async def write(self, brief: Brief, graph: Graph) -> Answer:
         """See `Writer.write`."""
@@ -79,7 +80,8 @@ class BuiltinWriter:
             # What the next move starts from must not depend on whether the run was reopened in between.
             draft = replace(draft, plan=json.loads(codec.dumps(draft.plan)))
             self._answered[brief.id] = plan_key(draft.plan)
-        return Answer(draft.source, draft.note, draft.plan, Cost(seconds=time.monotonic() - start))
+        cost = Cost(seconds=time.monotonic() - start)
+        return Answer(draft.source, draft.note, draft.plan, cost, draft.move)
 
     def _turn(self) -> asyncio.Lock:
         """One lock per event loop: a run may be driven again in another loop, and a lock belongs to one."""
@@ -107,9 +109,12 @@ class BuiltinWriter:
         for other, plan in plans[1:]:
             draft = await self._translator.cross(plans[0][1], plan, tried)
             if draft is not None:
-                return _new(replace(draft, note=f"{plans[0][0]} with {other}'s {draft.note}"), tried)
+                note = f"{plans[0][0]} with {other}'s {draft.note}"
+                return _new(replace(draft, note=note, move="crossover"), tried)
+        preferred = str(brief.move.get("prefer", ""))
+        steered = {"prefer": preferred} if preferred in self.moves else {}
         for _, plan in plans:
-            draft = await self._translator.next(plan, limit, tried, rng)
+            draft = await self._translator.next(plan, limit, tried, rng, **steered)
             if draft is not None:
                 return _new(draft, tried)
         raise NoMovesLeft(f"no move is left from {', '.join(name for name, _ in plans)}")
