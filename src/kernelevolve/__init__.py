@@ -85,8 +85,13 @@ if TYPE_CHECKING:
     from kernelevolve.runs import read_run as read_run
     from kernelevolve.runs import save_receipt as save_receipt
     from kernelevolve.runs import tail as tail
+    from kernelevolve.runs import writers_named as writers_named
     from kernelevolve.seal.layers import Layer as Layer
     from kernelevolve.seal.offered import seal_layers as seal_layers
+    from kernelevolve.search.arms import Arm as Arm
+    from kernelevolve.search.arms import Earned as Earned
+    from kernelevolve.search.arms import earnings as earnings
+    from kernelevolve.search.bandit import chooser_named as chooser_named
     from kernelevolve.search.choosing import policy_named as policy_named
     from kernelevolve.selftest.aa import run_aa as run_aa
     from kernelevolve.selftest.matrix import rows_for as rows_for
@@ -104,6 +109,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "from_data": "codec",
     "Answer": "propose",
+    "Arm": "search.arms",
     "Artefacts": "store.artefacts",
     "Brief": "candidate",
     "Buffer": "evaluation",
@@ -113,6 +119,7 @@ _PLACES = {
     "Component": "events",
     "Correctness": "evaluation",
     "Cost": "candidate",
+    "Earned": "search.arms",
     "Entry": "events",
     "Equipment": "run",
     "Evaluation": "evaluation",
@@ -164,8 +171,10 @@ _PLACES = {
     "Workload": "problem",
     "Workshop": "equipment",
     "WriterError": "errors",
+    "chooser_named": "search.bandit",
     "chosen_specimens": "selftest.runner",
     "create_run": "runs",
+    "earnings": "search.arms",
     "holds_run": "runs",
     "lane_for": "settings",
     "load_problem": "suites",
@@ -192,6 +201,7 @@ _PLACES = {
     "to_data": "codec",
     "verify": "recheck",
     "write_receipt": "receipt",
+    "writers_named": "runs",
 }
 
 __all__ = sorted(_PLACES)

@@ -406,3 +406,32 @@ def test_what_briefs_remember_is_chosen_and_recorded(door: Door) -> None:
 def test_memory_that_cannot_be_is_refused(door: Door, options: tuple[object, ...], message: str) -> None:
     code, _, err = door("optimize", "relu.py", "--out", "r", *options)
     assert (code, message in err) == (2, True), err
+
+
+def test_writers_and_the_chooser_are_recorded_and_what_they_earned_is_shown(door: Door) -> None:
+    code, out, err = door("optimize", "relu.py", "--out", "r", "--candidates", 6, "--choose", "bandit:hourly=4")
+    assert code == 0, err
+    assert "policy greedy (drafts=2, repairs=3), writer built-in, by bandit (weight=2.0, hourly=4)" in out
+    assert "arms         by bandit; gains over the parent beyond noise" in out
+    assert "built-in, own choice (draft): " in out
+    assert read_run(Path("r")).created.chooser.args == {"weight": 2.0, "hourly": 4}
+    code, data = door.result("show", "r")
+    assert data["chooser"]["name"] == "bandit" and sum(arm["answers"] for arm in data["arms"]) == 6
+    code, out, err = door("optimize", "relu.py", "--out", "s", "--candidates", 3)
+    assert code == 0 and "arms  " not in out and "writer" not in out, err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--choose", "luck"), "unknown chooser 'luck'; known: bandit, first"),
+        (("--writer", "someone"), "unknown writer 'someone'; known: built-in"),
+        (("--writer", "built-in", "--writer", "built-in"), "writers must have different names"),
+    ],
+)
+def test_writers_that_cannot_be_are_refused(
+    door: Door, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    code, _, err = door("optimize", "relu.py", "--out", "r", *options)
+    assert (code, message in err) == (2, True), err
+    assert not (tmp_path / "r").exists()

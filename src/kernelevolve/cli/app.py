@@ -25,6 +25,7 @@ from kernelevolve import (
     Settings,
     StoreError,
     UncoveredOp,
+    chooser_named,
     create_run,
     holds_run,
     load_problem,
@@ -32,6 +33,7 @@ from kernelevolve import (
     policy_named,
     read_run,
     save_receipt,
+    writers_named,
 )
 from kernelevolve.cli import admitting, judging, live, looking, places, public, rechecking, summary
 from kernelevolve.cli import selftest as checking
@@ -66,6 +68,7 @@ from kernelevolve.cli.limits import (
 )
 from kernelevolve.cli.looking import result_of
 from kernelevolve.cli.remembering import Earlier, MemoryModes, Recall, earlier_runs, remembered
+from kernelevolve.cli.writing import Choose, WriterNames, how_chosen
 
 app = typer.Typer(
     name="kernelevolve",
@@ -120,6 +123,8 @@ def optimize(
     recall: Recall = None,
     earlier: Earlier = None,
     policy: Policy = "greedy",
+    writer: WriterNames = ["built-in"],  # noqa: B006
+    choose: Choose = "",
     seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
     admit_anyway: AdmitAnyway = False,
@@ -140,13 +145,15 @@ def optimize(
     known = earlier_runs(earlier, recall)
     settings = given.chosen(effort, device=device)
     search = policy_named(policy, settings)
+    writers, chooser = writers_named(writer), chooser_named(choose, len(writer))
     platforms = known_platforms(platform)
     wanted = load_problem(problem, suite_path)
     folder = out or places.new_folder(wanted)
-    _header(door, wanted, platforms, effort, search, seed, folder)
+    _header(door, wanted, platforms, effort, search, seed, folder, how_chosen(writers, chooser))
     door.folder = folder
     with interruptible(door), public.workshop(wanted, device, **public.sealing(unsealed)) as equip:
-        runs = _new_runs(folder, wanted, platforms, equip, settings, search, seed, admit_anyway, known)
+        runs = _new_runs(folder, wanted, platforms, equip, settings, search, seed, admit_anyway, known,
+                         {"writer": writers, "choose": chooser})  # fmt: skip
         _carry_on(door, equip, runs, folder, {})
 
 
@@ -197,6 +204,7 @@ def _new_runs(
     seed: int,
     anyway: bool,
     earlier: list[Graph],
+    more: Mapping[str, Any],
 ) -> tuple[Path, ...]:
     """The folders of new runs, one for each platform; where one cannot begin, none does and no folder is left."""
     if len(platforms) > 1 and holds_run(folder):
@@ -221,17 +229,20 @@ def _new_runs(
                 builds=folder / "builds",
                 admit_anyway=anyway,
                 earlier=earlier,
+                **more,
             ).close()
         undone_on_error.pop_all()
     return runs
 
 
 def _header(
-    door: Door, problem: Problem, platforms: tuple[str, ...], effort: str, policy: Component, seed: int, folder: Path
+    door: Door, problem: Problem, platforms: tuple[str, ...], effort: str, policy: Component, seed: int, folder: Path,
+    writers: str,
 ) -> None:
     where = f"{problem.suite}:{problem.name} on {', '.join(platforms)}"
     how = ", ".join(f"{name}={value}" for name, value in policy.args.items())
     text = f"{where}, effort {effort}, seed {seed}, in {folder}\npolicy {policy.name}{f' ({how})' if how else ''}"
+    text += writers
     door.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

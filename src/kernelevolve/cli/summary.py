@@ -23,7 +23,7 @@ from kernelevolve import (
     Verdict,
     to_data,
 )
-from kernelevolve.cli import admitting, words
+from kernelevolve.cli import admitting, words, writing
 
 # What holds where everything that the seal asks for is granted.
 SEALED = ("namespaces+landlock+seccomp", "bwrap+landlock+seccomp")
@@ -52,6 +52,8 @@ def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
         "result": {"said": graph.result.text, **graph.result.data} if graph.result else None,
         "admission": dict(admitting.facts(graph)) or None,
         "admit_anyway": created.admit_anyway,
+        "chooser": to_data(created.chooser),
+        "arms": writing.facts(graph),
     }
     if best is not None:
         evaluation = best.evaluation
@@ -106,6 +108,7 @@ def lines(graph: Graph, folder: Path, kernel: Path | None) -> list[str]:
         out.append(f"  result       {graph.result.text}")
     out += admitting.lines(graph)
     out += _moves(graph)
+    out += writing.lines(graph)
     reason = graph.finished or "interrupted"
     count = f"{len(graph.nodes)} candidate{'s' * (len(graph.nodes) != 1)}"
     out.append(f"  run          {count} in {words.duration(graph.active_seconds)}; ended: {reason}")

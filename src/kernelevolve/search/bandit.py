@@ -120,6 +120,9 @@ def chooser_named(text: str, writers: int = 1) -> Component:
     known = _parameters(name)
     if odd := next((arg for arg in args if arg not in known), ""):
         raise UnknownName(f"parameter of chooser {name}", odd, known)
+    for arg, value in args.items():
+        if isinstance(value, (bool, str)):
+            raise UsageError(f"chooser {text!r}: {arg} is a number ({known[arg]}), got {value!r}")
     made = Component(name, {**known, **args})
     build(made)
     return made
