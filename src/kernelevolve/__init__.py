@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from kernelevolve.problem import Workload as Workload
     from kernelevolve.problem import read_problem as read_problem
     from kernelevolve.propose import Answer as Answer
+    from kernelevolve.propose.warm import seeds_of as seeds_of
     from kernelevolve.receipt import Failure as Failure
     from kernelevolve.receipt import Receipt as Receipt
     from kernelevolve.receipt import read_receipt as read_receipt
@@ -196,6 +197,7 @@ _PLACES = {
     "run_aa": "selftest.aa",
     "run_matrix": "selftest.matrix",
     "run_selftest": "selftest.runner",
+    "seeds_of": "propose.warm",
     "settings_for": "settings",
     "tail": "runs",
     "to_data": "codec",

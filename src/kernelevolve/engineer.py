@@ -25,7 +25,7 @@ from kernelevolve.propose.builtin import plan_key
 from kernelevolve.translate import baseline, errors
 from kernelevolve.translate.baseline import OpWork
 from kernelevolve.translate.cross import crossings
-from kernelevolve.translate.first import first_plan
+from kernelevolve.translate.first import first_plan, resized
 from kernelevolve.translate.ir import Program
 from kernelevolve.translate.moves import FAMILIES, Move, moves
 from kernelevolve.translate.plan import Plan
@@ -82,6 +82,15 @@ class Engineer:
     async def cross(self, plan: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
         """See `Translator.cross`."""
         return await asyncio.to_thread(self._cross, plan, other, tried)
+
+    def adopt(self, plan: Mapping[str, Any]) -> Draft | None:
+        """See `Translator.adopt`."""
+        try:
+            made = Plan.from_json(json.dumps(plan))
+            mine = resized(self.program, made) if made.platform == self.platform.name else None
+            return self._draft(mine, "a plan of another run") if mine is not None else None
+        except (errors.TranslateError, KeyError, TypeError):
+            return None  # of another version, or for another reference of the same ops
 
     def _cross(self, data: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
         plan, wanted = (Plan.from_json(json.dumps(text)) for text in (data, other))

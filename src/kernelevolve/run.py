@@ -31,6 +31,7 @@ from kernelevolve.errors import (
 )
 from kernelevolve.evaluation import Evaluation, Verdict
 from kernelevolve.events import Asked, Created, Dropped, Evaluated, Event, Finished, Noted, Written
+from kernelevolve.family import Family
 from kernelevolve.feed import Feed
 from kernelevolve.graph import Graph, Node, Reducer, fold
 from kernelevolve.hardware import HardwareFigures
@@ -89,6 +90,7 @@ class Equipment:
         confirm: gives an evaluator that measures a node's evaluation again, as one of so many; None where no device
             measures.
         close: called once when the run is closed.
+        family: of the problem; None where it cannot be told.
     """
 
     evaluator: Evaluator
@@ -98,6 +100,7 @@ class Equipment:
     notes: tuple[Noted, ...] = ()
     confirm: Callable[[Evaluation, int], Evaluator] | None = None
     close: Callable[[], None] = _nothing
+    family: Callable[[], Family | None] = _nothing
 
 
 Equip = Callable[[Created, Path], Equipment]
@@ -168,6 +171,13 @@ class Run:
             NoMovesLeft: the policy has nothing to go on from.
             PluginFault: the policy raised, selected what is no node or one node twice, or changed the graph.
         """
+        brief = self._operator.seed(self._graph) if not writer else None
+        brief = brief or self._chosen(writer)
+        self._append(Asked(brief))
+        return brief
+
+    def _chosen(self, writer: str) -> Brief:
+        """The brief for the parents that the policy, and the writer and move that the chooser selects."""
         graph = self._graph
         rng = random.Random(f"{graph.created.seed}:{graph.asked}:select")
         parents = choosing.select(self._policy, graph, rng)
@@ -176,9 +186,7 @@ class Run:
         arms = [Arm(writer)] if writer else [Arm(*arm) for arm in self._operator.arms(parents)]
         luck = random.Random(f"{graph.created.seed}:{graph.asked}:choose")
         arm = self._chooser.choose(graph, parents, arms, luck)
-        brief = self._operator.brief(graph, parents, arm.writer, arm.move)
-        self._append(Asked(brief))
-        return brief
+        return self._operator.brief(graph, parents, arm.writer, arm.move)
 
     async def write(self, brief: Brief) -> Candidate:
         """The writer's candidate for a pending brief, or the one that it has already.

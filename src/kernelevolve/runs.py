@@ -19,10 +19,11 @@ from typing import Any
 from kernelevolve import codec, plugins
 from kernelevolve.errors import StoreError, StoreTooNew, UsageError
 from kernelevolve.evaluate.receipt import receipt_of
-from kernelevolve.events import Component, Created, Entry, Event
+from kernelevolve.events import Component, Created, Entry, Event, Noted
+from kernelevolve.family import TOPIC
 from kernelevolve.graph import Graph, fold, fold_all
 from kernelevolve.problem import Problem
-from kernelevolve.propose import Workbench, Writer
+from kernelevolve.propose import Workbench, Writer, warm
 from kernelevolve.propose.memory import from_earlier
 from kernelevolve.propose.operator import Operator
 from kernelevolve.receipt import write_receipt
@@ -54,6 +55,9 @@ def create_run(
     blobs: str = "",
     admit_anyway: bool = False,
     earlier: Iterable[Graph] = (),
+    warm_start: str | Path = warm.NONE,
+    history: Path | None = None,
+    findable: bool = True,
 ) -> Run:
     """A new run in `folder`, owned by this process.
 
@@ -70,6 +74,10 @@ def create_run(
         blobs: an fsspec address for artefacts; default: `blobs` in the run's folder, which moves with it.
         admit_anyway: go on even where null models pass the problem, or an honest kernel fails it; recorded.
         earlier: runs whose notes briefs may be told; a note in the log has them, so the runs need not stay.
+        warm_start: `auto` to begin with the best candidates of near runs in `history`, the folder of a run to begin
+            with that one's, or `none`; notes of the runs they are from are told too.
+        history: a folder of runs; default: the one that `folder` lies in.
+        findable: whether a later warm start may find it by its family, which takes a capture of the reference now.
 
     Raises:
         ProblemError: the problem cannot be used, or is not admitted.
@@ -77,6 +85,7 @@ def create_run(
         UnknownName: a policy, writer, chooser or store that nobody registered, or a parameter that it does not have.
     """
     settings = settings or settings_for("standard")
+    warm.asked_for(warm_start)
     first, *others = writers_named(writer)
     created = Created(
         run=uuid.uuid4().hex[:12],
@@ -103,12 +112,38 @@ def create_run(
             with _undone_on_error(equipment.close):
                 parts = _parts(created, equipment)
                 graph = Graph(parts.reducers)
-                recalled = from_earlier(earlier, problem, platform)
-                begin: tuple[Event, ...] = (created, *((recalled,) if recalled else ()), *equipment.notes)
+                found = _found(created, equipment, warm_start, history or folder.parent, folder, findable, earlier)
+                begin: tuple[Event, ...] = (created, *found, *equipment.notes)
                 for event in begin:
                     fold(graph, log.append(event, lease))
                 kept()
     return Run(log, lease, parts, graph, blobs_of(created, folder))
+
+
+def _found(
+    created: Created,
+    equipment: Equipment,
+    warm_start: str | Path,
+    history: Path,
+    folder: Path,
+    findable: bool,
+    earlier: Iterable[Graph],
+) -> tuple[Noted, ...]:
+    """What is known as a run begins: its family first, then what earlier runs say, then what it takes from them."""
+    notes: list[Noted] = []
+    wanted = str(warm_start) != warm.NONE
+    family = equipment.family() if findable or wanted else None
+    if family is not None:
+        notes.append(Noted(TOPIC, str(family), codec.to_data(family)))
+    graphs = {graph.created.run: graph for graph in earlier}
+    begins: Noted | None = None
+    if wanted:
+        most = int(created.settings["candidates"])
+        new = warm.New(created.problem, created.platform, family, equipment.translator, most)
+        begins, used = warm.warm_start(warm_start, history, folder, new)
+        graphs |= {graph.created.run: graph for graph in used}
+    recalled = from_earlier(graphs.values(), created.problem, created.platform)
+    return (*notes, *(note for note in (recalled, begins) if note is not None))
 
 
 def open_run(

@@ -138,6 +138,10 @@ class FakeTranslator:
         await asyncio.sleep(self._seconds)
         return self._draft([seed % 3])
 
+    def adopt(self, plan: Mapping[str, Any]) -> Draft | None:
+        """See `propose.Translator.adopt`."""
+        return self._draft(list(plan["path"])) if plan.get("path") else None
+
     async def cross(self, plan: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
         """See `propose.Translator.cross`: the path with the first move of the other's that it does not have."""
         await asyncio.sleep(self._seconds)

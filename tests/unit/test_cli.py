@@ -435,3 +435,32 @@ def test_writers_that_cannot_be_are_refused(
     code, _, err = door("optimize", "relu.py", "--out", "r", *options)
     assert (code, message in err) == (2, True), err
     assert not (tmp_path / "r").exists()
+
+
+def test_a_warm_start_says_what_it_took_and_never_calls_it_a_find_of_the_search(door: Door, tmp_path: Path) -> None:
+    assert door("optimize", "relu.py", "--out", "runs/a", "--candidates", 8)[0] == 0
+    best = read_run(tmp_path / "runs" / "a").best
+    assert best is not None
+    options = ("--warm-start", "auto", "--recall", "1:1", "--policy", "best_of_n")
+    code, out, err = door("optimize", "relu.py", "--out", "runs/b", "--candidates", 4, *options)
+    assert code == 0, err
+    graph = read_run(tmp_path / "runs" / "b")
+    run = read_run(tmp_path / "runs" / "a").created.run
+    assert f"warm start   1 candidate from run {run} (same problem, h100): {best.id} {best.fitness.value:.3g}x" in out
+    assert f"{run}/{best.id}: n0 " in out and f"n0 best: {best.fitness.value:.2f}x" in out
+    assert f"from run {run}, {best.id}: " in out
+    assert f"taken over from run {run}, {best.id}" in out
+    assert "the search found nothing faster than the best seed, n0; its own best is " in out
+    assert {"earlier", "warm-start"} <= {note.topic for note in graph.notes}
+    code, data = door.result("show", "runs/b")
+    warm = data["warm_start"]
+    assert (warm["best_seed"], warm["found_better"], warm["seeds"][0]["node"]) == ("n0", False, "n0")
+    assert warm["seeds"][0]["fitness"]["value"] == pytest.approx(best.fitness.value)
+    assert door.result("show", "runs/a")[1]["warm_start"] is None
+
+
+@pytest.mark.parametrize("named", ["nowhere", "."])
+def test_a_warm_start_from_no_run_is_refused(door: Door, tmp_path: Path, named: str) -> None:
+    code, _, err = door("optimize", "relu.py", "--out", "r", "--warm-start", named)
+    assert code == 2 and f"warm start: {named} holds no run; give the folder of a run, or auto, or none" in err
+    assert not (tmp_path / "r").exists()

@@ -17,7 +17,8 @@ import kernelevolve
 ROOT = Path(kernelevolve.__file__).parent
 
 WORDS = {
-    "errors", "codec", "problem", "hardware", "candidate", "evaluation", "events", "graph", "packed", "receipt",
+    "errors", "codec", "problem", "hardware", "candidate", "evaluation", "events", "family", "graph", "packed",
+    "receipt",
 }  # fmt: skip
 FLOORS: tuple[set[str], ...] = (
     WORDS,

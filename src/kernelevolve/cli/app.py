@@ -68,6 +68,7 @@ from kernelevolve.cli.limits import (
 )
 from kernelevolve.cli.looking import result_of
 from kernelevolve.cli.remembering import Earlier, MemoryModes, Recall, earlier_runs, remembered
+from kernelevolve.cli.warming import WarmStart
 from kernelevolve.cli.writing import Choose, WriterNames, how_chosen
 
 app = typer.Typer(
@@ -122,6 +123,7 @@ def optimize(
     memory: MemoryModes = None,
     recall: Recall = None,
     earlier: Earlier = None,
+    warm_start: WarmStart = "none",
     policy: Policy = "greedy",
     writer: WriterNames = ["built-in"],  # noqa: B006
     choose: Choose = "",
@@ -142,7 +144,7 @@ def optimize(
         candidates=candidates, time=time, device_time=device_time, tokens=tokens, money=money, plateau=plateau,
         target=target, roofline=roofline, value=value,
     ).also(remembered(memory, recall))  # fmt: skip
-    known = earlier_runs(earlier, recall)
+    known = earlier_runs(earlier, recall, warm_start)
     settings = given.chosen(effort, device=device)
     search = policy_named(policy, settings)
     writers, chooser = writers_named(writer), chooser_named(choose, len(writer))
@@ -153,7 +155,8 @@ def optimize(
     door.folder = folder
     with interruptible(door), public.workshop(wanted, device, **public.sealing(unsealed)) as equip:
         runs = _new_runs(folder, wanted, platforms, equip, settings, search, seed, admit_anyway, known,
-                         {"writer": writers, "choose": chooser})  # fmt: skip
+                         {"writer": writers, "choose": chooser, "warm_start": warm_start,
+                          "history": folder.parent})  # fmt: skip
         _carry_on(door, equip, runs, folder, {})
 
 

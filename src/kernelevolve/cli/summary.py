@@ -23,7 +23,7 @@ from kernelevolve import (
     Verdict,
     to_data,
 )
-from kernelevolve.cli import admitting, words, writing
+from kernelevolve.cli import admitting, warming, words, writing
 
 # What holds where everything that the seal asks for is granted.
 SEALED = ("namespaces+landlock+seccomp", "bwrap+landlock+seccomp")
@@ -54,6 +54,7 @@ def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
         "admit_anyway": created.admit_anyway,
         "chooser": to_data(created.chooser),
         "arms": writing.facts(graph),
+        "warm_start": warming.facts(graph),
     }
     if best is not None:
         evaluation = best.evaluation
@@ -108,6 +109,7 @@ def lines(graph: Graph, folder: Path, kernel: Path | None) -> list[str]:
         out.append(f"  result       {graph.result.text}")
     out += admitting.lines(graph)
     out += _moves(graph)
+    out += warming.lines(graph)
     out += writing.lines(graph)
     reason = graph.finished or "interrupted"
     count = f"{len(graph.nodes)} candidate{'s' * (len(graph.nodes) != 1)}"
@@ -145,7 +147,8 @@ def _headline(graph: Graph) -> str:
         where = f": {failed.message.removeprefix(verdict)}" if failed else ""
         return f"no correct candidate; {furthest.id} came furthest, {furthest.evaluation.verdict}{where}"
     fast = words.speedup(best.fitness) if best.fitness.value > 0 else "not timed"
-    return f"{best.evaluation.verdict}, {fast}, {words.correctness(best.evaluation)}"
+    taken = f", taken over from run {best.candidate.origin.replace('/', ', ')}" if best.candidate.origin else ""
+    return f"{best.evaluation.verdict}, {fast}, {words.correctness(best.evaluation)}{taken}"
 
 
 def _best(best: Node) -> Iterable[str]:

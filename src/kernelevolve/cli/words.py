@@ -77,6 +77,8 @@ def size(amount: float) -> str:
 def change(graph: Graph, node: Node) -> str:
     """What the node changed, in one line: its writer's note, else that it is a draft."""
     note = " ".join(node.candidate.note.split())
+    if node.candidate.origin:
+        return f"from run {node.candidate.origin.replace('/', ', ')}: {note}"
     return note or ("first kernel" if not node.parents else f"child of {', '.join(node.parents)}")
 
 

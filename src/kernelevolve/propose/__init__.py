@@ -77,6 +77,11 @@ class Translator(Protocol):
         """
         ...
 
+    def adopt(self, plan: Mapping[str, Any]) -> Draft | None:
+        """The kernel of a plan that was made for the same problem, or one of its family, in another run; None where
+        it does not fit this problem."""
+        ...
+
     async def cross(self, plan: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
         """The kernel of `plan` with what brings it nearest to `other`; None where nothing of it can be taken over.
 

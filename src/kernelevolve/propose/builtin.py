@@ -26,6 +26,7 @@ from kernelevolve.errors import NoMovesLeft, UsageError, WriterError
 from kernelevolve.events import Event, Written
 from kernelevolve.graph import Graph
 from kernelevolve.propose import Answer, Draft, Workbench
+from kernelevolve.propose.warm import WARM
 
 FRESH_SEEDS = 4
 
@@ -76,7 +77,7 @@ class BuiltinWriter:
             others = {key for name, key in self._answered.items() if name != brief.id}
             tried = graph.reduced(PlansReducer.name) | others
             rng = random.Random(f"{self._seed}:{brief.index}:write")
-            draft = await (self._next(brief, graph, tried, rng) if brief.parents else self._first(brief, tried, rng))
+            draft = await (self._next if brief.parents else self._first)(brief, graph, tried, rng)
             # What the next move starts from must not depend on whether the run was reopened in between.
             draft = replace(draft, plan=json.loads(codec.dumps(draft.plan)))
             self._answered[brief.id] = plan_key(draft.plan)
@@ -90,8 +91,10 @@ class BuiltinWriter:
             self._turns = (loop, asyncio.Lock())
         return self._turns[1]
 
-    async def _first(self, brief: Brief, tried: set[str], rng: random.Random) -> Draft:
-        seeds = [0] if brief.index == 0 else []
+    async def _first(self, brief: Brief, graph: Graph, tried: set[str], rng: random.Random) -> Draft:
+        # After a warm start the plainest kernel may not have been written yet.
+        warm = any(note.topic == WARM for note in graph.notes)
+        seeds = [0] if brief.index == 0 or warm else []
         seeds += [rng.getrandbits(31) for _ in range(FRESH_SEEDS - len(seeds))]
         for seed in seeds:
             draft = await self._translator.first(seed)

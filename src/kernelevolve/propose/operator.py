@@ -18,6 +18,7 @@ from kernelevolve.propose import Answer, Writer
 from kernelevolve.propose.compose import compose
 from kernelevolve.propose.diagnose import Diagnosis, diagnose
 from kernelevolve.propose.memory import MemoryReducer, remember
+from kernelevolve.propose.warm import WARM, SeedsReducer, answer_by_seed, brief_for_seed
 
 Articles = Callable[[str], str]
 
@@ -50,7 +51,7 @@ class Operator:
     @property
     def reducers(self) -> tuple[Reducer, ...]:
         """What briefs and the writer need of the log at scale."""
-        return (MemoryReducer(), *(reducer for writer in self.writers for reducer in writer.reducers))
+        return (MemoryReducer(), SeedsReducer(), *(reducer for writer in self.writers for reducer in writer.reducers))
 
     def arms(self, parents: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
         """Who may answer, and by which family of moves: each writer by its own choice first.
@@ -84,6 +85,10 @@ class Operator:
         name = writer or self.writers[0].name
         return Brief(f"b{graph.asked}", graph.asked, parents, prompt, move, said, memory.mode, name)
 
+    def seed(self, graph: Graph) -> Brief | None:
+        """The brief that the next candidate of an earlier run answers; None where none is left."""
+        return brief_for_seed(graph)
+
     def diagnose(self, evaluation: Evaluation) -> Diagnosis:
         """What limits a candidate, by the rules and these figures."""
         return diagnose(evaluation, self._figures)
@@ -93,6 +98,8 @@ class Operator:
 
         Where the brief's writer has nothing to offer the others are asked, in their order.
         """
+        if brief.writer == WARM:
+            return WARM, answer_by_seed(brief, graph)
         said: list[NoMovesLeft | UncoveredOp] = []
         for writer in sorted(self.writers, key=lambda each: each.name != brief.writer):
             try:

@@ -17,7 +17,8 @@ from kernelevolve.translate.ir import ITEMSIZE, Op, Program, Ref, Value
 #: The longest row that Inductor keeps in registers (`triton.persistent_reductions`, inner reductions).
 PERSISTENT_ROW = 1024
 
-_VIEWS = frozenset(
+#: Ops that launch nothing.
+VIEWS = frozenset(
     (
         "view", "permute", "expand", "unsqueeze", "squeeze", "slice", "select", "alias", "detach", "transpose", "t",
         "split_with_sizes", "split", "getitem", "unfold", "as_strided", "reshape", "_unsafe_view", "unbind",
@@ -136,7 +137,7 @@ class _Facts:
         return op.op.split(".")[1] if "." in op.op else op.op
 
     def is_view(self, op: Op) -> bool:
-        return self.short(op) in _VIEWS
+        return self.short(op) in VIEWS
 
     def is_contraction(self, op: Op) -> bool:
         return self.short(op) in _CONTRACTIONS
