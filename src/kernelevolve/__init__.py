@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kernelevolve.codec import from_data as from_data
     from kernelevolve.codec import to_data as to_data
     from kernelevolve.equipment import Workshop as Workshop
+    from kernelevolve.equipment import absent_platforms as absent_platforms
     from kernelevolve.errors import CannotCompare as CannotCompare
     from kernelevolve.errors import KernelEvolveError as KernelEvolveError
     from kernelevolve.errors import MachineError as MachineError
@@ -101,6 +102,7 @@ if TYPE_CHECKING:
     from kernelevolve.selftest.runner import run_selftest as run_selftest
     from kernelevolve.settings import Settings as Settings
     from kernelevolve.settings import lane_for as lane_for
+    from kernelevolve.settings import of_device as of_device
     from kernelevolve.settings import refuse_contradictions as refuse_contradictions
     from kernelevolve.settings import settings_for as settings_for
     from kernelevolve.store.artefacts import Artefacts as Artefacts
@@ -172,6 +174,7 @@ _PLACES = {
     "Workload": "problem",
     "Workshop": "equipment",
     "WriterError": "errors",
+    "absent_platforms": "equipment",
     "chooser_named": "search.bandit",
     "chosen_specimens": "selftest.runner",
     "create_run": "runs",
@@ -179,6 +182,7 @@ _PLACES = {
     "holds_run": "runs",
     "lane_for": "settings",
     "load_problem": "suites",
+    "of_device": "settings",
     "open_run": "runs",
     "open_suite": "suites",
     "optimize": "runs",

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -112,7 +112,7 @@ class Workshop:
         again = confirm if device is not None and settings.lane == "screen" else None
         return Equipment(
             ladder, platform.figures, engineer, notes=notes, confirm=again, close=ladder.builder.close,
-            family=self.family,
+            family=self.family, measures=device is not None,
         )  # fmt: skip
 
     def family(self) -> Family | None:
@@ -269,6 +269,18 @@ def _found() -> dict[str, str]:
         return {}
     found = json.loads(done.stdout.strip().splitlines()[-1])
     return {str(k): str(v).strip() for k, v in found.items()}
+
+
+def absent_platforms(platforms: Iterable[str]) -> tuple[str, ...]:
+    """Those of the platforms of which this machine has no accelerator.
+
+    Raises:
+        UnknownName: a platform that nobody registered.
+        MissingDevice: torch does not say in time what is here.
+    """
+    here = find_devices().values()
+    known: dict[str, Platform] = {name: plugins.load("platforms", name) for name in platforms}
+    return tuple(name for name, made in known.items() if not any(is_platform(made, found) for found in here))
 
 
 def is_platform(platform: Platform, found: str) -> bool:

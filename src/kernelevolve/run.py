@@ -91,6 +91,7 @@ class Equipment:
             measures.
         close: called once when the run is closed.
         family: of the problem; None where it cannot be told.
+        measures: whether an accelerator takes the times.
     """
 
     evaluator: Evaluator
@@ -101,6 +102,7 @@ class Equipment:
     confirm: Callable[[Evaluation, int], Evaluator] | None = None
     close: Callable[[], None] = _nothing
     family: Callable[[], Family | None] = _nothing
+    measures: bool = True
 
 
 Equip = Callable[[Created, Path], Equipment]

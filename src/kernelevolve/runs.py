@@ -29,7 +29,7 @@ from kernelevolve.propose.operator import Operator
 from kernelevolve.receipt import write_receipt
 from kernelevolve.run import Equip, Equipment, Parts, Run
 from kernelevolve.search import bandit, choosing
-from kernelevolve.settings import Settings, settings_for
+from kernelevolve.settings import Settings, of_device, refuse_contradictions, settings_for
 from kernelevolve.store import Store
 from kernelevolve.store.artefacts import Artefacts
 from kernelevolve.store.blobs import blobs_of
@@ -80,6 +80,7 @@ def create_run(
         findable: whether a later warm start may find it by its family, which takes a capture of the reference now.
 
     Raises:
+        UsageError: a limit that can never be reached, such as device time without a device.
         ProblemError: the problem cannot be used, or is not admitted.
         StoreError: the folder holds a run already, or sibling runs, or cannot be written.
         UnknownName: a policy, writer, chooser or store that nobody registered, or a parameter that it does not have.
@@ -110,6 +111,7 @@ def create_run(
         with _undone_on_error(lease.release):
             equipment = equip(created, builds or folder / "builds")
             with _undone_on_error(equipment.close):
+                refuse_contradictions(settings, of_device(settings), device=equipment.measures)
                 parts = _parts(created, equipment)
                 graph = Graph(parts.reducers)
                 found = _found(created, equipment, warm_start, history or folder.parent, folder, findable, earlier)

@@ -179,12 +179,27 @@ def settings_for(effort: str) -> Settings:
     return EFFORTS[effort]
 
 
-def refuse_contradictions(settings: Settings, given: Collection[str], *, device: bool = True) -> None:
+def of_device(settings: Settings) -> dict[str, str]:
+    """The limits that mean something on an accelerator alone, by field, with why."""
+    s, found = settings, dict[str, str]()
+    if s.device_seconds is not None:
+        found["device_seconds"] = "a limit on device time is never reached"
+    if s.target is not None:
+        found["target"] = f"a target of {s.target}x needs measured times"
+    if s.value is not None and s.value_per == "device-minute":
+        found["value"] = "nothing costs device time"
+    return found
+
+
+def refuse_contradictions(
+    settings: Settings, given: Collection[str], *, device: bool = True, absent: Collection[str] = ()
+) -> None:
     """Refuses limits that can never be reached under the others, before anything is spent.
 
     Args:
         given: names of the fields that the user gave; what an effort brings along is no contradiction.
         device: false where the user does without an accelerator.
+        absent: platforms of which there is no accelerator here.
 
     Raises:
         UsageError: says which two do not go together, and what to give instead.
@@ -200,15 +215,10 @@ def refuse_contradictions(settings: Settings, given: Collection[str], *, device:
             f"{s.device_seconds:g} s of device time cannot be spent in {s.seconds:g} s of work; give less device time "
             "or more time"
         )
-    if device:
-        return
-    for name, what in (
-        ("device_seconds" if s.device_seconds is not None else "", "a limit on device time is never reached"),
-        ("target" if s.target is not None else "", f"a target of {s.target}x needs measured times"),
-        ("value" if s.value is not None and s.value_per == "device-minute" else "", "nothing costs device time"),
-    ):
-        if name and name in given:
-            raise UsageError(f"without a device {what}; leave one of the two out")
+    for name, what in of_device(s).items() if not device or absent else ():
+        if name in given:
+            why = f"there is no {' and no '.join(absent)} here, and " if device else ""
+            raise UsageError(f"{why}without a device {what}; leave one of the two out")
 
 
 DEFENCES = ("census", "checksums", "fresh-inputs", "timed-outputs", "clock", "floor", "frames")

@@ -55,6 +55,7 @@ def equip_with(
 ) -> None:
     equip = fake_equip(evaluator, translator)
     monkeypatch.setattr(public, "workshop", lambda problem, device, **more: contextlib.nullcontext(equip))
+    monkeypatch.setattr(public, "absent", lambda names: ())
 
 
 def test_optimize_searches_writes_the_best_kernel_and_says_what_it_found(door: Door, tmp_path: Path) -> None:
@@ -382,6 +383,29 @@ def test_limits_that_cannot_hold_are_refused_before_anything_is_spent(
     code, _, err = door("optimize", "relu.py", "--out", "r", *options)
     assert (code, message in err) == (2, True), err
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--device-time", "5m"), "without a device a limit on device time is never reached"),
+        (("--target", 2), "without a device a target of 2.0x needs measured times"),
+        (("--value", "1%/device-minute"), "without a device nothing costs device time"),
+    ],
+)
+def test_limits_of_a_device_are_refused_where_the_platform_is_not_here(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...], message: str
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(public, "absent", lambda names: asked.append(names) or ("mi300x",))
+    both = ("--platform", "h100", "--platform", "mi300x")
+    code, _, err = door("optimize", "relu.py", "--out", "r", *both, *options)
+    assert (code, f"there is no mi300x here, and {message}; leave one of the two out" in err) == (2, True), err
+    assert not (tmp_path / "r").exists() and asked == [("h100", "mi300x")]
+    assert door("optimize", "relu.py", "--out", "r", "--candidates", 3, "--value", "1%/minute")[0] == 0
+    code, _, err = door("resume", "r", "--candidates", 4, *options)
+    assert code == 2 and message in err and len(read_run(tmp_path / "r").nodes) == 3
+    assert asked == [("h100", "mi300x"), ("h100",)], "what is here is asked only where a limit depends on it"
 
 
 def test_what_briefs_remember_is_chosen_and_recorded(door: Door) -> None:

@@ -145,10 +145,10 @@ def optimize(
         target=target, roofline=roofline, value=value,
     ).also(remembered(memory, recall))  # fmt: skip
     known = earlier_runs(earlier, recall, warm_start)
-    settings = given.chosen(effort, device=device)
+    platforms = known_platforms(platform)
+    settings = given.chosen(effort, device=device, platforms=platforms)
     search = policy_named(policy, settings)
     writers, chooser = writers_named(writer), chooser_named(choose, len(writer))
-    platforms = known_platforms(platform)
     wanted = load_problem(problem, suite_path)
     folder = out or places.new_folder(wanted)
     _header(door, wanted, platforms, effort, search, seed, folder, how_chosen(writers, chooser))
@@ -292,9 +292,13 @@ def _carry_on(
 
 def _wider(place: Path, effort: str | None, given: Limits, device: str) -> Settings | None:
     """The settings with which a run goes on; None for those that it has."""
+    if effort is None and not given.given:
+        return None
+    graph = read_run(place)
+    platforms = (graph.created.platform,)
     if effort is not None:
-        return given.chosen(effort, device=device)
-    return given.on(public.settings_of(read_run(place)), device=device) if given.given else None
+        return given.chosen(effort, device=device, platforms=platforms)
+    return given.on(public.settings_of(graph), device=device, platforms=platforms)
 
 
 app.command()(judging.evaluate)

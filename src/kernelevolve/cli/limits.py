@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kernelevolve import Settings, UsageError, refuse_contradictions, settings_for
-from kernelevolve.cli import places
+from kernelevolve import Settings, UsageError, of_device, refuse_contradictions, settings_for
+from kernelevolve.cli import places, public
 
 Effort = Annotated[str, typer.Option("--effort", help="quick, standard or deep: how hard to search")]
 Candidates = Annotated[
@@ -50,19 +50,24 @@ class Limits:
         """These and more."""
         return Limits({**self.given, **given})
 
-    def on(self, settings: Settings, *, device: str = "auto") -> Settings:
+    def on(self, settings: Settings, *, device: str = "auto", platforms: tuple[str, ...] = ()) -> Settings:
         """`settings` with these.
+
+        Args:
+            platforms: that are searched on; what is here is asked only where a limit depends on it.
 
         Raises:
             UsageError: a value that cannot be, or two that contradict each other.
         """
         made = replace(settings, **self.given)
         refuse_contradictions(made, self.given, device=device != "none")
+        if device == "auto" and any(name in self.given for name in of_device(made)):
+            refuse_contradictions(made, self.given, absent=public.absent(platforms))
         return made
 
-    def chosen(self, effort: str, *, device: str = "auto") -> Settings:
+    def chosen(self, effort: str, *, device: str = "auto", platforms: tuple[str, ...] = ()) -> Settings:
         """The settings of an effort with these."""
-        return self.on(settings_for(effort), device=device)
+        return self.on(settings_for(effort), device=device, platforms=platforms)
 
 
 def limits(
