@@ -203,7 +203,7 @@ def test_the_bandit_misses_far_less_than_an_even_choice_and_respects_the_context
     for seed in range(6):
         mine, uniform, chosen = pulled(Bandit(), WORLD, 300, seed, writers)
         missed, even, late = missed + mine, even + uniform, late + chosen[150:]
-    assert missed < 0.45 * even, f"misses {missed:.1f} of {even:.1f}"
+    assert missed < 0.35 * even, f"misses {missed:.1f} of {even:.1f}"
     for limit, best in (("compute", "two"), ("bandwidth", "one")):
         share = sum(name == best for where, name in late if where == limit) / sum(where == limit for where, _ in late)
         assert share > 0.75, f"{best} answers {share:.0%} in {limit}"
@@ -363,12 +363,14 @@ def test_the_bandit_steers_the_built_in_engineer(tmp_path) -> None:
     drive(begin(tmp_path, choose="bandit"))
     graph = read_run(tmp_path)
     briefs = {e.event.brief.id: e.event.brief for e in tail(tmp_path) if isinstance(e.event, Asked)}
-    steered = [
-        (briefs[node.candidate.brief].move["prefer"], node.candidate.move)
-        for node in graph.nodes.values()
-        if "prefer" in briefs[node.candidate.brief].move
-    ]
-    assert steered and all(asked == made for asked, made in steered)
+    paths = [tuple(node.candidate.plan["path"]) for node in graph.nodes.values()]
+    steered = [node for node in graph.nodes.values() if "prefer" in briefs[node.candidate.brief].move]
+    assert any(node.candidate.move == briefs[node.candidate.brief].move["prefer"] for node in steered)
+    for node in steered:
+        wanted = briefs[node.candidate.brief].move["prefer"]
+        above = tuple(graph.nodes[node.parents[0]].candidate.plan["path"])
+        # Another kind only where the plan of the preferred one was tried before.
+        assert node.candidate.move == wanted or (*above, int(wanted[-1])) in paths[: node.index]
     asked = next(brief for brief in briefs.values() if "prefer" in brief.move)
     assert f"Prefer this kind of change: {asked.move['prefer']}." in asked.prompt
     assert "prefer" not in briefs["b0"].move and briefs["b0"].writer == "built-in"

@@ -12,7 +12,8 @@ import inspect
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 from kernelevolve import plugins
 from kernelevolve.errors import UnknownName, UsageError
@@ -49,12 +50,13 @@ class Bandit:
     An arm's expected gain is (chance of a gain) x (size of a gain): the chance is drawn from a Beta posterior over its
     answers, the size from an inverse gamma posterior (gains taken as exponential), and the arm with the largest
     drawn gain / mean cost is chosen (budgeted Thompson sampling: Xia, Li, Qin, Yu and Liu, IJCAI 2015). The prior of an
-    arm in one context is the arm in all contexts, whose prior is its writer, whose prior is the run, with `weight`
-    answers each; the run begins with Laplace's rule. A pending brief counts as an answer without a gain until it is
-    told, so that writers side by side spread out; so does asking for a move that the writer had not to offer.
+    arm in one context is what it did in the others, whose prior is what its writer did by other moves, whose prior is
+    what the other writers did, worth `weight` answers each; these begin with Laplace's rule. No answer is in two of
+    them. A pending brief counts as an answer without a gain until it is told, so that writers side by side spread out;
+    so does asking for a move that the writer had not to offer.
 
     Cost is money + `hourly` x (writer + device time). Where no writer takes money the rate cancels out. An answer of
-    unknown cost is left out of the mean; an arm with none of known cost has its writer's mean, or the run's.
+    unknown cost is left out of the mean; an arm with none of known cost has its prior's mean.
 
     Args:
         weight: answers that the level above is worth; above 0.
@@ -76,22 +78,27 @@ class Bandit:
 
     def _drawn(self, books: Books, arm: Arm, context: str, rng: random.Random) -> float:
         """Gain per cost as drawn from what is known."""
-        run = books.at(())
-        chance = (run.gains + 1.0) / (run.answers + 2.0)
-        size = run.gained / run.gains if run.gains else 1.0  # cancels out as long as nobody has gained
-        cost = (self._cost(run) / run.priced if run.priced else 0.0) or 1.0
         own: Key = (arm.writer, arm.move, context)
-        k = self._weight
-        for key in (own[:1], own[:2]):
-            at = books.at(key)
-            chance = (k * chance + at.gains) / (k + at.gains + _failures(at))
-            size = (k * size + at.gained) / (k + at.gains)
-            cost = (k * cost + self._cost(at)) / (k + at.priced)
-        at = books.at(own)
-        cost = (k * cost + self._cost(at)) / (k + at.priced)
-        chance = rng.betavariate(k * chance + at.gains, k * (1.0 - chance) + _failures(at))
+        levels = [books.at(own[:depth]) for depth in range(4)]
+        seen = [self._seen(above) - self._seen(below) for above, below in pairwise(levels)]
+        others, at, k = seen[0], self._seen(levels[-1]), self._weight
+        everything = self._seen(levels[0])
+        chance = (others.gains + 1.0) / (others.gains + others.failures + 2.0)
+        # Whatever stands in for a size before anybody has gained, or for a cost before one is known, cancels out.
+        size = everything.gained / everything.gains if everything.gains else 1.0
+        cost = (everything.cost / everything.priced if everything.priced else 0.0) or 1.0
+        for rest in seen[1:]:
+            chance = (k * chance + rest.gains) / (k + rest.gains + rest.failures)
+            size = (k * size + rest.gained) / (k + rest.gains)
+            cost = (k * cost + rest.cost) / (k + rest.priced)
+        cost = (k * cost + at.cost) / (k + at.priced)
+        chance = rng.betavariate(k * chance + at.gains, k * (1.0 - chance) + at.failures)
         size = (k * size + at.gained) / rng.gammavariate(k + 1.0 + at.gains, 1.0)
         return chance * size / cost
+
+    def _seen(self, earned: Earned) -> _Seen:
+        failures = earned.answers - earned.gains + earned.refused + earned.pending
+        return _Seen(earned.gains, failures, earned.gained, earned.priced, self._cost(earned))
 
     def _cost(self, earned: Earned) -> float:
         """US dollars of all answers whose cost is known."""
@@ -99,8 +106,21 @@ class Bandit:
         return earned.money_usd + self._hourly * hours
 
 
-def _failures(earned: Earned) -> int:
-    return earned.answers - earned.gains + earned.refused + earned.pending
+class _Seen(NamedTuple):
+    """What a posterior is made of; `cost` is of the `priced` answers together."""
+
+    gains: int
+    failures: int
+    gained: float
+    priced: int
+    cost: float
+
+    def __sub__(self, other: _Seen) -> _Seen:
+        """What is left of a level without one of the levels below; what only the lower one counts is left out."""
+        return _Seen(
+            max(0, self.gains - other.gains), max(0, self.failures - other.failures),
+            max(0.0, self.gained - other.gained), max(0, self.priced - other.priced), max(0.0, self.cost - other.cost),
+        )  # fmt: skip
 
 
 CHOOSERS: Mapping[str, type[First] | type[Bandit]] = {"bandit": Bandit, "first": First}

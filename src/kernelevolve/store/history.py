@@ -4,8 +4,8 @@ In: a folder of runs. Out: for each run its problem, platform and family; and wh
 Left to others: which of them are near enough, and what is taken (`propose.warm`).
 
 What is asked here stands in the first two entries of a log, which never change; so each run is read once and kept in
-`history.json` beside the runs, by number, size and time of its database. The index may be lost: a damaged one is made
-anew, and a folder that cannot be written is read each time.
+`.kernelevolve-history.json` beside the runs, by number, size and time of its database. The index may be lost: a damaged
+one is made anew, and a folder that cannot be written is read each time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kernelevolve.graph import Graph, fold_all
 from kernelevolve.store import Store
 
 LOG = "log.sqlite"  # of `store.sqlite`, whose import needs a database
-INDEX = "history.json"
+INDEX = ".kernelevolve-history.json"
 LAYOUT = 1
 _HEAD = 2
 Stamp = tuple[int, ...]
