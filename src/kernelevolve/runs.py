@@ -86,7 +86,7 @@ def create_run(
         UnknownName: a policy, writer, chooser or store that nobody registered, or a parameter that it does not have.
     """
     settings = settings or settings_for("standard")
-    warm.asked_for(warm_start)
+    warm.asked_for(warm_start, platform)
     first, *others = writers_named(writer)
     created = Created(
         run=uuid.uuid4().hex[:12],

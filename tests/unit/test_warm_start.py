@@ -88,9 +88,7 @@ def test_the_same_family_with_other_sizes_is_next_and_the_nearest_of_them(tmp_pa
     graph = finished(tmp_path / "new", name="new", warm_start="auto")
     (first, _), *_ = seeds_of(graph)
     assert first.how == "near, same family on h100, sizes 0.5 apart in log2, written anew for these"
-    assert {seed.origin.split("/")[0] for seed, _ in seeds_of(graph)} <= {
-        read_run(tmp_path / name).created.run for name in ("near", "far")
-    }
+    assert {seed.origin.split("/")[0] for seed, _ in seeds_of(graph)} == {read_run(tmp_path / "near").created.run}
 
 
 def test_a_warm_run_is_resumed_as_any_other(tmp_path) -> None:
@@ -171,6 +169,15 @@ def test_a_run_that_somebody_is_writing_is_read_as_it_is(tmp_path) -> None:
         assert f"which has not ended: as of its entry {last}" in warm_note(graph).text
         asyncio.run(live.step())
     assert len(read_run(tmp_path / "a").nodes) == 3
+
+
+def test_of_sibling_runs_that_are_named_the_one_of_the_platform_is_taken(tmp_path) -> None:
+    for platform in ("h100", "mi300x"):
+        finished(tmp_path / "both" / platform, platform=platform)
+    for platform in ("h100", "mi300x"):
+        graph = finished(tmp_path / f"new {platform}", platform=platform, warm_start=tmp_path / "both")
+        earlier = read_run(tmp_path / "both" / platform).created.run
+        assert {seed.origin.split("/")[0] for seed, _ in seeds_of(graph)} == {earlier}
 
 
 # -- damage

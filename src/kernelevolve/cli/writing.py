@@ -68,7 +68,7 @@ def _said(sums: Earned) -> str:
         text += f", {math.exp(sums.gained):.3g}x in all"
     if not sums.priced:
         return f"{text}; cost unknown"
-    seconds = sums.seconds + sums.device_seconds
+    seconds = sums.seconds + sums.evaluation_seconds
     cost = words.duration(seconds) if seconds >= 10 else f"{seconds:.2g} s"
     if sums.money_usd:
         cost = f"{sums.money_usd:.3g} US dollars and {cost}"

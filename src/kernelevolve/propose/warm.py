@@ -26,13 +26,15 @@ from kernelevolve.family import Family
 from kernelevolve.graph import Graph, Node
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Answer, Translator
-from kernelevolve.store.history import History, Past, graph_of, history, past_of
+from kernelevolve.store.history import LOG, History, Past, graph_of, history, past_of
 
 #: Name under which seeds are written, and topic of the note that has them.
 WARM = "warm-start"
 AUTO, NONE = "auto", "none"
 #: Most seeds of a run, also as one in so many of its candidates; most earlier runs whose whole log is read for them.
 MOST, SHARE, LOOKED = 3, 4, 8
+#: Most runs that are named as skipped; the note's data has them all.
+TOLD = 4
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class New:
         return max(1, min(MOST, self.candidates // SHARE))
 
 
-def asked_for(text: str | Path) -> Path | None:
-    """The run that is named; None for `auto` and `none`.
+def asked_for(text: str | Path, platform: str) -> Path | None:
+    """The run that is named, or that of `platform` among the sibling runs that are named; None for `auto` and `none`.
 
     Raises:
         UsageError: it holds no run.
@@ -82,6 +84,8 @@ def asked_for(text: str | Path) -> Path | None:
     if str(text) in (AUTO, NONE):
         return None
     folder = Path(text)
+    if not (folder / LOG).exists() and (folder / platform / LOG).exists():
+        folder = folder / platform
     try:
         past_of(folder)
     except StoreError as error:
@@ -102,7 +106,7 @@ def warm_start(text: str | Path, runs: Path, here: Path, new: New) -> tuple[Note
     Raises:
         StoreTooNew, StoreError: the run that is named cannot be read.
     """
-    named = asked_for(text)
+    named = asked_for(text, new.platform)
     if named is not None:
         past = past_of(named)
         known = History((past,))
@@ -141,8 +145,8 @@ def _apart(past: Past, new: New) -> float:
 def _taken(
     known: History, order: Sequence[tuple[Past, str]], folder: Path, new: New, named: bool
 ) -> tuple[Noted, tuple[Graph, ...]]:
-    """The best of the near runs that fit; of equals those of the nearest run, the earliest first."""
-    seeds: list[Seed] = []
+    """What fits of the near runs: the nearest sizes first, of these the best, of equals those of the latest run."""
+    seeds: list[tuple[float, Seed]] = []
     dropped: list[str] = []
     skipped, graphs = list(known.skipped), dict[str, Graph]()
     for past, how in order[:LOOKED]:
@@ -158,11 +162,11 @@ def _taken(
         for node in _best(graph):
             made = _fitted(node, past, how + going, new)
             if isinstance(made, Seed):
-                seeds.append(made)
+                seeds.append((-_apart(past, new), made))
             else:
                 dropped.append(made)
     different: dict[str, Seed] = {}
-    for seed in sorted(seeds, key=_rank, reverse=True):
+    for _, seed in sorted(seeds, key=lambda pair: (pair[0], _rank(pair[1])), reverse=True):
         different.setdefault(seed.source, seed)
     kept = list(different.values())[: new.most]
     used = {seed.origin.split("/")[0] for seed in kept}
@@ -216,7 +220,8 @@ def _said(seeds: Sequence[Seed], dropped: Sequence[str], skipped: Sequence[str],
     else:
         text = f"nothing fitted among {runs} earlier run{'s' * (runs != 1)}"
     text += f"; does not fit: {', '.join(dropped)}" if dropped else ""
-    return text + (f"; skipped: {'; '.join(skipped)}" if skipped else "")
+    more = f"; and {len(skipped) - TOLD} more" if len(skipped) > TOLD else ""
+    return text + (f"; skipped: {'; '.join(skipped[:TOLD])}{more}" if skipped else "")
 
 
 def _from(run: str, how: str, seeds: Sequence[Seed]) -> str:

@@ -56,7 +56,8 @@ class Earned:
         gains: how many of them were gains, and `gained` their sum in ln(fitness).
         refused: times it was asked for and something else was made, because it had nothing to offer.
         pending: briefs in flight.
-        priced: answers whose cost is known, and what these cost in US dollars, writer seconds and device seconds.
+        priced: answers whose cost is known, and what these cost in US dollars, and in seconds of the writer and of the
+            evaluation.
     """
 
     answers: int = 0
@@ -67,9 +68,9 @@ class Earned:
     priced: int = 0
     money_usd: float = 0.0
     seconds: float = 0.0
-    device_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
 
-    def add(self, gain: float, cost: Cost | None, device_seconds: float = 0.0) -> None:
+    def add(self, gain: float, cost: Cost | None, evaluation_seconds: float = 0.0) -> None:
         """One more answer; `cost` is None where it is not known."""
         self.answers += 1
         self.gains += gain > 0
@@ -78,7 +79,7 @@ class Earned:
             self.priced += 1
             self.money_usd += cost.money_usd
             self.seconds += cost.seconds
-            self.device_seconds += device_seconds
+            self.evaluation_seconds += evaluation_seconds
 
 
 @dataclass
@@ -115,7 +116,7 @@ class Books:
         if asked is not None and same and not asked.move:
             keys |= _of(asked, context)
         for key in keys:
-            self.account(key).add(gain, known_cost(node.candidate), node.evaluation.device_seconds)
+            self.account(key).add(gain, known_cost(node.candidate), evaluation_seconds(node))
         if asked is not None and (asked.move not in ("", made.move) if same else made.writer != GUEST):
             for key in _of(asked, context):
                 self.account(key).refused += 1
@@ -167,7 +168,7 @@ class ArmsReducer:
 
 
 def _pending(state: Books, arm: Arm, context: str, change: int) -> None:
-    for key in ((arm.writer,), *_of(arm, context)):
+    for key in ((), (arm.writer,), *_of(arm, context)):
         state.account(key).pending += change
 
 
@@ -190,6 +191,13 @@ def context_of_node(parents: list[Node]) -> str:
 def known_cost(candidate: Candidate) -> Cost | None:
     """What writing it cost; None where its writer does not say, as a guest."""
     return candidate.cost if candidate.cost != Cost() else None
+
+
+def evaluation_seconds(node: Node) -> float:
+    """Seconds for which its evaluation held an accelerator; where it held none, what its rungs took."""
+    if node.evaluation.device_seconds or node.duplicate_of:
+        return node.evaluation.device_seconds
+    return sum(rung.seconds for rung in node.evaluation.rungs)
 
 
 def _counts(node: Node) -> bool:

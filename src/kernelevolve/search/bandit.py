@@ -12,7 +12,6 @@ import inspect
 import math
 import random
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 from kernelevolve import plugins
@@ -55,12 +54,12 @@ class Bandit:
     them. A pending brief counts as an answer without a gain until it is told, so that writers side by side spread out;
     so does asking for a move that the writer had not to offer.
 
-    Cost is money + `hourly` x (writer + device time). Where no writer takes money the rate cancels out. An answer of
-    unknown cost is left out of the mean; an arm with none of known cost has its prior's mean.
+    Cost is money + `hourly` x (writer + evaluation time). Where no writer takes money the rate cancels out. An answer
+    of unknown cost is left out of the mean; an arm with none of known cost has its prior's mean.
 
     Args:
         weight: answers that the level above is worth; above 0.
-        hourly: US dollars that an hour of writer or device is worth beside money; above 0.
+        hourly: US dollars that an hour of writer or evaluation is worth beside money; above 0.
     """
 
     def __init__(self, weight: float = 2.0, hourly: float = 2.0) -> None:
@@ -79,15 +78,16 @@ class Bandit:
     def _drawn(self, books: Books, arm: Arm, context: str, rng: random.Random) -> float:
         """Gain per cost as drawn from what is known."""
         own: Key = (arm.writer, arm.move, context)
-        levels = [books.at(own[:depth]) for depth in range(4)]
-        seen = [self._seen(above) - self._seen(below) for above, below in pairwise(levels)]
-        others, at, k = seen[0], self._seen(levels[-1]), self._weight
-        everything = self._seen(levels[0])
+        run, writer, everywhere, here = (books.at(own[:depth]) for depth in range(4))
+        others = self._seen(run) - self._seen(writer)
+        by_other_moves = self._seen(writer) - self._seen(everywhere)
+        at, k, everything = self._seen(here, refused=True), self._weight, self._seen(run)
+        elsewhere = self._seen(everywhere, refused=True) - at
         chance = (others.gains + 1.0) / (others.gains + others.failures + 2.0)
         # Whatever stands in for a size before anybody has gained, or for a cost before one is known, cancels out.
         size = everything.gained / everything.gains if everything.gains else 1.0
         cost = (everything.cost / everything.priced if everything.priced else 0.0) or 1.0
-        for rest in seen[1:]:
+        for rest in (by_other_moves, elsewhere):
             chance = (k * chance + rest.gains) / (k + rest.gains + rest.failures)
             size = (k * size + rest.gained) / (k + rest.gains)
             cost = (k * cost + rest.cost) / (k + rest.priced)
@@ -96,13 +96,14 @@ class Bandit:
         size = (k * size + at.gained) / rng.gammavariate(k + 1.0 + at.gains, 1.0)
         return chance * size / cost
 
-    def _seen(self, earned: Earned) -> _Seen:
-        failures = earned.answers - earned.gains + earned.refused + earned.pending
+    def _seen(self, earned: Earned, *, refused: bool = False) -> _Seen:
+        # That one arm had nothing to offer says nothing about others of its writer.
+        failures = earned.answers - earned.gains + earned.pending + (earned.refused if refused else 0)
         return _Seen(earned.gains, failures, earned.gained, earned.priced, self._cost(earned))
 
     def _cost(self, earned: Earned) -> float:
         """US dollars of all answers whose cost is known."""
-        hours = (earned.seconds + earned.device_seconds) / SECONDS_PER_HOUR
+        hours = (earned.seconds + earned.evaluation_seconds) / SECONDS_PER_HOUR
         return earned.money_usd + self._hourly * hours
 
 
@@ -116,7 +117,7 @@ class _Seen(NamedTuple):
     cost: float
 
     def __sub__(self, other: _Seen) -> _Seen:
-        """What is left of a level without one of the levels below; what only the lower one counts is left out."""
+        """What is left of a level without one of the levels below."""
         return _Seen(
             max(0, self.gains - other.gains), max(0, self.failures - other.failures),
             max(0.0, self.gained - other.gained), max(0, self.priced - other.priced), max(0.0, self.cost - other.cost),
