@@ -26,7 +26,7 @@ FLOORS: tuple[set[str], ...] = (
     {"search", "propose", "evaluate", "ship", "drive"},
     {"run", "engineer"},
     {"runs", "equipment", "testing"},
-    {"recheck"},
+    {"recheck", "race"},
     {"selftest"},
     {"cli", "web", "mcp"},
 )
