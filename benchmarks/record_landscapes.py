@@ -27,7 +27,7 @@ from pathlib import Path
 
 from kernelevolve import KernelEvolveError, Workshop, load_problem
 from kernelevolve.evaluate.roles import Roles
-from kernelevolve.race.record import ONCE, Order, record
+from kernelevolve.race.record import ONCE, RecordingOrder, record_landscape
 
 # All have 150 candidates or more within reach, but for products alone, which have up to 216.
 PROBLEMS = (
@@ -80,7 +80,7 @@ def one(name: str, asked: argparse.Namespace, roles: Roles, until: float, openin
     try:
         problem = load_problem(name)
         file = asked.to / f"{name.replace(':', '_').replace('/', '_')}_{asked.platform}.jsonl.gz"
-        order = Order(
+        order = RecordingOrder(
             problem, asked.platform, file, asked.candidates, seconds=max(1.0, until - time.monotonic()),
             at_once=asked.at_once, values=ONCE, trials=0,
         )  # fmt: skip
@@ -92,7 +92,7 @@ def one(name: str, asked: argparse.Namespace, roles: Roles, until: float, openin
                     say(name, f"{done} of {total} evaluated, {rate:.1f} a minute; latest {node.evaluation.verdict} "
                               f"{node.fitness.value:.3g}x")  # fmt: skip
 
-            found = record(order, shop, told)
+            found = record_landscape(order, shop, told)
     except KernelEvolveError as error:
         say(name, f"{type(error).__name__}: {error}")
         return False

@@ -68,6 +68,21 @@ if TYPE_CHECKING:
     from kernelevolve.problem import Workload as Workload
     from kernelevolve.problem import read_problem as read_problem
     from kernelevolve.propose import Answer as Answer
+    from kernelevolve.race.landscape import Landscape as Landscape
+    from kernelevolve.race.landscape import read_landscape as read_landscape
+    from kernelevolve.race.laps import Course as Course
+    from kernelevolve.race.laps import Lap as Lap
+    from kernelevolve.race.laps import RacePlan as RacePlan
+    from kernelevolve.race.live import live_course as live_course
+    from kernelevolve.race.plot import race_svg as race_svg
+    from kernelevolve.race.race import Race as Race
+    from kernelevolve.race.race import is_recorded as is_recorded
+    from kernelevolve.race.race import recorded_courses as recorded_courses
+    from kernelevolve.race.race import run_race as run_race
+    from kernelevolve.race.record import RecordingOrder as RecordingOrder
+    from kernelevolve.race.record import record_landscape as record_landscape
+    from kernelevolve.race.standings import Heat as Heat
+    from kernelevolve.race.standings import Need as Need
     from kernelevolve.receipt import Failure as Failure
     from kernelevolve.receipt import Receipt as Receipt
     from kernelevolve.receipt import read_receipt as read_receipt
@@ -192,6 +207,21 @@ _PLACES = {
     "to_data": "codec",
     "verify": "recheck",
     "write_receipt": "receipt",
+    "Need": "race.standings",
+    "Heat": "race.standings",
+    "record_landscape": "race.record",
+    "RecordingOrder": "race.record",
+    "run_race": "race.race",
+    "recorded_courses": "race.race",
+    "is_recorded": "race.race",
+    "Race": "race.race",
+    "race_svg": "race.plot",
+    "live_course": "race.live",
+    "RacePlan": "race.laps",
+    "Lap": "race.laps",
+    "Course": "race.laps",
+    "read_landscape": "race.landscape",
+    "Landscape": "race.landscape",
 }
 
 __all__ = sorted(_PLACES)

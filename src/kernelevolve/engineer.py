@@ -21,6 +21,7 @@ from kernelevolve.platforms.cost import Work
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Draft
 from kernelevolve.propose.builtin import plan_key
+from kernelevolve.propose.walk import random_moves
 from kernelevolve.translate import baseline, errors
 from kernelevolve.translate.baseline import OpWork
 from kernelevolve.translate.cross import crossings
@@ -49,7 +50,7 @@ class Engineer:
         return self._program(self.problem.workloads[0].name)
 
     async def first(self, seed: int) -> Draft:
-        """See `Translator.first`: the planner's best guess for seed 0, a random walk of moves away for others."""
+        """See `Translator.first`: the planner's best guess for seed 0, random moves away from it for others."""
         return await asyncio.to_thread(self._first, seed)
 
     def _first(self, seed: int) -> Draft:
@@ -60,15 +61,17 @@ class Engineer:
             raise UncoveredOp(error.op, f"{self.problem.path}, {error.line}") from error
         except errors.TranslateError as error:
             raise ProblemError(f"{self.problem.path}: {error}") from error
-        notes = ["the planner's first choice"]
-        rng = random.Random(seed)
-        for _ in range(0 if seed == 0 else rng.randint(1, 3)):
-            options = moves(self.program, plan, "unknown", frozenset())
-            if options:
-                move = rng.choice(options)
-                plan = move.plan
-                notes.append(move.name)
-        return self._draft(plan, ", then ".join(notes))
+        made = random_moves(seed, plan, lambda at: moves(self.program, at, "unknown", frozenset()), self._after)
+        names = ", then ".join(("the planner's first choice", *(move.name for move in made)))
+        return self._draft(made[-1].plan if made else plan, names)
+
+    def _after(self, move: Move) -> Plan | None:
+        """Where a move leads; None where the plan cannot be written."""
+        try:
+            render(self.program, move.plan, reference_source=self.problem.source)
+        except errors.TranslateError:
+            return None
+        return move.plan
 
     async def next(
         self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random

@@ -33,7 +33,7 @@ from kernelevolve import (
     read_run,
     save_receipt,
 )
-from kernelevolve.cli import admitting, judging, live, looking, places, public, rechecking, summary
+from kernelevolve.cli import admitting, judging, live, looking, places, public, racing, rechecking, summary
 from kernelevolve.cli import selftest as checking
 from kernelevolve.cli.admitting import AdmitAnyway
 from kernelevolve.cli.door import (
@@ -292,3 +292,4 @@ app.command("list")(looking.list_runs)
 app.command()(looking.problems)
 app.command()(looking.doctor)
 app.command("selftest")(checking.selftest)
+app.add_typer(racing.app, name="race")

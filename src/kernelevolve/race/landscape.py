@@ -24,7 +24,6 @@ from kernelevolve import codec
 from kernelevolve.errors import StoreError, StoreTooNew
 from kernelevolve.evaluation import Evaluation, Evidence, Timing
 from kernelevolve.problem import Problem
-from kernelevolve.propose.builtin import plan_key
 
 #: Of the file's form.
 VERSION = 1
@@ -303,11 +302,6 @@ def _unzipped(data: bytes) -> bytes:
         parts.append(text)
         data = member.unused_data
     return b"".join(parts)
-
-
-def place_keys(landscape: Landscape) -> dict[str, int]:
-    """Numbers of places by the key of their plan."""
-    return {plan_key(place.plan): i for i, place in enumerate(landscape.places)}
 
 
 def digest_of(source: str) -> str:

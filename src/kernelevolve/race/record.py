@@ -56,7 +56,7 @@ Told = Callable[[Node, int, int], None]
 
 
 @dataclass(frozen=True)
-class Order:
+class RecordingOrder:
     """What to record.
 
     Attributes:
@@ -104,7 +104,7 @@ class Order:
         return f"{_JUDGED[self.values]}; {knobs}"
 
 
-def record(order: Order, workshop: Workshop, told: Told = lambda node, done, of: None) -> Landscape:
+def record_landscape(order: RecordingOrder, workshop: Workshop, told: Told = lambda node, done, of: None) -> Landscape:
     """The landscape as far as it came; the file has it too.
 
     Args:
@@ -153,7 +153,7 @@ class _Noticing:
         return made
 
 
-def _reached(order: Order, workshop: Workshop) -> Reached:
+def _reached(order: RecordingOrder, workshop: Workshop) -> Reached:
     problem = order.problem
     program = workshop.program(problem.workloads[0].name)
     try:
@@ -167,7 +167,7 @@ def _reached(order: Order, workshop: Workshop) -> Reached:
         raise ProblemError(f"{problem.path}: {error}") from error
 
 
-def _planned(order: Order, found: Reached, known: Landscape | None, device: str) -> Landscape:
+def _planned(order: RecordingOrder, found: Reached, known: Landscape | None, device: str) -> Landscape:
     platform: Platform = plugins.load("platforms", order.platform)
     fresh = tuple(Recorded(digest_of(s), program_digest(s), features_of(s)) for s in found.sources)
     made = Landscape(
@@ -199,7 +199,7 @@ def _planned(order: Order, found: Reached, known: Landscape | None, device: str)
     return replace(made, candidates=tuple(kept(one) for one in fresh), versions=known.versions)
 
 
-def _refuse_another(order: Order, known: Landscape) -> None:
+def _refuse_another(order: RecordingOrder, known: Landscape) -> None:
     asked = (order.problem.key, order.platform, order.judged)
     has = (known.key, known.platform, known.judged)
     for what, mine, theirs in zip(("problem", "platform", "way to judge"), asked, has, strict=True):
@@ -210,7 +210,7 @@ def _refuse_another(order: Order, known: Landscape) -> None:
 
 
 async def _evaluate_all(
-    run: Run, order: Order, found: Reached, recorder: Recorder, until: float | None, told: Told
+    run: Run, order: RecordingOrder, found: Reached, recorder: Recorder, until: float | None, told: Told
 ) -> None:
     waiting = [i for i, one in enumerate(recorder.landscape.candidates) if one.evaluation is None]
     total, slots = len(found.sources), asyncio.Semaphore(order.at_once)
