@@ -20,7 +20,7 @@ from pathlib import Path
 from kernelevolve import plugins
 from kernelevolve.candidate import literal_dict
 from kernelevolve.equipment import Workshop
-from kernelevolve.errors import ProblemError, StoreError, UncoveredOp, UsageError
+from kernelevolve.errors import MachineError, ProblemError, StoreError, UncoveredOp, UsageError
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluation import Evaluation, Evidence
 from kernelevolve.events import Created
@@ -45,6 +45,8 @@ from kernelevolve.settings import Settings, settings_for
 from kernelevolve.translate.errors import TranslateError
 
 CANDIDATES = 150
+#: Candidates that the machine may fail at, each again and again, before it is given up.
+MOST_LOST = 5
 ONCE, LANE = "once", "lane"
 _JUDGED = {
     ONCE: "values compared on declared inputs, without structure tests and hidden sizes",
@@ -119,6 +121,7 @@ def record_landscape(order: RecordingOrder, workshop: Workshop, told: Told = lam
     known = read_landscape(order.file) if order.file.exists() else None
     if known is not None:
         _refuse_another(order, known)
+        order = replace(order, candidates=max(order.candidates, len(known.candidates)))  # a file does not shrink
     with tempfile.TemporaryDirectory() as place:
         equip = _Noticing(workshop, order.values)
         run = create_run(
@@ -182,13 +185,11 @@ def _planned(order: RecordingOrder, found: Reached, known: Landscape | None, dev
         )
     old = {one.digest: one for one in known.candidates if one.evaluation is not None}
     lost = old.keys() - {one.digest for one in fresh}
-    if lost and len(fresh) >= len(known.candidates):
+    if lost:
         raise StoreError(
             f"{order.file} has {len(lost)} candidates that the engineer of this version does not write; record it anew "
             "into another file"
         )
-    if lost:
-        raise StoreError(f"{order.file} has {len(known.candidates)} candidates already, {len(fresh)} were asked for")
     numbers = {one.digest: i for i, one in enumerate(fresh)}
     moved = {i: numbers[one.digest] for i, one in enumerate(known.candidates) if one.digest in numbers}
 
@@ -226,13 +227,19 @@ async def _evaluate_all(
         told(node, done, total)
 
     tasks = [asyncio.create_task(one(number)) for number in waiting]
+    lost = 0
     try:
         while tasks:
             left = None if until is None else max(0.0, until - time.monotonic())
             ended, rest = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             tasks = [task for task in tasks if task in rest]
             for task in ended:
-                task.result()
+                try:
+                    task.result()
+                except MachineError:  # that candidate stays out; another call tries it again
+                    lost += 1
+                    if lost == MOST_LOST:
+                        raise
             if not ended:
                 return
     finally:
