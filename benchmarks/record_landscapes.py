@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--platform", default="h200")
     parser.add_argument("--device", default="none", help="none, or torch's name of one such as cuda:0")
     parser.add_argument(
-        "--candidates", type=int, nargs="+", default=[50, 150], help="of each problem; of several, first all come so far"
+        "--candidates", type=int, nargs="+", default=[50, 150], help="of each; of several, all come so far first"
     )
     parser.add_argument("--seconds", type=float, default=570.0, help="after which everything is stopped")
     parser.add_argument("--problems-at-once", type=int, default=3)
