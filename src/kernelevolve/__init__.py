@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     from kernelevolve.seal.layers import Layer as Layer
     from kernelevolve.seal.offered import seal_layers as seal_layers
     from kernelevolve.search.choosing import policy_named as policy_named
+    from kernelevolve.search.control import compare_with_control as compare_with_control
     from kernelevolve.selftest.aa import run_aa as run_aa
     from kernelevolve.selftest.matrix import rows_for as rows_for
     from kernelevolve.selftest.matrix import run_matrix as run_matrix
@@ -207,6 +208,7 @@ _PLACES = {
     "to_data": "codec",
     "verify": "recheck",
     "write_receipt": "receipt",
+    "compare_with_control": "search.control",
     "Need": "race.standings",
     "Heat": "race.standings",
     "record_landscape": "race.record",

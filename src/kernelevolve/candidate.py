@@ -64,6 +64,7 @@ class Brief:
         move: for the built-in writer, the move to make, as its own data; empty = the first kernel.
         diagnosis: what limits the parent, in one line.
         memory: what of earlier candidates and runs it tells, by `propose.memory`; empty in logs of schema 3.
+        control: whether it belongs to the run's control (`search.control`); false in logs of schema 4.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Brief:
     move: Mapping[str, Any] = field(default_factory=dict)
     diagnosis: str = ""
     memory: str = ""
+    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Candidate:
         plan: the built-in writer's plan as data, from which its moves continue; empty for other writers.
         cost: of writing.
         program: what `search.program` says of the source; empty where it says nothing, and in logs of schema 3.
+        control: whether its brief belongs to the run's control.
     """
 
     id: str
@@ -108,6 +111,7 @@ class Candidate:
     plan: Mapping[str, Any] = field(default_factory=dict)
     cost: Cost = Cost()
     program: str = ""
+    control: bool = False
 
     @property
     def digest(self) -> str:

@@ -20,9 +20,9 @@ from kernelevolve.errors import StoreError, StoreTooNew
 from kernelevolve.evaluation import Evaluation, Figure
 from kernelevolve.problem import Problem
 
-# 2: evaluations refer to artefacts, 3: they have guards, 4: device seconds, floors, figures behind an end, programs;
-# older logs are read as having none.
-SCHEMA = 4
+# 2: evaluations refer to artefacts, 3: they have guards, 4: device seconds, floors, figures behind an end, programs,
+# 5: a control; older logs are read as having none.
+SCHEMA = 5
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,15 @@ from kernelevolve.hardware import HardwareFigures
 from kernelevolve.propose import Answer, Translator
 from kernelevolve.propose.operator import Articles, Operator
 from kernelevolve.search import Policy, choosing, contenders
+from kernelevolve.search.control import ControlReducer, is_controls_turn, view
 from kernelevolve.search.fitness import fitness
-from kernelevolve.search.novelty import BinariesReducer, ProgramsReducer, same_text, told_as_duplicate
+from kernelevolve.search.novelty import (
+    BinariesReducer,
+    ProgramsReducer,
+    first_of_its_kind,
+    same_text,
+    told_as_duplicate,
+)
 from kernelevolve.search.program import program_digest
 from kernelevolve.search.progress import ProgressReducer
 from kernelevolve.search.termination import rules_for
@@ -110,11 +117,16 @@ class Parts:
     policy: Policy
     operator: Operator
     equipment: Equipment
+    control: bool = False
 
     @property
     def reducers(self) -> tuple[Reducer, ...]:
-        own = (BinariesReducer(), ProgramsReducer(), ProgressReducer())
-        return (*own, *self.policy.reducers, *self.operator.reducers)
+        novelty, operator = (BinariesReducer(), ProgramsReducer()), self.operator.reducers
+        search = (*self.policy.reducers, *operator)
+        if self.control:
+            apart = ControlReducer((*novelty, *search), (*novelty, *operator))
+            return (*novelty, ProgressReducer(), apart)
+        return (*novelty, ProgressReducer(), *search)
 
 
 class Run:
@@ -161,12 +173,15 @@ class Run:
             NoMovesLeft: the policy has nothing to go on from.
             PluginFault: the policy raised, selected what is no node or one node twice, or changed the graph.
         """
-        graph = self._graph
+        control = is_controls_turn(self._graph)
+        graph = view(self._graph, control)
         rng = random.Random(f"{graph.created.seed}:{graph.asked}:select")
-        parents = choosing.select(self._policy, graph, rng)
+        parents = () if control else choosing.select(self._policy, graph, rng)
         if graph.is_exhausted(parents):
             raise NoMovesLeft("no moves left")
         brief = self._operator.brief(graph, parents)
+        index = self._graph.asked
+        brief = replace(brief, id=f"b{index}", index=index, control=control)
         self._append(Asked(brief))
         return brief
 
@@ -181,13 +196,17 @@ class Run:
             return pending
         self.feed.tell(brief.id, "", "write")
         try:
-            answer = await self._retried("writer", brief.id, lambda: self._operator.write(brief, self._graph))
+            answer = await self._retried("writer", brief.id, lambda: self._asked_writer(brief))
         except MachineError:
             raise
         except KernelEvolveError as error:
             self.drop(brief.id, str(error), exhausted=isinstance(error, NoMovesLeft))
             raise
         return self.answered(brief.id, self._operator.writer.name, answer)
+
+    async def _asked_writer(self, brief: Brief) -> Answer:
+        graph = view(self._graph, brief.control)
+        return await self._operator.write(graph.pending[brief.id].brief, graph)
 
     def answered(self, brief: str, writer: str, answer: Answer) -> Candidate:
         """The candidate that `answer` to a pending brief has become, before its evaluation.
@@ -199,7 +218,7 @@ class Run:
             raise UsageError(f"brief {brief!r} is answered already; ask for another one")
         candidate = Candidate(
             f"n{self._graph.written}", brief, writer, answer.source, answer.note, answer.plan, answer.cost,
-            program_digest(answer.source),
+            program_digest(answer.source), control=self._graph.pending[brief].brief.control,
         )  # fmt: skip
         self._append(Written(candidate))
         self.feed.tell(brief, candidate.id, "wait")
@@ -214,7 +233,7 @@ class Run:
         """
         twin, _ = same_text(self._graph, candidate) or (None, "")
         if twin is not None and twin.evaluation.verdict.family != "not-the-candidate":
-            return replace(twin.evaluation, device_seconds=0.0)
+            return first_of_its_kind(replace(twin.evaluation, device_seconds=0.0))
 
         def progress(rung: str) -> None:
             self.feed.tell(candidate.brief, candidate.id, rung)
@@ -236,7 +255,7 @@ class Run:
         """
         if self._pending(candidate.brief) != candidate:
             raise UsageError(f"candidate {candidate.id} is not the pending answer to brief {candidate.brief!r}")
-        twin, found = told_as_duplicate(self._graph, candidate, evaluation)
+        twin, found = told_as_duplicate(view(self._graph, candidate.control), candidate, evaluation)
         found = replace(found, diagnosis=str(self._operator.diagnose(found)))
         worth = fitness(self._graph.created.problem, found)
         self._append(Evaluated(candidate.id, found, worth, twin))

@@ -27,7 +27,7 @@ from kernelevolve.propose.memory import from_earlier
 from kernelevolve.propose.operator import Operator
 from kernelevolve.receipt import write_receipt
 from kernelevolve.run import Equip, Equipment, Parts, Run
-from kernelevolve.search import choosing
+from kernelevolve.search import choosing, control
 from kernelevolve.settings import Settings, settings_for
 from kernelevolve.store import Store
 from kernelevolve.store.artefacts import Artefacts
@@ -86,6 +86,8 @@ def create_run(
         admit_anyway=admit_anyway,
     )
     choosing.build(created.policy)
+    if settings.control and created.policy.name == control.POLICY:
+        raise UsageError(f"policy {control.POLICY} is what a control does; give another policy, or no control")
     _refuse_siblings(folder, store)
     with _new_folder(folder) as kept:
         log: Store = plugins.load("stores", store)(folder, create=True)
@@ -130,6 +132,8 @@ def open_run(
         if not entries:
             raise _cut_short(folder)
         before = fold_all(entries)
+        if settings is not None:  # a run keeps the share that its control had from the beginning
+            settings = replace(settings, control=control.share_of(before.created.settings))
         now = before.settings if settings is None else codec.to_data(settings)
         equipment = equip(replace(before.created, settings=now), builds or folder / "builds")
         with _undone_on_error(equipment.close):
@@ -289,7 +293,8 @@ def _parts(created: Created, equipment: Equipment) -> Parts:
     policy = choosing.build(created.policy)
     workbench = Workbench(created.problem, created.platform, created.seed, equipment.figures, equipment.translator)
     writer: Writer = _build("writers", created.writer, workbench)
-    return Parts(policy, Operator(writer, figures=equipment.figures, articles=equipment.articles), equipment)
+    operator = Operator(writer, figures=equipment.figures, articles=equipment.articles)
+    return Parts(policy, operator, equipment, control.share_of(created.settings) > 0)
 
 
 def _build(kind: plugins.Kind, component: Component, *first: Any) -> Any:

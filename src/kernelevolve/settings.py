@@ -22,6 +22,8 @@ MEMORY_MODES: tuple[MemoryMode, ...] = get_args(MemoryMode)
 # Both ends are settings of the one study of memory across sessions (Trellis, of the paper's authors); that the share
 # grows between them is our choice: diversity is worth most at first.
 RECALL = (0.1, 0.5)
+#: The largest share that the control may have: a run is for searching.
+MOST_CONTROL = 0.5
 VALUE_UNITS: tuple[ValueUnit, ...] = get_args(ValueUnit)
 
 
@@ -85,6 +87,8 @@ class Settings:
         recall: chance with which each note of earlier runs is told, at first and when all candidates are asked for.
         lane: in which every candidate is judged.
         last_rung: the rung after which a climb stops; empty to climb them all.
+        control: share of the candidates that are asked for anew, apart from the search, to be held against it; from 0
+            to 0.5.
     """
 
     effort: Effort
@@ -110,6 +114,7 @@ class Settings:
     recall: tuple[float, float] = RECALL
     lane: LaneName = "screen"
     last_rung: str = ""
+    control: float = 0.0
 
     def __post_init__(self) -> None:
         counts = ("candidates", "drafts", "plateau", "seconds", "tuner_trials", "seeds")
@@ -127,6 +132,8 @@ class Settings:
             )
         if not 0 <= self.recall[0] <= self.recall[1] <= 1:
             raise UsageError(f"settings: recall = {self.recall}; two chances from 0 to 1, the low one first")
+        if not 0 <= self.control <= MOST_CONTROL:
+            raise UsageError(f"settings: control = {self.control:g}; a share from 0 to {MOST_CONTROL:g}, 0 % to 50 %")
         if self.value_per not in VALUE_UNITS:
             raise UsageError(f"settings: value_per = {self.value_per!r}; known: {', '.join(VALUE_UNITS)}")
 
@@ -199,6 +206,11 @@ def refuse_contradictions(settings: Settings, given: Collection[str], *, device:
         raise UsageError(
             f"{s.device_seconds:g} s of device time cannot be spent in {s.seconds:g} s of work; give less device time "
             "or more time"
+        )
+    if s.control > 0 and s.control * s.candidates < 1:
+        raise UsageError(
+            f"a control of {s.control:.0%} of {s.candidates} candidates is none; give {1 / s.candidates:.0%} or more, "
+            "or more candidates"
         )
     if device:
         return

@@ -126,16 +126,17 @@ class FakeTranslator:
     """Plans are lists of moves; each plan has `moves` children, down to `depth`.
 
     Args:
+        firsts: how many different first kernels there are.
         seconds: latency of each answer.
     """
 
-    def __init__(self, *, moves: int = 4, depth: int = 100, seconds: float = 0.0) -> None:
-        self._moves, self._depth, self._seconds = moves, depth, seconds
+    def __init__(self, *, moves: int = 4, depth: int = 100, firsts: int = 3, seconds: float = 0.0) -> None:
+        self._moves, self._depth, self._firsts, self._seconds = moves, depth, firsts, seconds
 
     async def first(self, seed: int) -> Draft:
         """See `propose.Translator.first`."""
         await asyncio.sleep(self._seconds)
-        return self._draft([seed % 3])
+        return self._draft([seed % self._firsts])
 
     async def cross(self, plan: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
         """See `propose.Translator.cross`: the path with the first move of the other's that it does not have."""

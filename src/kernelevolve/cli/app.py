@@ -52,6 +52,7 @@ from kernelevolve.cli.door import (
 )
 from kernelevolve.cli.limits import (
     Candidates,
+    Control,
     DeviceTime,
     Effort,
     Limits,
@@ -62,6 +63,7 @@ from kernelevolve.cli.limits import (
     Time,
     Tokens,
     Value,
+    controlled,
     limits,
 )
 from kernelevolve.cli.looking import result_of
@@ -120,6 +122,7 @@ def optimize(
     recall: Recall = None,
     earlier: Earlier = None,
     policy: Policy = "greedy",
+    control: Control = None,
     seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
     admit_anyway: AdmitAnyway = False,
@@ -136,7 +139,7 @@ def optimize(
     given = limits(
         candidates=candidates, time=time, device_time=device_time, tokens=tokens, money=money, plateau=plateau,
         target=target, roofline=roofline, value=value,
-    ).also(remembered(memory, recall))  # fmt: skip
+    ).also(remembered(memory, recall)).also(controlled(control))  # fmt: skip
     known = earlier_runs(earlier, recall)
     settings = given.chosen(effort, device=device)
     search = policy_named(policy, settings)

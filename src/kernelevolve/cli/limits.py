@@ -37,6 +37,10 @@ Value = Annotated[
     str | None,
     typer.Option("--value", help="least gain to be expected for its cost, such as 1%/minute or 5%/dollar"),
 ]
+Control = Annotated[
+    str | None,
+    typer.Option("--control", help="share of the candidates that only ask again, to hold the search against: 10%"),
+]
 _ABBREVIATIONS = {"min": "minute", "h": "hour", "usd": "dollar", "device-min": "device-minute"}
 
 
@@ -96,6 +100,20 @@ def limits(
         "value_per": worth[1],
     }
     return Limits({name: given for name, given in read.items() if given is not None})
+
+
+def controlled(control: str | None) -> dict[str, float]:
+    """The field of `Settings` that was given.
+
+    Raises:
+        UsageError: a text that is no share.
+    """
+    if control is None:
+        return {}
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", control.strip())
+    if not match or (not match[2] and float(match[1]) > 1):
+        raise UsageError(f"--control {control!r} is no share of the candidates; write 10% or 0.1, at most 50%")
+    return {"control": float(match[1]) / (100 if match[2] else 1)}
 
 
 def worth_of(text: str) -> tuple[float, str]:

@@ -21,6 +21,7 @@ from kernelevolve import (
     ProblemError,
     StoreError,
     Verdict,
+    compare_with_control,
     to_data,
 )
 from kernelevolve.cli import admitting, words
@@ -50,6 +51,7 @@ def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
         "seconds": round(graph.active_seconds, 3),
         "kernelevolve": created.version,
         "result": {"said": graph.result.text, **graph.result.data} if graph.result else None,
+        "control": to_data(compare_with_control(graph)),
         "admission": dict(admitting.facts(graph)) or None,
         "admit_anyway": created.admit_anyway,
     }
@@ -104,6 +106,8 @@ def lines(graph: Graph, folder: Path, kernel: Path | None) -> list[str]:
         out += list(_best(best))
     if graph.result is not None:
         out.append(f"  result       {graph.result.text}")
+    if (control := compare_with_control(graph)) is not None:
+        out.append(f"  control      {control.said}")
     out += admitting.lines(graph)
     out += _moves(graph)
     reason = graph.finished or "interrupted"

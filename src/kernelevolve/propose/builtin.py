@@ -66,21 +66,22 @@ class BuiltinWriter:
         self._translator = workbench.translator
         self._seed = workbench.seed
         self._turns: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
-        # What was answered, but may not be in the log yet: writers work side by side.
-        self._answered: dict[str, str] = {}
+        # What was answered, but may not be in the log yet: writers work side by side. The control's are apart.
+        self._answered: dict[bool, dict[str, str]] = {}
         self.reducers = (PlansReducer(),)
 
     async def write(self, brief: Brief, graph: Graph) -> Answer:
         """See `Writer.write`."""
         start = time.monotonic()
         async with self._turn():
-            others = {key for name, key in self._answered.items() if name != brief.id}
+            apart = self._answered.setdefault(brief.control, {})
+            others = {key for name, key in apart.items() if name != brief.id}
             tried = graph.reduced(PlansReducer.name) | others
             rng = random.Random(f"{self._seed}:{brief.index}:write")
             draft = await (self._next(brief, graph, tried, rng) if brief.parents else self._first(brief, tried, rng))
             # What the next move starts from must not depend on whether the run was reopened in between.
             draft = replace(draft, plan=json.loads(codec.dumps(draft.plan)))
-            self._answered[brief.id] = plan_key(draft.plan)
+            apart[brief.id] = plan_key(draft.plan)
         return Answer(draft.source, draft.note, draft.plan, Cost(seconds=time.monotonic() - start))
 
     def _turn(self) -> asyncio.Lock:

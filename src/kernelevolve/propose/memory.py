@@ -103,7 +103,7 @@ def remember(graph: Graph, parents: tuple[str, ...]) -> Memory:
         best,
         _lineage(graph, parents) if mode in ("trajectory", "both") else (),
         _siblings(graph, parents) if mode in ("siblings", "both") else (),
-        _repeated(graph, parents),
+        _repeated(graph, parents) if parents or mode != "none" else (),
         earlier,
         f"{mode}; {said}" if said else mode,
     )

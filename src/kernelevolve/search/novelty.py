@@ -75,5 +75,10 @@ def told_as_duplicate(graph: Graph, candidate: Candidate, evaluation: Evaluation
     if twin is None:
         return "", evaluation
     label = f"duplicate of {twin.id} ({how})"
-    others = tuple(text for text in evaluation.labels if not text.startswith("duplicate of "))
-    return twin.id, replace(evaluation, labels=(*others, label))
+    found = first_of_its_kind(evaluation)
+    return twin.id, replace(found, labels=(*found.labels, label))
+
+
+def first_of_its_kind(evaluation: Evaluation) -> Evaluation:
+    """`evaluation` without a label that says whom it repeats."""
+    return replace(evaluation, labels=tuple(t for t in evaluation.labels if not t.startswith("duplicate of ")))
