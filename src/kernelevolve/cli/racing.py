@@ -186,6 +186,10 @@ def lines(done: Race, heat: Heat) -> list[str]:
     if heat.halved is not None and (need := heat.standings[0].evaluations) is not None:
         text = "needs at most half of the candidates" if heat.halved else "does NOT get by with half of the candidates"
         out.append(f"  {plan.policies[0]} {text} that best_of_n needs: {_needed(need)} on {need.courses} courses")
+    if heat.settled:
+        some = f"on {len(heat.settled)} of {len(heat.courses)} courses the first kernel is the best that is known"
+        others = [f"{s.policy} {_needed(s.climbing)}" for s in heat.standings if s.climbing is not None]
+        out.append(f"  {some}" + (f"; on the others is needed: {', '.join(others)}" if others else ""))
     if all(s.p is None for s in heat.standings) and len(plan.policies) > 1:
         out.append("  no test: it takes six courses on which a policy and best_of_n differ")
     return out

@@ -56,6 +56,7 @@ class Standing:
         final: geometric mean over courses of final fitness / best that is known, over correct laps.
         found: share of laps that found the best that is known.
         evaluations, device: what it needs of each; None without a control, `device` where no device was held.
+        climbing: `evaluations` on those courses alone whose first kernel is not the best that is known.
         p: of the area being the control's, courses paired, Holm's correction over the policies; None where there are
             fewer than LEAST courses on which they differ.
     """
@@ -68,6 +69,7 @@ class Standing:
     final: float
     found: float
     evaluations: Need | None
+    climbing: Need | None
     device: Need | None
     p: float | None
 
@@ -78,12 +80,14 @@ class Heat:
 
     Attributes:
         courses: their names, with the best fitness that is known there.
+        settled: courses whose first kernel is the best that is known: there is nothing to search for.
         by_course: `evaluations.ratio` of each policy on each course.
         halved: whether the first policy needs at most half of the control's evaluations; None without a control.
     """
 
     evidence: str
     courses: dict[str, float]
+    settled: tuple[str, ...]
     standings: tuple[Standing, ...]
     by_course: dict[str, dict[str, float]]
     halved: bool | None
@@ -105,26 +109,30 @@ def _heat(plan: RacePlan, evidence: str, courses: Sequence[Course], laps: Sequen
     }
     ps = _tests(areas, control)
     ranks = _ranks(areas)
+    first = {name: max(lap.best[0] for lap in laps if lap.course == name and lap.best) for name in known}
+    settled = tuple(name for name in known if first[name] >= known[name] * _EQUAL)
+    climbs = [name for name in known if name not in settled]
     standings, by_course = [], {}
     for policy in plan.policies:
         mine = [by[name, policy, s] for name in known for s in range(plan.seeds)]
         low, high = bootstrap(areas[policy], statistics.fmean)
-        needs = {axis: _need(plan, known, by, policy, control, axis) for axis in ("evaluations", "device")}
+        needs = {axis: _need(plan, list(known), by, policy, control, axis) for axis in ("evaluations", "device")}
         finals = [lap.best[-1] / known[lap.course] for lap in mine if lap.best and lap.best[-1] > 0]
         standings.append(
             Standing(
                 policy, statistics.fmean(areas[policy]), low, high, ranks[policy],
                 _geometric(finals) if finals else 0.0,
                 statistics.fmean(bool(lap.best) and lap.best[-1] >= known[lap.course] * _EQUAL for lap in mine),
-                needs["evaluations"], needs["device"], ps.get(policy),
+                needs["evaluations"], _need(plan, climbs, by, policy, control, "evaluations"), needs["device"],
+                ps.get(policy),
             )
         )
         if control is not None:
             ratios = {name: _ratios(plan, by, policy, control, name, "evaluations")[0] for name in known}
             by_course[policy] = {name: _geometric(found) for name, found in ratios.items() if found}
-    first = standings[0].evaluations
-    halved = None if first is None or plan.policies[0] == control else first.ratio <= HALF
-    return Heat(evidence, known, tuple(standings), by_course, halved)
+    need = standings[0].evaluations
+    halved = None if need is None or plan.policies[0] == control else need.ratio <= HALF
+    return Heat(evidence, known, settled, tuple(standings), by_course, halved)
 
 
 def _best(course: Course, laps: Sequence[Lap]) -> float:
@@ -175,7 +183,7 @@ def _ratios(
 
 def _need(
     plan: RacePlan,
-    known: dict[str, float],
+    known: Sequence[str],
     by: dict[tuple[str, str, int], Lap],
     policy: str,
     control: str | None,
