@@ -184,7 +184,7 @@ def test_many_candidates_above_the_controls_best_are_no_chance(tmp_path: Path) -
     assert (found.winner, found.above) == ("search", 18)
     assert found.chance == pytest.approx(chance(20, 5, 18), rel=1e-9)
     assert found.equal == pytest.approx(1.52)
-    assert found.said.startswith("the search beat the control: 1.67x by searching with 20 candidates, 1.3x by asking")
+    assert found.said.startswith("the search beat the control: 1.67x (measured) by searching with 20 candidates")
     assert "(exact)" in found.said
 
 
@@ -197,7 +197,7 @@ def test_a_better_control_is_said_to_be_better(tmp_path: Path) -> None:
 def test_a_small_control_says_that_it_says_nothing(tmp_path: Path) -> None:
     found = compared(tmp_path, [1.0, 1.1, 1.2, 1.5, 1.3, 1.4], [1.25])
     assert (found.winner, found.above, found.control) == ("", 3, 1)
-    assert found.said.startswith("too close to tell, or too small a control: 1.5x")
+    assert found.said.startswith("too close to tell, or too small a control: 1.5x (measured)")
     assert (found.low, found.high) == (0.0, pytest.approx(0.975))
 
 

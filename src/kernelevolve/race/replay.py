@@ -37,7 +37,13 @@ _HALF_WIDTH = 1.96  # of a 95 % interval, in standard errors
 
 
 class RecordedTranslator:
-    """The built-in engineer as far as it was recorded; see `propose.Translator`."""
+    """The built-in engineer as far as it was recorded; see `propose.Translator`.
+
+    Attributes:
+        families: of moves that it can be told to prefer: none, its steps have no families.
+    """
+
+    families: tuple[str, ...] = ()
 
     def __init__(self, landscape: Landscape) -> None:
         known = [one.evaluation is not None for one in landscape.candidates]
@@ -57,7 +63,7 @@ class RecordedTranslator:
         return self._draft(made[-1].to if made else 0, ", then ".join(("first", *(step.name for step in made))))
 
     async def next(
-        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random
+        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random, prefer: str = ""
     ) -> Draft | None:
         """See `Translator.next`."""
         steps = self._steps[self._number(plan)]
@@ -70,6 +76,10 @@ class RecordedTranslator:
         near = [(len(self._traits(step.to) ^ wanted), step) for step in self._steps[here]]
         crossings = [step for left, step in sorted(near, key=lambda pair: pair[0]) if 0 < left < apart]
         return self._first_new(crossings, tried)
+
+    def adopt(self, plan: Mapping[str, Any]) -> Draft | None:
+        """Nothing: a plan of another run is not part of a recording."""
+        return None
 
     def _first_new(self, steps: Sequence[Step], tried: Container[str]) -> Draft | None:
         found = next((step for step in steps if self._keys[step.to] not in tried), None)

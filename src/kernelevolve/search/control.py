@@ -183,17 +183,17 @@ def compare_with_control(graph: Graph) -> Compared | None:
 
 
 def _best(nodes: Sequence[Node]) -> Node | None:
-    """The best correct node, the earliest of equals."""
-    return max((node for node in nodes if node.evaluation.correct), key=lambda n: (n.rank, -n.index), default=None)
+    """The best correct node (`rank` begins with that), the earliest of equals."""
+    return max((node for node in nodes if node.rank[0]), key=lambda n: (n.rank, -n.index), default=None)
 
 
 def _above(nodes: Sequence[Node], best: Node | None) -> int:
-    able = [node for node in nodes if node.evaluation.correct and not node.duplicate_of]
+    able = [node for node in nodes if node.rank[0] and not node.duplicate_of]
     return sum(best is None or node.rank > best.rank for node in able)
 
 
 def _chance(above: int, mine: int, others: int) -> float:
-    return math.prod((mine - i) / (mine + others - i) for i in range(above))
+    return math.prod(((mine - i) / (mine + others - i) for i in range(above)), start=1.0)
 
 
 def clopper_pearson(hits: int, count: int) -> tuple[float, float]:
@@ -223,14 +223,16 @@ def _said(found: Compared, behind: bool) -> str:
     if not found.control or not found.search:
         missing = "control" if not found.control else "search"
         return f"nothing can be said: no candidate of the {missing} is evaluated"
-    ours = f"{found.search_best.value:.4g}x" if found.search_best else "nothing correct"
-    theirs = f"{found.control_best.value:.4g}x" if found.control_best else "nothing correct"
+    ours, theirs = _figure(found.search_best), _figure(found.control_best)
     facts = (
         f"{ours} by searching with {found.search} candidates, {theirs} by asking again {found.control} times "
         f"({found.equal:.4g}x by searching with as many)"
     )
     first, other = ("control's", "search's") if behind else ("search's", "control's")
-    test = f"{found.above} of the {first} candidates beat the {other} best; by chance as many do in {found.chance:.2g}"
+    test = f"none of the {first} candidates beats the {other} best"
+    if found.above:
+        chance = f"as many as by chance in {found.chance:.2g} of such runs (exact)"
+        test = f"{found.above} of the {first} candidates beat the {other} best, {chance}"
     draws = (
         f"a further time of asking reaches the search's best with a chance of {found.low:.0%} to {found.high:.0%} "
         f"({found.reaching} of {found.control} did)"
@@ -239,4 +241,8 @@ def _said(found: Compared, behind: bool) -> str:
         "search": "the search beat the control", "control": "the control beat the search",
         "": "too close to tell, or too small a control",
     }[found.winner]  # fmt: skip
-    return f"{head}: {facts}; {test} of such runs (exact); {draws}"
+    return f"{head}: {facts}; {test}; {draws}"
+
+
+def _figure(best: Figure | None) -> str:
+    return f"{best.value:.4g}x ({best.evidence})" if best else "nothing correct"
