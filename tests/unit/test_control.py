@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
 from kernelevolve import codec
+from kernelevolve.cli import main, public
 from kernelevolve.cli.limits import controlled
 from kernelevolve.errors import UsageError
 from kernelevolve.evaluation import Verdict
@@ -24,7 +27,14 @@ from kernelevolve.runs import create_run, open_run, read_run, tail
 from kernelevolve.search import control
 from kernelevolve.search.control import clopper_pearson, compare_with_control
 from kernelevolve.settings import Settings, refuse_contradictions, settings_for
-from kernelevolve.testing import FAKE_PLATFORM, FakeEvaluator, FakeTranslator, fake_equip, fake_problem
+from kernelevolve.testing import (
+    FAKE_PLATFORM,
+    FakeEvaluator,
+    FakeTranslator,
+    fake_equip,
+    fake_folder,
+    fake_problem,
+)
 
 SETTINGS = replace(settings_for("quick"), plateau=1000)
 
@@ -282,3 +292,29 @@ def test_the_control_of_the_control_is_refused(tmp_path: Path) -> None:
 def test_settings_travel_with_the_share() -> None:
     made = replace(SETTINGS, control=0.1)
     assert codec.from_data(Settings, codec.to_data(made)) == made
+
+
+def test_the_command_gives_a_share_says_what_came_of_it_and_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    equip = fake_equip(FakeEvaluator(), FakeTranslator(firsts=40))
+    monkeypatch.setattr(public, "workshop", lambda problem, device, **more: contextlib.nullcontext(equip))
+    monkeypatch.chdir(fake_folder(tmp_path).parent)
+
+    def told(*arguments: str) -> tuple[int, str, dict[str, Any]]:
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, "--json"])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), err, json.loads(out.splitlines()[-1])
+
+    begun = ("optimize", "relu.py", "--effort", "quick", "--out", "r")
+    code, text, data = told(*begun, "--candidates", "8", "--control", "25%")
+    assert code == 0 and (data["control"]["search"], data["control"]["control"]) == (6, 2)
+    assert f"control      {data['control']['said']}" in text
+    assert told("resume", "r", "--effort", "standard", "--candidates", "16", "--plateau", "15")[0] == 0
+    graph = read_run(tmp_path / "r")
+    assert graph.settings["control"] == 0.25
+    assert sum(node.candidate.control for node in graph.nodes.values()) == 4
+    for share, said in (("60%", "0 % to 50 %"), ("1%", "is none; give"), ("some", "is no share")):
+        code, text, data = told(*begun[:-1], "other", "--candidates", "8", "--control", share)
+        assert code == 2 and said in data["error"] and not (tmp_path / "other").exists()

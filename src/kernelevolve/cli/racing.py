@@ -7,6 +7,7 @@ others: the race itself (`kernelevolve.race`).
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -113,7 +114,8 @@ def run(
         print_lines(door, [what])
         done = run_race(plan, found, _teller(door, plan, found))
     print_lines(door, [line for heat in done.heats for line in lines(done, heat)])
-    facts = done.facts()
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    facts = {"date": now, "kernelevolve": public.version(), "entries": entries, **done.facts()}
     if out is not None:
         _write(out, json.dumps(facts) + "\n")
     if plot is not None:
@@ -174,12 +176,13 @@ def lines(done: Race, heat: Heat) -> list[str]:
         f"{count}, {heat.evidence}: area under the curve (1: the best "
         "at once), and what is needed to reach best_of_n's final fitness, as a share of what it needed"
     ]
-    head = f"  {'policy':<12} {'area':<20} {'rank':<5} {'best found':<10} {'candidates needed':<22} {'missed':<7} p"
+    wide = max(12, *(len(s.policy) for s in heat.standings))
+    head = f"  {'policy':<{wide}} {'area':<20} {'rank':<5} {'best found':<10} {'candidates needed':<22} {'missed':<7} p"
     out.append(head + ("   device seconds needed" if device else ""))
     for s in heat.standings:
         need = s.evaluations
         row = (
-            f"  {s.policy:<12} {_interval(s.area, s.low, s.high):<20} {s.rank:<5.2f} {f'{s.found:.0%}':<10} "
+            f"  {s.policy:<{wide}} {_interval(s.area, s.low, s.high):<20} {s.rank:<5.2f} {f'{s.found:.0%}':<10} "
             f"{_needed(need):<22} {f'{need.missed:.0%}' if need else '':<7} {f'{s.p:.3g}' if s.p is not None else '-'}"
         )
         out.append(row + (f"   {_needed(s.device)}" if device else ""))
