@@ -306,6 +306,20 @@ def test_what_is_needed_is_told_from_the_curves() -> None:
     assert heat.halved is False and greedy.found == 0.5 and greedy.rank == 1.5 and greedy.p is None
 
 
+def test_the_control_is_held_against_itself_with_the_next_seed() -> None:
+    plan = RacePlan(("greedy", "best_of_n"), 2, 8)
+    course = replace(recorded_course(synthetic("plateau")), best=2.0)
+    lucky, unlucky = [2.0] * 8, [1.0, 1.0, 1.0, 2.0]
+    laps = [lap(course.name, "greedy", lucky, seed) for seed in range(2)]
+    laps += [lap(course.name, "best_of_n", best, seed) for seed, best in enumerate((lucky, unlucky))]
+    (heat,) = heats(plan, [course], laps)
+    assert [s.evaluations and s.evaluations.ratio for s in heat.standings] == pytest.approx([0.5, 1.0])
+    laps[-1] = lap(course.name, "best_of_n", [1.0] * 8, 1)
+    (heat,) = heats(plan, [course], laps)
+    control = heat.standings[1].evaluations
+    assert control is not None and control.ratio == pytest.approx(8**0.5) and control.missed == 0.5
+
+
 def test_courses_on_which_nothing_is_to_be_found_are_told() -> None:
     plan = RacePlan(("greedy", "best_of_n"), 1, 4)
     courses = [replace(recorded_course(synthetic(f"plateau:{i}")), best=2.0) for i in range(2)]

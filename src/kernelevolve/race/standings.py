@@ -165,10 +165,15 @@ def _spent(lap: Lap, at: int, axis: str) -> float:
 def _ratios(
     plan: RacePlan, by: dict[tuple[str, str, int], Lap], policy: str, control: str, course: str, axis: str
 ) -> tuple[list[float], int]:
-    """One ratio per seed, and how many laps never got there; laps of one seed are paired."""
+    """One ratio per seed, and how many laps never got there; laps of one seed are paired.
+
+    The control is held against itself with the next seed: who sets the mark by luck needs more to reach it again, and
+    that is what the ratios of the others have to be compared with.
+    """
     found, missed = list[float](), 0
     for seed in range(plan.seeds):
-        other, mine = by[course, control, seed], by[course, policy, seed]
+        other = by[course, control, seed]
+        mine = by[course, policy, (seed + 1) % plan.seeds if policy == control else seed]
         if not other.best or not other.best[-1] > 0 or not mine.best:
             continue
         used = reached(other, other.best[-1], axis)
