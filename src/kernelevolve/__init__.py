@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from kernelevolve.codec import from_data as from_data
     from kernelevolve.codec import to_data as to_data
     from kernelevolve.equipment import Workshop as Workshop
+    from kernelevolve.equipment import absent_platforms as absent_platforms
     from kernelevolve.errors import CannotCompare as CannotCompare
     from kernelevolve.errors import KernelEvolveError as KernelEvolveError
+    from kernelevolve.errors import LateAnswer as LateAnswer
     from kernelevolve.errors import MachineError as MachineError
     from kernelevolve.errors import MissingDevice as MissingDevice
     from kernelevolve.errors import NoCorrectCandidate as NoCorrectCandidate
@@ -60,14 +62,30 @@ if TYPE_CHECKING:
     from kernelevolve.feed import Feed as Feed
     from kernelevolve.feed import Stage as Stage
     from kernelevolve.graph import Graph as Graph
-    from kernelevolve.graph import Node as Node
     from kernelevolve.graph import Pending as Pending
     from kernelevolve.hardware import HardwareFigures as HardwareFigures
     from kernelevolve.hardware import Target as Target
+    from kernelevolve.node import Node as Node
     from kernelevolve.problem import Problem as Problem
     from kernelevolve.problem import Workload as Workload
     from kernelevolve.problem import read_problem as read_problem
     from kernelevolve.propose import Answer as Answer
+    from kernelevolve.propose.warm import seeds_of as seeds_of
+    from kernelevolve.race.landscape import Landscape as Landscape
+    from kernelevolve.race.landscape import read_landscape as read_landscape
+    from kernelevolve.race.laps import Course as Course
+    from kernelevolve.race.laps import Lap as Lap
+    from kernelevolve.race.laps import RacePlan as RacePlan
+    from kernelevolve.race.live import live_course as live_course
+    from kernelevolve.race.plot import race_svg as race_svg
+    from kernelevolve.race.race import Race as Race
+    from kernelevolve.race.race import is_recorded as is_recorded
+    from kernelevolve.race.race import recorded_courses as recorded_courses
+    from kernelevolve.race.race import run_race as run_race
+    from kernelevolve.race.record import RecordingOrder as RecordingOrder
+    from kernelevolve.race.record import record_landscape as record_landscape
+    from kernelevolve.race.standings import Heat as Heat
+    from kernelevolve.race.standings import Need as Need
     from kernelevolve.receipt import Failure as Failure
     from kernelevolve.receipt import Receipt as Receipt
     from kernelevolve.receipt import read_receipt as read_receipt
@@ -85,9 +103,15 @@ if TYPE_CHECKING:
     from kernelevolve.runs import read_run as read_run
     from kernelevolve.runs import save_receipt as save_receipt
     from kernelevolve.runs import tail as tail
+    from kernelevolve.runs import writers_named as writers_named
     from kernelevolve.seal.layers import Layer as Layer
     from kernelevolve.seal.offered import seal_layers as seal_layers
+    from kernelevolve.search.arms import Arm as Arm
+    from kernelevolve.search.arms import Earned as Earned
+    from kernelevolve.search.arms import earnings as earnings
+    from kernelevolve.search.bandit import chooser_named as chooser_named
     from kernelevolve.search.choosing import policy_named as policy_named
+    from kernelevolve.search.control import compare_with_control as compare_with_control
     from kernelevolve.selftest.aa import run_aa as run_aa
     from kernelevolve.selftest.matrix import rows_for as rows_for
     from kernelevolve.selftest.matrix import run_matrix as run_matrix
@@ -95,6 +119,7 @@ if TYPE_CHECKING:
     from kernelevolve.selftest.runner import run_selftest as run_selftest
     from kernelevolve.settings import Settings as Settings
     from kernelevolve.settings import lane_for as lane_for
+    from kernelevolve.settings import of_device as of_device
     from kernelevolve.settings import refuse_contradictions as refuse_contradictions
     from kernelevolve.settings import settings_for as settings_for
     from kernelevolve.store.artefacts import Artefacts as Artefacts
@@ -104,6 +129,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "from_data": "codec",
     "Answer": "propose",
+    "Arm": "search.arms",
     "Artefacts": "store.artefacts",
     "Brief": "candidate",
     "Buffer": "evaluation",
@@ -113,6 +139,7 @@ _PLACES = {
     "Component": "events",
     "Correctness": "evaluation",
     "Cost": "candidate",
+    "Earned": "search.arms",
     "Entry": "events",
     "Equipment": "run",
     "Evaluation": "evaluation",
@@ -125,6 +152,7 @@ _PLACES = {
     "Guard": "evaluation",
     "HardwareFigures": "hardware",
     "KernelEvolveError": "errors",
+    "LateAnswer": "errors",
     "Knobs": "candidate",
     "Launch": "evaluation",
     "LaunchPlan": "evaluation",
@@ -133,7 +161,7 @@ _PLACES = {
     "MissingDevice": "errors",
     "NoCorrectCandidate": "errors",
     "NoMovesLeft": "errors",
-    "Node": "graph",
+    "Node": "node",
     "NotConfirmed": "errors",
     "Pending": "graph",
     "PluginFault": "errors",
@@ -164,11 +192,15 @@ _PLACES = {
     "Workload": "problem",
     "Workshop": "equipment",
     "WriterError": "errors",
+    "absent_platforms": "equipment",
+    "chooser_named": "search.bandit",
     "chosen_specimens": "selftest.runner",
     "create_run": "runs",
+    "earnings": "search.arms",
     "holds_run": "runs",
     "lane_for": "settings",
     "load_problem": "suites",
+    "of_device": "settings",
     "open_run": "runs",
     "open_suite": "suites",
     "optimize": "runs",
@@ -187,11 +219,29 @@ _PLACES = {
     "run_aa": "selftest.aa",
     "run_matrix": "selftest.matrix",
     "run_selftest": "selftest.runner",
+    "seeds_of": "propose.warm",
     "settings_for": "settings",
     "tail": "runs",
     "to_data": "codec",
     "verify": "recheck",
     "write_receipt": "receipt",
+    "compare_with_control": "search.control",
+    "Need": "race.standings",
+    "Heat": "race.standings",
+    "record_landscape": "race.record",
+    "RecordingOrder": "race.record",
+    "run_race": "race.race",
+    "recorded_courses": "race.race",
+    "is_recorded": "race.race",
+    "Race": "race.race",
+    "race_svg": "race.plot",
+    "live_course": "race.live",
+    "RacePlan": "race.laps",
+    "Lap": "race.laps",
+    "Course": "race.laps",
+    "read_landscape": "race.landscape",
+    "Landscape": "race.landscape",
+    "writers_named": "runs",
 }
 
 __all__ = sorted(_PLACES)

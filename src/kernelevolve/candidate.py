@@ -61,9 +61,11 @@ class Brief:
         index: the ask index; with the run's seed it determines every random choice made for this brief.
         parents: node ids; none = a fresh draft, two or more = crossover.
         prompt: what a model would see, as Markdown.
-        move: for the built-in writer, the move to make, as its own data; empty = the first kernel.
+        move: what limits the parents and which family of moves to `prefer`; empty = the first kernel.
         diagnosis: what limits the parent, in one line.
         memory: what of earlier candidates and runs it tells, by `propose.memory`; empty in logs of schema 3.
+        control: whether it belongs to the run's control (`search.control`); false in logs of schema 4.
+        writer: name of who is to answer it; empty in logs of schema 4.
     """
 
     id: str
@@ -73,6 +75,8 @@ class Brief:
     move: Mapping[str, Any] = field(default_factory=dict)
     diagnosis: str = ""
     memory: str = ""
+    writer: str = ""
+    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,9 @@ class Candidate:
         plan: the built-in writer's plan as data, from which its moves continue; empty for other writers.
         cost: of writing.
         program: what `search.program` says of the source; empty where it says nothing, and in logs of schema 3.
+        control: whether its brief belongs to the run's control.
+        move: the family of the move that it makes, where its writer says so; empty in logs of schema 4.
+        origin: `RUN/NODE` of an earlier run from which it was taken over; empty for what this run made.
     """
 
     id: str
@@ -108,6 +115,9 @@ class Candidate:
     plan: Mapping[str, Any] = field(default_factory=dict)
     cost: Cost = Cost()
     program: str = ""
+    move: str = ""
+    origin: str = ""
+    control: bool = False
 
     @property
     def digest(self) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kernelevolve.candidate import Candidate, Choice
@@ -21,12 +22,13 @@ from kernelevolve.platforms.cost import Work
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Draft
 from kernelevolve.propose.builtin import plan_key
+from kernelevolve.propose.walk import random_moves
 from kernelevolve.translate import baseline, errors
 from kernelevolve.translate.baseline import OpWork
 from kernelevolve.translate.cross import crossings
-from kernelevolve.translate.first import first_plan
+from kernelevolve.translate.first import first_plan, resized
 from kernelevolve.translate.ir import Program
-from kernelevolve.translate.moves import Move, moves
+from kernelevolve.translate.moves import FAMILIES, Move, moves
 from kernelevolve.translate.plan import Plan
 from kernelevolve.translate.render import render
 
@@ -40,6 +42,8 @@ class Engineer:
         program: gives the captured program of a workload; the first workload's is what kernels are written from.
     """
 
+    families = FAMILIES
+
     def __init__(self, problem: Problem, platform: Platform, program: Programs) -> None:
         self.problem, self.platform, self._program = problem, platform, program
 
@@ -49,7 +53,7 @@ class Engineer:
         return self._program(self.problem.workloads[0].name)
 
     async def first(self, seed: int) -> Draft:
-        """See `Translator.first`: the planner's best guess for seed 0, a random walk of moves away for others."""
+        """See `Translator.first`: the planner's best guess for seed 0, random moves away from it for others."""
         return await asyncio.to_thread(self._first, seed)
 
     def _first(self, seed: int) -> Draft:
@@ -60,39 +64,50 @@ class Engineer:
             raise UncoveredOp(error.op, f"{self.problem.path}, {error.line}") from error
         except errors.TranslateError as error:
             raise ProblemError(f"{self.problem.path}: {error}") from error
-        notes = ["the planner's first choice"]
-        rng = random.Random(seed)
-        for _ in range(0 if seed == 0 else rng.randint(1, 3)):
-            options = moves(self.program, plan, "unknown", frozenset())
-            if options:
-                move = rng.choice(options)
-                plan = move.plan
-                notes.append(move.name)
-        return self._draft(plan, ", then ".join(notes))
+        made = random_moves(seed, plan, lambda at: moves(self.program, at, "unknown", frozenset()), self._after)
+        names = ", then ".join(("the planner's first choice", *(move.name for move in made)))
+        return self._draft(made[-1].plan if made else plan, names)
+
+    def _after(self, move: Move) -> Plan | None:
+        """Where a move leads; None where the plan cannot be written."""
+        try:
+            render(self.program, move.plan, reference_source=self.problem.source)
+        except errors.TranslateError:
+            return None
+        return move.plan
 
     async def next(
-        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random
+        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random, prefer: str = ""
     ) -> Draft | None:
         """See `Translator.next`."""
-        return await asyncio.to_thread(self._next, plan, limit, tried)
+        return await asyncio.to_thread(self._next, plan, limit, tried, prefer)
 
     async def cross(self, plan: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
         """See `Translator.cross`."""
         return await asyncio.to_thread(self._cross, plan, other, tried)
 
+    def adopt(self, plan: Mapping[str, Any]) -> Draft | None:
+        """See `Translator.adopt`."""
+        try:
+            made = Plan.from_json(json.dumps(plan))
+            mine = resized(self.program, made) if made.platform == self.platform.name else None
+            return self._draft(mine, "a plan of another run") if mine is not None else None
+        except (errors.TranslateError, KeyError, TypeError):
+            return None  # of another version, or for another reference of the same ops
+
     def _cross(self, data: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
         plan, wanted = (Plan.from_json(json.dumps(text)) for text in (data, other))
         return self._first_new(crossings(self.program, plan, wanted), tried)
 
-    def _next(self, data: Mapping[str, Any], limit: str, tried: Container[str]) -> Draft | None:
+    def _next(self, data: Mapping[str, Any], limit: str, tried: Container[str], prefer: str) -> Draft | None:
         plan = Plan.from_json(json.dumps(data))
-        return self._first_new(moves(self.program, plan, limit, frozenset()), tried)
+        return self._first_new(moves(self.program, plan, limit, frozenset(), prefer), tried)
 
     def _first_new(self, options: Sequence[Move], tried: Container[str]) -> Draft | None:
         for move in options:
             if plan_key(self._data(move.plan)) not in tried:
                 try:
-                    return self._draft(move.plan, f"{move.name}: {move.reason}")
+                    return replace(self._draft(move.plan, f"{move.name}: {move.reason}"), move=move.family)
                 except errors.TranslateError:
                     continue  # a plan that cannot be written is no move; the next one may be
         return None

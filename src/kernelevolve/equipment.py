@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,11 +28,13 @@ from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Refusal, Roles
 from kernelevolve.evaluate.twins import Twins
 from kernelevolve.evaluation import Evaluation
 from kernelevolve.events import Created, Noted
+from kernelevolve.family import Family
 from kernelevolve.nursery import Limits
 from kernelevolve.platforms import Platform
 from kernelevolve.problem import Problem, workload_source
 from kernelevolve.run import Equipment
 from kernelevolve.settings import Settings, lane_for
+from kernelevolve.translate.family import family_of
 from kernelevolve.translate.ir import Program
 
 _CAPTURE_SECONDS = 300.0
@@ -108,7 +110,17 @@ class Workshop:
             return made
 
         again = confirm if device is not None and settings.lane == "screen" else None
-        return Equipment(ladder, platform.figures, engineer, notes=notes, confirm=again, close=ladder.builder.close)
+        return Equipment(
+            ladder, platform.figures, engineer, notes=notes, confirm=again, close=ladder.builder.close,
+            family=self.family, measures=device is not None,
+        )  # fmt: skip
+
+    def family(self) -> Family | None:
+        """Of the problem, by its first workload; None where the reference cannot be captured."""
+        try:
+            return family_of(self.program(self.problem.workloads[0].name))
+        except (UncoveredOp, ProblemError, SeatLost):
+            return None
 
     def _admit(self, bench: Bench, created: Created, settings: Settings, device: Device | None) -> Admission:
         """Whether the problem is admitted for this run; from now on the bench uses the admitted distributions only.
@@ -257,6 +269,18 @@ def _found() -> dict[str, str]:
         return {}
     found = json.loads(done.stdout.strip().splitlines()[-1])
     return {str(k): str(v).strip() for k, v in found.items()}
+
+
+def absent_platforms(platforms: Iterable[str]) -> tuple[str, ...]:
+    """Those of the platforms of which this machine has no accelerator.
+
+    Raises:
+        UnknownName: a platform that nobody registered.
+        MissingDevice: torch does not say in time what is here.
+    """
+    here = find_devices().values()
+    known: dict[str, Platform] = {name: plugins.load("platforms", name) for name in platforms}
+    return tuple(name for name, made in known.items() if not any(is_platform(made, found) for found in here))
 
 
 def is_platform(platform: Platform, found: str) -> bool:

@@ -5,6 +5,7 @@ Left to others: a candidate's faults are not errors but data (see `evaluation.Ve
 
 KernelEvolveError                       exit code 1
 ├── UsageError                          2   an option, a name or a combination that cannot be used
+│   ├── LateAnswer                          a brief no longer waits for the answer, which is kept in the log
 │   └── UnknownName                         names the known ones
 ├── ProblemError                        3   the problem file or its sidecar cannot be used
 ├── UncoveredOp                         4   the built-in engineer has no emitter for an ATen op
@@ -32,6 +33,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kernelevolve.candidate import Cost
+
 
 class KernelEvolveError(Exception):
     """Base of all errors raised on purpose; `exit_code` is what the command line returns for it."""
@@ -43,6 +46,10 @@ class UsageError(KernelEvolveError):
     """An option, a name or a combination of them that cannot be used."""
 
     exit_code = 2
+
+
+class LateAnswer(UsageError):
+    """An answer to a brief that no longer waits for one; it is kept in the log and not evaluated."""
 
 
 class UnknownName(UsageError):
@@ -86,7 +93,15 @@ class UncoveredOp(KernelEvolveError):
 
 
 class WriterError(KernelEvolveError):
-    """A writer could not answer a brief: the brief is dropped with this reason and the run goes on."""
+    """A writer could not answer a brief: the brief is dropped with this reason and the run goes on.
+
+    Args:
+        cost: what it has used all the same.
+    """
+
+    def __init__(self, message: str, cost: Cost = Cost()) -> None:  # noqa: B008
+        self.cost = cost
+        super().__init__(message)
 
 
 class NoMovesLeft(WriterError):

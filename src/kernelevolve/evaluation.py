@@ -24,7 +24,10 @@ class Evidence(StrEnum):
 
     @property
     def rank(self) -> int:
-        return (Evidence.INTERPRETED, Evidence.MODELLED, Evidence.COMPILED, Evidence.MEASURED).index(self)
+        return _RANKS[self]
+
+
+_RANKS = {Evidence.INTERPRETED: 0, Evidence.MODELLED: 1, Evidence.COMPILED: 2, Evidence.MEASURED: 3}
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Verdict(StrEnum):
     @property
     def ok(self) -> bool:
         """Correct: an `OK_*`, or correct with a time that could not be told apart."""
-        return self.value.startswith("OK_") or self is Verdict.INCONCLUSIVE
+        return self.startswith("OK_") or self is Verdict.INCONCLUSIVE
 
     @property
     def family(self) -> Literal["valid", "fault", "breach", "not-the-candidate"]:

@@ -15,14 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kernelevolve import codec
-from kernelevolve.candidate import Brief, Candidate
+from kernelevolve.candidate import Brief, Candidate, Cost
 from kernelevolve.errors import StoreError, StoreTooNew
 from kernelevolve.evaluation import Evaluation, Figure
 from kernelevolve.problem import Problem
 
-# 2: evaluations refer to artefacts, 3: they have guards, 4: device seconds, floors, figures behind an end, programs;
-# older logs are read as having none.
-SCHEMA = 4
+# 2: evaluations refer to artefacts, 3: they have guards, 4: device seconds, floors, figures behind an end, programs,
+# 5: dropped briefs have a cost, briefs a control, runs several writers and who chooses among them; older logs are read
+# as having none.
+SCHEMA = 5
+LATE = "late"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Created:
         platform: name of the objective platform.
         seed: together with an ask index it determines every random choice.
         policy, writer: rebuilt by name through `plugins`.
+        others: writers beside the first one.
+        chooser: of the writer and move of each brief, see `search.bandit`.
         settings: `Settings` as data.
         version: of KernelEvolve.
         blobs: where artefacts are kept, an address for fsspec; empty for the folder `blobs` of the run's own folder,
@@ -60,6 +64,8 @@ class Created:
     version: str
     blobs: str = ""
     admit_anyway: bool = False
+    others: tuple[Component, ...] = ()
+    chooser: Component = Component("first")
 
 
 @dataclass(frozen=True)
@@ -92,15 +98,17 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A brief that ends without a candidate.
+    """A brief that ends without a node.
 
     Attributes:
         exhausted: the writer has no move left from these parents; asking for them again is useless.
+        cost: of what a writer did for it in vain.
     """
 
     brief: str
     reason: str
     exhausted: bool = False
+    cost: Cost = field(default_factory=Cost)
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,8 @@ class Noted:
     """A remark that changes no node, e.g. a seat that was lost.
 
     Attributes:
-        topic: `settings` replaces the run's settings by `data`; others only tell.
+        topic: `settings` replaces the run's settings by `data`; the `cost` of a `late` answer is spent; others only
+            tell.
     """
 
     topic: str

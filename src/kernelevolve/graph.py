@@ -12,41 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from kernelevolve.candidate import Brief, Candidate
+from kernelevolve import codec
+from kernelevolve.candidate import Brief, Candidate, Cost
 from kernelevolve.errors import PluginFault, StoreError, UsageError
-from kernelevolve.evaluation import Evaluation, Figure
-from kernelevolve.events import Asked, Created, Dropped, Entry, Evaluated, Event, Finished, Noted, Written
+from kernelevolve.events import LATE, Asked, Created, Dropped, Entry, Evaluated, Event, Finished, Noted, Written
+from kernelevolve.node import Node as Node
+from kernelevolve.node import Shelf, shelved
 
 RESULT = "result"
-
-
-@dataclass(frozen=True)
-class Node:
-    """A candidate with its evaluation and fitness.
-
-    Attributes:
-        index: place among the evaluated, 0 first.
-        duplicate_of: id of the node that it repeats; empty for a new one.
-    """
-
-    index: int
-    parents: tuple[str, ...]
-    candidate: Candidate
-    evaluation: Evaluation
-    fitness: Figure
-    duplicate_of: str = ""
-
-    @property
-    def id(self) -> str:
-        return self.candidate.id
-
-    @property
-    def rank(self) -> tuple[bool, int, float]:
-        """Orders nodes, best last: correct first, then by strength of evidence (the device has the last word), then
-        by fitness."""
-        return (self.evaluation.correct, self.fitness.evidence.rank, self.fitness.value)
 
 
 @dataclass(frozen=True)
@@ -73,14 +48,30 @@ class Reducer(Protocol):
         """The state after `event`."""
 
 
+@runtime_checkable
+class Restorable(Reducer, Protocol):
+    """A Reducer whose state can be kept as data, so that a long run opens without folding its whole log.
+
+    Both methods depend on nothing but their arguments. What `restore` gives equals what was saved, in the order of
+    its mappings too. A run with a reducer that is not restorable is folded from its first event at each opening.
+    """
+
+    def save(self, state: Any, graph: Graph) -> Any:
+        """`state` as JSON data: None, bool, int, float, str, lists, and mappings with str keys."""
+
+    def restore(self, data: Any, graph: Graph) -> Any:
+        """The state that `save` was given when `graph` was as it is now."""
+
+
 class Graph:
     """The state of a run as its log tells it; read-only.
 
     Args:
         reducers: what is folded along; names must be unique.
+        shelf: reads candidates and evaluations from the log again; without one the graph holds them all.
     """
 
-    def __init__(self, reducers: Iterable[Reducer] = ()) -> None:
+    def __init__(self, reducers: Iterable[Reducer] = (), shelf: Shelf | None = None) -> None:
         self._created: Created | None = None
         self._settings: Mapping[str, Any] = {}
         self._nodes: dict[str, Node] = {}
@@ -90,12 +81,16 @@ class Graph:
         self._exhausted: set[tuple[str, ...]] = set()
         self._notes: list[Noted] = []
         self._best: Node | None = None
+        self._furthest: Node | None = None
+        self._climbed = -1
+        self._written_at: dict[str, int] = {}
         self._ending: Finished | None = None
         self._last_drop = ""
         self._asked = self._written = self._drafts = self._drops_in_a_row = self._best_at = self._next = 0
         self._tokens = 0
-        self._money = self._active = self._wall = 0.0
+        self._money = self._active = self._wall = self._device = 0.0
         self._epoch = -1
+        self._shelf = shelf
         self._reducers = {r.name: r for r in reducers}
         self._reduced = {name: r.start() for name, r in self._reducers.items()}
 
@@ -129,6 +124,11 @@ class Graph:
     def best(self) -> Node | None:
         """The correct node of highest rank, the earliest of equals; None while no node is correct."""
         return self._best
+
+    @property
+    def furthest(self) -> Node | None:
+        """The node that passed most rungs, the newest of equals; None while there is no node."""
+        return self._furthest
 
     @property
     def finished(self) -> str:
@@ -199,6 +199,16 @@ class Graph:
         return self._active
 
     @property
+    def reducers(self) -> tuple[Reducer, ...]:
+        """What is folded along."""
+        return tuple(self._reducers.values())
+
+    @property
+    def device_seconds(self) -> float:
+        """How long candidates held an accelerator, as their evaluations tell."""
+        return self._device
+
+    @property
     def next_sequence(self) -> int:
         """Sequence number of the first entry that is not in this graph."""
         return self._next
@@ -263,7 +273,7 @@ def fold(graph: Graph, entry: Entry) -> Graph:
     event = entry.event
     if isinstance(event, Created) != (entry.sequence == 0):
         raise StoreError(f"entry {entry.sequence} is a {entry.kind!r} event; a log has Created first and only there")
-    _TAKE[type(event)](graph, event)
+    _TAKE[type(event)](graph, event, entry.sequence)
     if entry.epoch == graph._epoch:
         graph._active += max(0.0, entry.wall - graph._wall)
     graph._epoch, graph._wall, graph._next = entry.epoch, entry.wall, entry.sequence + 1
@@ -286,11 +296,11 @@ def fold_all(entries: Iterable[Entry], reducers: Iterable[Reducer] = ()) -> Grap
     return graph
 
 
-def _take_created(graph: Graph, event: Created) -> None:
+def _take_created(graph: Graph, event: Created, at: int) -> None:
     graph._created, graph._settings = event, event.settings
 
 
-def _take_asked(graph: Graph, event: Asked) -> None:
+def _take_asked(graph: Graph, event: Asked, at: int) -> None:
     brief = event.brief
     unknown = [p for p in brief.parents if p not in graph._nodes]
     if unknown or brief.index != graph._asked:
@@ -303,55 +313,79 @@ def _take_asked(graph: Graph, event: Asked) -> None:
     graph._ending = None
 
 
-def _take_written(graph: Graph, event: Written) -> None:
+def _take_written(graph: Graph, event: Written, at: int) -> None:
     candidate = event.candidate
     pending = graph._pending.get(candidate.brief)
     if pending is None or pending.candidate is not None:
         raise StoreError(f"candidate {candidate.id} answers brief {candidate.brief}, which waits for no answer")
     graph._pending[candidate.brief] = replace(pending, candidate=candidate)
+    graph._written_at[candidate.brief] = at
     graph._written += 1
     graph._drops_in_a_row = 0
-    graph._tokens += candidate.cost.tokens_in + candidate.cost.tokens_out
-    graph._money += candidate.cost.money_usd
+    _spend(graph, candidate.cost)
 
 
-def _take_evaluated(graph: Graph, event: Evaluated) -> None:
+def _spend(graph: Graph, cost: Cost) -> None:
+    graph._tokens += cost.tokens_in + cost.tokens_out
+    graph._money += cost.money_usd
+
+
+def _take_evaluated(graph: Graph, event: Evaluated, at: int) -> None:
     # The pending brief is found through the few that are pending, never through all nodes.
     found = [p for p in graph._pending.values() if p.candidate is not None and p.candidate.id == event.candidate]
     if not found or found[0].candidate is None:
         raise StoreError(f"candidate {event.candidate} was evaluated, but is not waiting for it")
     brief, candidate = found[0].brief, found[0].candidate
-    node = Node(
-        len(graph._nodes), brief.parents, candidate, event.evaluation, event.fitness, duplicate_of=event.duplicate_of
-    )
+    node = _node(graph, brief, candidate, event, (graph._written_at.pop(brief.id), at))
     del graph._pending[brief.id]
     graph._nodes[node.id] = node
     graph._digests.setdefault(candidate.digest, node.id)
     for parent in brief.parents:
         graph._children.setdefault(parent, []).append(node.id)
-    if node.evaluation.correct and (graph._best is None or node.rank > graph._best.rank):
+    if node.correct and (graph._best is None or node.rank > graph._best.rank):
         graph._best, graph._best_at = node, len(graph._nodes)
+    climbed = sum(rung.status == "passed" for rung in event.evaluation.rungs)
+    if climbed >= graph._climbed:
+        graph._furthest, graph._climbed = node, climbed
+    graph._device += event.evaluation.device_seconds
 
 
-def _take_dropped(graph: Graph, event: Dropped) -> None:
+def _node(graph: Graph, brief: Brief, candidate: Candidate, event: Evaluated, places: tuple[int, int]) -> Node:
+    index, found = len(graph._nodes), event.evaluation
+    if graph._shelf is None:
+        return Node(index, brief.parents, candidate, found, event.fitness, duplicate_of=event.duplicate_of)
+    # Who has just been told of is asked about next.
+    graph._shelf.put(places[0], candidate)
+    graph._shelf.put(places[1], found)
+    return shelved(
+        graph._shelf, *places, index=index, parents=brief.parents, fitness=event.fitness,
+        duplicate_of=event.duplicate_of, id=candidate.id, verdict=found.verdict,
+    )  # fmt: skip
+
+
+def _take_dropped(graph: Graph, event: Dropped, at: int) -> None:
     pending = graph._pending.pop(event.brief, None)
     if pending is None:
         raise StoreError(f"brief {event.brief} was dropped, but is not pending")
+    graph._written_at.pop(event.brief, None)
     graph._drafts -= not pending.brief.parents
     graph._last_drop = event.reason
+    _spend(graph, event.cost)
     if event.exhausted:
         graph._exhausted.add(tuple(sorted(pending.brief.parents)))
     else:
         graph._drops_in_a_row += 1
 
 
-def _take_noted(graph: Graph, event: Noted) -> None:
+def _take_noted(graph: Graph, event: Noted, at: int) -> None:
     graph._notes.append(event)
     if event.topic == "settings":
         graph._settings = event.data
+    elif event.topic == LATE:
+        _spend(graph, codec.from_data(Cost, event.data["cost"]))
 
 
-def _take_finished(graph: Graph, event: Finished) -> None:
+def _take_finished(graph: Graph, event: Finished, at: int) -> None:
     graph._ending = event
 
 

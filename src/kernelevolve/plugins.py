@@ -45,6 +45,34 @@ def load(kind: Kind, name: str) -> Any:
         ) from error
 
 
+def named(text: str) -> tuple[str, dict[str, Any]]:
+    """`NAME[:parameter=value,...]` as the name and its parameters.
+
+    Raises:
+        UsageError: a parameter without a value, or given twice.
+    """
+    name, _, rest = text.partition(":")
+    args: dict[str, Any] = {}
+    for part in filter(None, (piece.strip() for piece in rest.split(","))):
+        parameter, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not value or parameter in args:
+            raise UsageError(f"{text!r}: {part!r} is not parameter=value, or comes twice")
+        args[parameter] = value_of(value)
+    return name, args
+
+
+def value_of(text: str) -> bool | int | float | str:
+    """What a parameter's text stands for."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def owner(kind: Kind, name: str) -> str:
     """The package that registered `name`, with its version; empty where nobody did."""
     return next((_package(point) for point in _points(kind) if point.name == name), "")

@@ -10,35 +10,46 @@ is doing.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar
 
 from kernelevolve import codec
-from kernelevolve.candidate import Brief, Candidate
-from kernelevolve.drive import Driver
+from kernelevolve.candidate import Brief, Candidate, Cost
+from kernelevolve.drive import Driver, Seats
 from kernelevolve.errors import (
     KernelEvolveError,
+    LateAnswer,
     MachineError,
     NoMovesLeft,
     SeatLost,
     UsageError,
+    WriterError,
 )
 from kernelevolve.evaluation import Evaluation, Verdict
-from kernelevolve.events import Asked, Created, Dropped, Evaluated, Event, Finished, Noted, Written
+from kernelevolve.events import LATE, Asked, Created, Dropped, Evaluated, Event, Finished, Noted, Written
+from kernelevolve.family import Family
 from kernelevolve.feed import Feed
 from kernelevolve.graph import Graph, Node, Reducer, fold
 from kernelevolve.hardware import HardwareFigures
 from kernelevolve.propose import Answer, Translator
 from kernelevolve.propose.operator import Articles, Operator
 from kernelevolve.search import Policy, choosing, contenders
+from kernelevolve.search.arms import Arm
+from kernelevolve.search.bandit import Chooser, First
+from kernelevolve.search.control import ControlReducer, is_controls_turn, view
 from kernelevolve.search.fitness import fitness
-from kernelevolve.search.novelty import BinariesReducer, ProgramsReducer, same_text, told_as_duplicate
+from kernelevolve.search.novelty import (
+    BinariesReducer,
+    ProgramsReducer,
+    first_of_its_kind,
+    same_text,
+    told_as_duplicate,
+)
 from kernelevolve.search.program import program_digest
 from kernelevolve.search.progress import ProgressReducer
 from kernelevolve.search.termination import rules_for
@@ -87,6 +98,8 @@ class Equipment:
         confirm: gives an evaluator that measures a node's evaluation again, as one of so many; None where no device
             measures.
         close: called once when the run is closed.
+        family: of the problem; None where it cannot be told.
+        measures: whether an accelerator takes the times.
     """
 
     evaluator: Evaluator
@@ -96,6 +109,8 @@ class Equipment:
     notes: tuple[Noted, ...] = ()
     confirm: Callable[[Evaluation, int], Evaluator] | None = None
     close: Callable[[], None] = _nothing
+    family: Callable[[], Family | None] = _nothing
+    measures: bool = True
 
 
 Equip = Callable[[Created, Path], Equipment]
@@ -110,27 +125,37 @@ class Parts:
     policy: Policy
     operator: Operator
     equipment: Equipment
+    chooser: Chooser = field(default_factory=First)
+    control: bool = False
 
     @property
     def reducers(self) -> tuple[Reducer, ...]:
-        own = (BinariesReducer(), ProgramsReducer(), ProgressReducer())
-        return (*own, *self.policy.reducers, *self.operator.reducers)
+        novelty, operator = (BinariesReducer(), ProgramsReducer()), self.operator.reducers
+        search = (*self.policy.reducers, *self.chooser.reducers, *operator)
+        if self.control:
+            apart = ControlReducer((*novelty, *search), (*novelty, *self.chooser.reducers, *operator))
+            return (*novelty, ProgressReducer(), apart)
+        return (*novelty, ProgressReducer(), *search)
 
 
 class Run:
     """One search, owned by this process until `close`; use it in a `with` statement.
 
     `create_run` and `open_run` make it. `ask` and `tell` never wait; `write`, `evaluate`, `submit`, `step` and `drive`
-    do. One event loop uses a Run; only `stop` may be called from elsewhere.
+    do. One event loop uses a Run; only `stop` and `cancel` may be called from elsewhere.
     """
 
-    def __init__(self, store: Store, lease: Lease, parts: Parts, graph: Graph, blobs: Blobs) -> None:
-        self._store, self._lease, self._graph, self._blobs = store, lease, graph, blobs
+    def __init__(
+        self, store: Store, lease: Lease, parts: Parts, graph: Graph, blobs: Blobs, keep: Callable[[Graph], object]
+    ) -> None:
+        self._store, self._lease, self._graph, self._blobs, self._keep = store, lease, graph, blobs, keep
         self._policy, self._operator, self._equipment = parts.policy, parts.operator, parts.equipment
+        self._chooser = parts.chooser
         self._clock = time.monotonic()
-        self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._driver: Driver | None = None
+        self._settings = _settings_of(graph)
         self._close = parts.equipment.close
-        self.feed = Feed()
+        self.feed, self.seats = Feed(), Seats(self._settings.seats)
 
     @property
     def graph(self) -> Graph:
@@ -140,7 +165,7 @@ class Run:
     @property
     def settings(self) -> Settings:
         """The settings in force."""
-        return codec.from_data(Settings, codec.to_data(self._graph.settings))
+        return self._settings
 
     @property
     def artefacts(self) -> Artefacts:
@@ -154,21 +179,35 @@ class Run:
         evaluation = await self.evaluate(candidate)
         return self.tell(candidate, evaluation)
 
-    def ask(self) -> Brief:
+    def ask(self, writer: str = "") -> Brief:
         """The next brief, now pending.
+
+        Args:
+            writer: who will answer it, such as a guest; default: the run's chooser says who of its writers.
 
         Raises:
             NoMovesLeft: the policy has nothing to go on from.
             PluginFault: the policy raised, selected what is no node or one node twice, or changed the graph.
         """
-        graph = self._graph
-        rng = random.Random(f"{graph.created.seed}:{graph.asked}:select")
-        parents = choosing.select(self._policy, graph, rng)
-        if graph.is_exhausted(parents):
-            raise NoMovesLeft("no moves left")
-        brief = self._operator.brief(graph, parents)
+        control = is_controls_turn(self._graph)
+        graph = view(self._graph, control)
+        brief = self._operator.seed(graph) if not writer and not control else None
+        brief = brief or self._chosen(graph, writer, control)
+        index = self._graph.asked
+        brief = replace(brief, id=f"b{index}", index=index, control=control)
         self._append(Asked(brief))
         return brief
+
+    def _chosen(self, graph: Graph, writer: str, control: bool) -> Brief:
+        """The brief for the parents that the policy, and the writer and move that the chooser selects."""
+        rng = random.Random(f"{graph.created.seed}:{graph.asked}:select")
+        parents = () if control else choosing.select(self._policy, graph, rng)
+        if graph.is_exhausted(parents):
+            raise NoMovesLeft("no moves left")
+        arms = [Arm(writer)] if writer else [Arm(*arm) for arm in self._operator.arms(parents)]
+        luck = random.Random(f"{graph.created.seed}:{graph.asked}:choose")
+        arm = self._chooser.choose(graph, parents, arms, luck)
+        return self._operator.brief(graph, parents, arm.writer, arm.move)
 
     async def write(self, brief: Brief) -> Candidate:
         """The writer's candidate for a pending brief, or the one that it has already.
@@ -181,25 +220,46 @@ class Run:
             return pending
         self.feed.tell(brief.id, "", "write")
         try:
-            answer = await self._retried("writer", brief.id, lambda: self._operator.write(brief, self._graph))
+            name, answer = await self._retried("writer", brief.id, lambda: self._asked_of_writer(brief))
         except MachineError:
             raise
         except KernelEvolveError as error:
-            self.drop(brief.id, str(error), exhausted=isinstance(error, NoMovesLeft))
+            cost = error.cost if isinstance(error, WriterError) else Cost()
+            if self._is_open(brief.id):
+                self.drop(brief.id, str(error), exhausted=isinstance(error, NoMovesLeft), cost=cost)
+            else:
+                name = brief.writer or self._operator.writers[0].name
+                self._keep_late(brief.id, name, Answer("", str(error), cost=cost))
             raise
-        return self.answered(brief.id, self._operator.writer.name, answer)
+        return self.answered(brief.id, name, answer)
+
+    async def _asked_of_writer(self, brief: Brief) -> tuple[str, Answer]:
+        name = brief.writer or self._operator.writers[0].name
+        try:
+            graph = view(self._graph, brief.control)
+            name, answer = await self._operator.write(graph.pending[brief.id].brief, graph)
+        except KernelEvolveError:
+            raise
+        except Exception as error:  # a stranger's package; one brief is dropped, and many in a row end the run
+            raise WriterError(f"writer {name!r} raised {type(error).__name__}: {error}") from error
+        if not isinstance(answer, Answer):
+            raise WriterError(f"writer {name!r} gave {answer!r:.80}, which is no Answer")
+        return name, answer
 
     def answered(self, brief: str, writer: str, answer: Answer) -> Candidate:
         """The candidate that `answer` to a pending brief has become, before its evaluation.
 
         Raises:
-            UsageError: no such brief waits for an answer.
+            LateAnswer: the brief has an answer already, was dropped, or the run ended; this one is kept in the log and
+                not evaluated.
+            UsageError: no such brief was ever asked.
         """
-        if self._pending(brief) is not None:
-            raise UsageError(f"brief {brief!r} is answered already; ask for another one")
+        if not self._is_open(brief):
+            raise self._keep_late(brief, writer, answer)
         candidate = Candidate(
             f"n{self._graph.written}", brief, writer, answer.source, answer.note, answer.plan, answer.cost,
-            program_digest(answer.source),
+            program_digest(answer.source), answer.move, answer.origin,
+            control=self._graph.pending[brief].brief.control,
         )  # fmt: skip
         self._append(Written(candidate))
         self.feed.tell(brief, candidate.id, "wait")
@@ -213,8 +273,8 @@ class Run:
             StoreError: an artefact could not be stored; the candidate stays pending.
         """
         twin, _ = same_text(self._graph, candidate) or (None, "")
-        if twin is not None and twin.evaluation.verdict.family != "not-the-candidate":
-            return replace(twin.evaluation, device_seconds=0.0)
+        if twin is not None and twin.verdict.family != "not-the-candidate":
+            return first_of_its_kind(replace(twin.evaluation, device_seconds=0.0))
 
         def progress(rung: str) -> None:
             self.feed.tell(candidate.brief, candidate.id, rung)
@@ -226,7 +286,8 @@ class Run:
                 raise SeatLost(f"evaluating {candidate.id}: {failed}")
             return found
 
-        return await self._retried("seat", candidate.id, once)
+        async with self.seats.seat():
+            return await self._retried("seat", candidate.id, once)
 
     def tell(self, candidate: Candidate, evaluation: Evaluation) -> Node:
         """The node that `candidate` has become.
@@ -236,52 +297,74 @@ class Run:
         """
         if self._pending(candidate.brief) != candidate:
             raise UsageError(f"candidate {candidate.id} is not the pending answer to brief {candidate.brief!r}")
-        twin, found = told_as_duplicate(self._graph, candidate, evaluation)
+        twin, found = told_as_duplicate(view(self._graph, candidate.control), candidate, evaluation)
         found = replace(found, diagnosis=str(self._operator.diagnose(found)))
         worth = fitness(self._graph.created.problem, found)
         self._append(Evaluated(candidate.id, found, worth, twin))
         self.feed.tell(candidate.brief, candidate.id, "done")
         return self._graph.nodes[candidate.id]
 
-    async def submit(self, brief: str, source: str, note: str = "", *, writer: str = "guest") -> Node:
+    async def submit(
+        self, brief: str, source: str, note: str = "", *, writer: str = "guest", cost: Cost | None = None
+    ) -> Node:
         """A guest's answer to the pending brief with id `brief`, evaluated and told.
 
         After a MachineError the same source may be submitted again.
 
+        Args:
+            cost: of writing it; it counts towards the run's limits.
+
         Raises:
-            UsageError: no such brief waits for an answer.
+            LateAnswer, UsageError: see `answered`.
             MachineError: the machine failed again and again.
         """
-        candidate = self._pending(brief)
+        waits = self._graph.pending.get(brief)
+        candidate = waits.candidate if waits is not None else None
         if candidate is None or candidate.source != source:
-            candidate = self.answered(brief, writer, Answer(source, note))
-        return self.tell(candidate, await self.evaluate(candidate))
+            candidate = self.answered(brief, writer, Answer(source, note, cost=cost or Cost()))
+        found = await self.evaluate(candidate)
+        # The driver takes over what it thinks nobody evaluates.
+        told = self._graph.nodes.get(candidate.id)
+        return told if told is not None else self.tell(candidate, found)
 
-    def drop(self, brief: str, reason: str, *, exhausted: bool = False) -> None:
-        """Ends a pending brief without a candidate.
+    def drop(self, brief: str, reason: str, *, exhausted: bool = False, cost: Cost | None = None) -> None:
+        """Ends a pending brief without a node; who writes or evaluates it for `drive` is stopped, and free again.
 
         Raises:
             UsageError: no such brief waits for an answer.
         """
         self._pending(brief)
-        self._append(Dropped(brief, reason, exhausted))
+        self._append(Dropped(brief, reason, exhausted, cost or Cost()))
         self.feed.tell(brief, "", "dropped")
+
+    def cancel(self, brief: str, reason: str = "cancelled by the user") -> None:
+        """Drops a brief if it is still pending. Safe from any thread while `drive` runs."""
+
+        def act() -> None:
+            if brief in self._graph.pending:
+                self.drop(brief, reason)
+
+        if self._driver is not None:
+            self._driver.call(act)
+        else:
+            act()
 
     async def drive(self) -> str:
         """Turns the loop until a termination rule says stop; gives its reason, or nothing after `stop`.
 
-        Pending briefs come first. At most `writers + seats - 1` briefs are in flight: enough for all seats while the
-        writers think, and with one of each exactly a sequence of steps, so that the run is deterministic.
+        Pending briefs come first. With one writer and one seat it is exactly a sequence of steps, so that the run is
+        deterministic; else `Settings.writers`, `seats` and `waiting` say what is done side by side. Guests may ask and
+        submit meanwhile.
 
         Raises:
             MachineError: the machine's fault, RETRIES times over; the run can be resumed.
             KernelEvolveError: what else ends a run: a full disk, a lost lease, an op that nobody can write.
         """
-        self._stop = (asyncio.get_running_loop(), asyncio.Event())
+        self._driver = Driver(self)
         try:
-            return await Driver(self, self._stop[1]).drive()
+            return await self._driver.drive()
         finally:
-            self._stop = None
+            self._driver = None
 
     async def confirm(self) -> None:
         """Measures the best nodes again, where a device measures: what is in the note `result` is the run's result.
@@ -314,9 +397,8 @@ class Run:
 
     def stop(self) -> None:
         """Makes `drive` cancel the work in flight and return; its briefs stay pending. Safe from any thread."""
-        if self._stop is not None:
-            loop, event = self._stop
-            loop.call_soon_threadsafe(event.set)
+        if self._driver is not None:
+            self._driver.stop()
 
     def finish(self, ended: Finished) -> str:
         """Tells the log why the run ended, once; gives the reason in words."""
@@ -329,6 +411,7 @@ class Run:
         now = codec.to_data(settings)
         if codec.dumps(now) != codec.dumps(self._graph.settings):
             self._append(Noted("settings", f"effort {settings.effort}", now))
+            self._settings, self.seats = settings, Seats(settings.seats)
 
     def reason(self) -> Finished | None:
         """Why no further brief should be asked; None to go on."""
@@ -353,7 +436,27 @@ class Run:
 
     def _append(self, event: Event) -> None:
         fold(self._graph, self._store.append(event, self._lease))
+        self._keep(self._graph)
         self._clock = time.monotonic()
+        if self._driver is not None:
+            self._driver.changed()
+
+    def _is_open(self, brief: str) -> bool:
+        """Whether the brief is pending and nobody has answered it."""
+        waits = self._graph.pending.get(brief)
+        return waits is not None and waits.candidate is None
+
+    def _keep_late(self, brief: str, writer: str, answer: Answer) -> LateAnswer | UsageError:
+        """Keeps an answer that nobody waits for, which was paid for all the same; the error that says so."""
+        known = ", ".join(name for name in self._graph.pending if self._is_open(name)) or "none"
+        text = f"brief {brief!r} waits for no answer; pending: {known}"
+        if not (brief[:1] == "b" and brief[1:].isdecimal() and int(brief[1:]) < self._graph.asked):
+            return UsageError(text)
+        if brief in self._graph.pending:
+            text = f"brief {brief!r} is answered already; ask for another one"
+        data = {"brief": brief, "writer": writer, "source": answer.source, "note": answer.note, "cost": answer.cost}
+        self._append(Noted(LATE, f"{brief}: an answer by {writer} that nobody waits for", codec.to_data(data)))
+        return LateAnswer(f"{text}; this answer is kept in the log and not evaluated")
 
     def _pending(self, brief: str) -> Candidate | None:
         """The candidate of a pending brief; None if it is not written."""
@@ -369,3 +472,7 @@ class Run:
             except MachineError as error:
                 self._append(Noted(what, f"{name}, attempt {attempt} of {RETRIES + 1}: {error}"))
         return await work()
+
+
+def _settings_of(graph: Graph) -> Settings:
+    return codec.from_data(Settings, codec.to_data(graph.settings))

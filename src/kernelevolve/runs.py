@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -19,22 +19,25 @@ from typing import Any
 from kernelevolve import codec, plugins
 from kernelevolve.errors import StoreError, StoreTooNew, UsageError
 from kernelevolve.evaluate.receipt import receipt_of
-from kernelevolve.events import Component, Created, Entry, Event
-from kernelevolve.graph import Graph, fold, fold_all
+from kernelevolve.events import Component, Created, Entry, Event, Noted
+from kernelevolve.family import TOPIC
+from kernelevolve.graph import Graph, fold
 from kernelevolve.problem import Problem
-from kernelevolve.propose import Workbench, Writer
+from kernelevolve.propose import Workbench, Writer, warm
 from kernelevolve.propose.memory import from_earlier
 from kernelevolve.propose.operator import Operator
 from kernelevolve.receipt import write_receipt
 from kernelevolve.run import Equip, Equipment, Parts, Run
-from kernelevolve.search import choosing
-from kernelevolve.settings import Settings, settings_for
+from kernelevolve.search import bandit, choosing, control
+from kernelevolve.settings import Settings, of_device, refuse_contradictions, settings_for
 from kernelevolve.store import Store
 from kernelevolve.store.artefacts import Artefacts
 from kernelevolve.store.blobs import blobs_of
 from kernelevolve.store.owner import this_process
+from kernelevolve.store.replay import Replay
 
 RECEIPT = "receipt.json"
+Writers = Component | str | Sequence[Component | str] | None
 
 
 def create_run(
@@ -45,13 +48,17 @@ def create_run(
     *,
     settings: Settings | None = None,
     policy: Component | str = choosing.DEFAULT,
-    writer: Component | None = None,
+    writer: Writers = None,
+    choose: Component | str = "",
     seed: int = 0,
     store: str = "sqlite",
     builds: Path | None = None,
     blobs: str = "",
     admit_anyway: bool = False,
     earlier: Iterable[Graph] = (),
+    warm_start: str | Path = warm.NONE,
+    history: Path | None = None,
+    findable: bool = True,
 ) -> Run:
     """A new run in `folder`, owned by this process.
 
@@ -61,31 +68,45 @@ def create_run(
         settings: default: those of effort `standard`.
         policy: a Component, or `NAME[:parameter=value,...]`, see `policy_named`; a policy that drafts has the settings'
             number of drafts where it is not told another.
-        writer: default: the built-in.
+        writer: one or several, each a Component or `NAME[:parameter=value,...]`; default: the built-in.
+        choose: who chooses among the writers and their moves, see `search.bandit.chooser_named`; default: `bandit`
+            among several writers, else `first`.
         builds: folder for builds that siblings share; default: in the run's folder.
         blobs: an fsspec address for artefacts; default: `blobs` in the run's folder, which moves with it.
         admit_anyway: go on even where null models pass the problem, or an honest kernel fails it; recorded.
         earlier: runs whose notes briefs may be told; a note in the log has them, so the runs need not stay.
+        warm_start: `auto` to begin with the best candidates of near runs in `history`, the folder of a run to begin
+            with that one's, or `none`; notes of the runs they are from are told too.
+        history: a folder of runs; default: the one that `folder` lies in.
+        findable: whether a later warm start may find it by its family, which takes a capture of the reference now.
 
     Raises:
+        UsageError: a limit that can never be reached, such as device time without a device.
         ProblemError: the problem cannot be used, or is not admitted.
         StoreError: the folder holds a run already, or sibling runs, or cannot be written.
-        UnknownName: a policy, writer or store that nobody registered, or a parameter that the policy does not have.
+        UnknownName: a policy, writer, chooser or store that nobody registered, or a parameter that it does not have.
     """
     settings = settings or settings_for("standard")
+    warm.asked_for(warm_start, platform)
+    first, *others = writers_named(writer)
     created = Created(
         run=uuid.uuid4().hex[:12],
         problem=problem,
         platform=platform,
         seed=seed,
         policy=choosing.policy_named(policy, settings) if isinstance(policy, str) else policy,
-        writer=writer or Component("built-in"),
+        writer=first,
         settings=codec.to_data(settings),
         version=version("kernelevolve"),
         blobs=blobs,
         admit_anyway=admit_anyway,
+        others=tuple(others),
+        chooser=bandit.chooser_named(choose, 1 + len(others)) if isinstance(choose, str) else choose,
     )
     choosing.build(created.policy)
+    bandit.build(created.chooser)
+    if settings.control and created.policy.name == control.POLICY:
+        raise UsageError(f"policy {control.POLICY} is what a control does; give another policy, or no control")
     _refuse_siblings(folder, store)
     with _new_folder(folder) as kept:
         log: Store = plugins.load("stores", store)(folder, create=True)
@@ -93,14 +114,41 @@ def create_run(
         with _undone_on_error(lease.release):
             equipment = equip(created, builds or folder / "builds")
             with _undone_on_error(equipment.close):
-                parts = _parts(created, equipment)
-                graph = Graph(parts.reducers)
-                recalled = from_earlier(earlier, problem, platform)
-                begin: tuple[Event, ...] = (created, *((recalled,) if recalled else ()), *equipment.notes)
+                refuse_contradictions(settings, of_device(settings), device=equipment.measures)
+                parts, replay = _parts(created, equipment), Replay(log, folder)
+                graph = Graph(parts.reducers, replay.shelf())
+                found = _found(created, equipment, warm_start, history or folder.parent, folder, findable, earlier)
+                begin: tuple[Event, ...] = (created, *found, *equipment.notes)
                 for event in begin:
                     fold(graph, log.append(event, lease))
                 kept()
-    return Run(log, lease, parts, graph, blobs_of(created, folder))
+    return Run(log, lease, parts, graph, blobs_of(created, folder), replay.keep)
+
+
+def _found(
+    created: Created,
+    equipment: Equipment,
+    warm_start: str | Path,
+    history: Path,
+    folder: Path,
+    findable: bool,
+    earlier: Iterable[Graph],
+) -> tuple[Noted, ...]:
+    """What is known as a run begins: its family first, then what earlier runs say, then what it takes from them."""
+    notes: list[Noted] = []
+    wanted = str(warm_start) != warm.NONE
+    family = equipment.family() if findable or wanted else None
+    if family is not None:
+        notes.append(Noted(TOPIC, str(family), codec.to_data(family)))
+    graphs = {graph.created.run: graph for graph in earlier}
+    begins: Noted | None = None
+    if wanted:
+        most = int(created.settings["candidates"])
+        new = warm.New(created.problem, created.platform, family, equipment.translator, most)
+        begins, used = warm.warm_start(warm_start, history, folder, new)
+        graphs |= {graph.created.run: graph for graph in used}
+    recalled = from_earlier(graphs.values(), created.problem, created.platform)
+    return (*notes, *(note for note in (recalled, begins) if note is not None))
 
 
 def open_run(
@@ -126,18 +174,24 @@ def open_run(
     log: Store = plugins.load("stores", store)(folder)
     lease = log.take(this_process(), by_force=by_force)
     with _undone_on_error(lease.release):
-        entries = log.read_from(0)
-        if not entries:
+        replay = Replay(log, folder)
+        created = replay.created
+        if created is None:
             raise _cut_short(folder)
-        before = fold_all(entries)
-        now = before.settings if settings is None else codec.to_data(settings)
-        equipment = equip(replace(before.created, settings=now), builds or folder / "builds")
+        before, notes = replay.heading()
+        if settings is not None:  # a run keeps the share that its control had from the beginning
+            settings = replace(settings, control=control.share_of(created.settings))
+        now = before if settings is None else codec.to_data(settings)
+        equipment = equip(replace(created, settings=now), builds or folder / "builds")
         with _undone_on_error(equipment.close):
-            parts, kept = _parts(before.created, equipment), blobs_of(before.created, folder)
+            parts, kept = _parts(created, equipment), blobs_of(created, folder)
             kept.sweep()
-            news = [note for note in equipment.notes if note not in before.notes]
-            entries = (*entries, *(log.append(note, lease) for note in news))
-            run = Run(log, lease, parts, fold_all(entries, parts.reducers), kept)
+            graph = replay.graph(parts.reducers)
+            for note in equipment.notes:
+                if note not in notes:
+                    fold(graph, log.append(note, lease))
+            replay.keep(graph)
+            run = Run(log, lease, parts, graph, kept, replay.keep)
             if settings is not None:
                 run.adopt(settings)
     return run
@@ -164,9 +218,12 @@ def read_run(folder: Path, *, onto: Graph | None = None, store: str = "sqlite") 
         StoreTooNew: it was written by a newer KernelEvolve.
         StoreError: there is no run, or its creation was cut short, or its log is damaged.
     """
-    graph = Graph() if onto is None else onto
-    for entry in tail(folder, graph.next_sequence, store=store):
-        fold(graph, entry)
+    if onto is None:
+        graph = Replay(plugins.load("stores", store)(folder), folder).graph()
+    else:
+        graph = onto
+        for entry in tail(folder, graph.next_sequence, store=store):
+            fold(graph, entry)
     if not graph.next_sequence:
         raise _cut_short(folder)
     return graph
@@ -213,7 +270,8 @@ def optimize(
     *,
     settings: Settings | None = None,
     policy: Component | str = choosing.DEFAULT,
-    writer: Component | None = None,
+    writer: Writers = None,
+    choose: Component | str = "",
     seed: int = 0,
 ) -> tuple[Graph, ...]:
     """The finished graph of one run per platform, in the order given.
@@ -239,7 +297,7 @@ def optimize(
         else:
             run = create_run(
                 place, problem, platform, equip,
-                settings=settings, policy=policy, writer=writer, seed=seed, builds=builds,
+                settings=settings, policy=policy, writer=writer, choose=choose, seed=seed, builds=builds,
             )  # fmt: skip
         with run:
             asyncio.run(run.drive())
@@ -288,8 +346,25 @@ def _undone_on_error(undo: Callable[[], None]) -> Iterator[None]:
 def _parts(created: Created, equipment: Equipment) -> Parts:
     policy = choosing.build(created.policy)
     workbench = Workbench(created.problem, created.platform, created.seed, equipment.figures, equipment.translator)
-    writer: Writer = _build("writers", created.writer, workbench)
-    return Parts(policy, Operator(writer, figures=equipment.figures, articles=equipment.articles), equipment)
+    writers: list[Writer] = [_build("writers", named, workbench) for named in (created.writer, *created.others)]
+    operator = Operator(
+        writers[0], others=tuple(writers[1:]), figures=equipment.figures, articles=equipment.articles
+    )
+    return Parts(policy, operator, equipment, bandit.build(created.chooser), control.share_of(created.settings) > 0)
+
+
+def writers_named(writer: Writers) -> tuple[Component, ...]:
+    """The writers of a run.
+
+    Raises:
+        UnknownName: a writer that nobody registered; the message lists the known ones.
+        UsageError: a parameter without a value, or given twice.
+    """
+    many = [writer] if isinstance(writer, (Component, str)) else list(writer or ("built-in",))
+    found = tuple(each if isinstance(each, Component) else Component(*plugins.named(each)) for each in many)
+    for each in found:
+        plugins.load("writers", each.name)
+    return found
 
 
 def _build(kind: plugins.Kind, component: Component, *first: Any) -> Any:

@@ -22,6 +22,8 @@ MEMORY_MODES: tuple[MemoryMode, ...] = get_args(MemoryMode)
 # Both ends are settings of the one study of memory across sessions (Trellis, of the paper's authors); that the share
 # grows between them is our choice: diversity is worth most at first.
 RECALL = (0.1, 0.5)
+#: The largest share that the control may have: a run is for searching.
+MOST_CONTROL = 0.5
 VALUE_UNITS: tuple[ValueUnit, ...] = get_args(ValueUnit)
 
 
@@ -77,6 +79,9 @@ class Settings:
         drops: briefs in a row that no writer could answer, which end the run.
         writers: briefs that are written at the same time.
         seats: candidates that are evaluated at the same time.
+        waiting: most candidates that are written and wait for a seat; None for `writers + seats - 2`, so that with one
+            of each the run is a sequence of steps.
+        answer_seconds: after which a brief that nobody answered is dropped.
         tuner_trials: knob choices that the tuner tries on a device.
         build_trials: knob choices that it tries where there is none and only build and model rank them.
         distributions: of inputs in the correctness rungs, see `protocol.Case`.
@@ -85,6 +90,8 @@ class Settings:
         recall: chance with which each note of earlier runs is told, at first and when all candidates are asked for.
         lane: in which every candidate is judged.
         last_rung: the rung after which a climb stops; empty to climb them all.
+        control: share of the candidates that are asked for anew, apart from the search, to be held against it; from 0
+            to 0.5.
     """
 
     effort: Effort
@@ -98,6 +105,8 @@ class Settings:
     seeds: int
     writers: int = 1
     seats: int = 1
+    waiting: int | None = None
+    answer_seconds: float = 1800.0
     drops: int = 10
     target: float | None = None
     tokens: int | None = None
@@ -110,14 +119,17 @@ class Settings:
     recall: tuple[float, float] = RECALL
     lane: LaneName = "screen"
     last_rung: str = ""
+    control: float = 0.0
 
     def __post_init__(self) -> None:
         counts = ("candidates", "drafts", "plateau", "seconds", "tuner_trials", "seeds")
         limits = ("target", "tokens", "money_usd", "device_seconds", "roofline", "value")
-        for name in (*counts, "writers", "seats", "drops", *limits):
+        for name in (*counts, "writers", "seats", "answer_seconds", "drops", *limits):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"settings: {name} = {value}; it must be above 0 and finite")
+        if self.waiting is not None and self.waiting < 0:
+            raise UsageError(f"settings: waiting = {self.waiting}; it must be 0 or more")
         if self.roofline is not None and self.roofline > 1:
             raise UsageError(f"settings: roofline = {self.roofline:g}; nothing is faster than the floor, at most 1")
         unknown = [mode for mode in self.memory if mode not in MEMORY_MODES]
@@ -127,8 +139,15 @@ class Settings:
             )
         if not 0 <= self.recall[0] <= self.recall[1] <= 1:
             raise UsageError(f"settings: recall = {self.recall}; two chances from 0 to 1, the low one first")
+        if not 0 <= self.control <= MOST_CONTROL:
+            raise UsageError(f"settings: control = {self.control:g}; a share from 0 to {MOST_CONTROL:g}, 0 % to 50 %")
         if self.value_per not in VALUE_UNITS:
             raise UsageError(f"settings: value_per = {self.value_per!r}; known: {', '.join(VALUE_UNITS)}")
+
+    @property
+    def most_waiting(self) -> int:
+        """Most candidates that wait for a seat."""
+        return self.writers + self.seats - 2 if self.waiting is None else self.waiting
 
 
 EFFORTS: Mapping[str, Settings] = {
@@ -179,12 +198,27 @@ def settings_for(effort: str) -> Settings:
     return EFFORTS[effort]
 
 
-def refuse_contradictions(settings: Settings, given: Collection[str], *, device: bool = True) -> None:
+def of_device(settings: Settings) -> dict[str, str]:
+    """The limits that mean something on an accelerator alone, by field, with why."""
+    s, found = settings, dict[str, str]()
+    if s.device_seconds is not None:
+        found["device_seconds"] = "a limit on device time is never reached"
+    if s.target is not None:
+        found["target"] = f"a target of {s.target}x needs measured times"
+    if s.value is not None and s.value_per == "device-minute":
+        found["value"] = "nothing costs device time"
+    return found
+
+
+def refuse_contradictions(
+    settings: Settings, given: Collection[str], *, device: bool = True, absent: Collection[str] = ()
+) -> None:
     """Refuses limits that can never be reached under the others, before anything is spent.
 
     Args:
         given: names of the fields that the user gave; what an effort brings along is no contradiction.
         device: false where the user does without an accelerator.
+        absent: platforms of which there is no accelerator here.
 
     Raises:
         UsageError: says which two do not go together, and what to give instead.
@@ -200,15 +234,15 @@ def refuse_contradictions(settings: Settings, given: Collection[str], *, device:
             f"{s.device_seconds:g} s of device time cannot be spent in {s.seconds:g} s of work; give less device time "
             "or more time"
         )
-    if device:
-        return
-    for name, what in (
-        ("device_seconds" if s.device_seconds is not None else "", "a limit on device time is never reached"),
-        ("target" if s.target is not None else "", f"a target of {s.target}x needs measured times"),
-        ("value" if s.value is not None and s.value_per == "device-minute" else "", "nothing costs device time"),
-    ):
-        if name and name in given:
-            raise UsageError(f"without a device {what}; leave one of the two out")
+    if s.control > 0 and s.control * s.candidates < 1:
+        raise UsageError(
+            f"a control of {s.control:.0%} of {s.candidates} candidates is none; give {1 / s.candidates:.0%} or more, "
+            "or more candidates"
+        )
+    for name, what in of_device(s).items() if not device or absent else ():
+        if name in given:
+            why = f"there is no {' and no '.join(absent)} here, and " if device else ""
+            raise UsageError(f"{why}without a device {what}; leave one of the two out")
 
 
 DEFENCES = ("census", "checksums", "fresh-inputs", "timed-outputs", "clock", "floor", "frames")

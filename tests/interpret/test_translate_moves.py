@@ -29,7 +29,7 @@ from kernelevolve.propose.diagnose import LIMITS
 from kernelevolve.translate.capture import Rules, capture_source
 from kernelevolve.translate.first import ON_CHIP, first_plan, precisions
 from kernelevolve.translate.ir import Program
-from kernelevolve.translate.moves import Move, moves
+from kernelevolve.translate.moves import FAMILIES, Move, moves
 from kernelevolve.translate.plan import Plan
 from kernelevolve.translate.render import render
 from kernelevolve.worker.build import build
@@ -269,6 +269,17 @@ def test_what_is_meant_for_the_diagnosis_comes_first_and_what_was_tried_does_not
     helping = ["spills" in move.helps for move in ordered]
     assert helping == sorted(helping, reverse=True) and any(helping)
     assert found[0].plan.key() not in {move.plan.key() for move in ordered}
+
+
+@pytest.mark.parametrize("name", ["product", "few rows"])
+def test_a_family_that_is_preferred_comes_first_and_the_order_within_stays(name: str) -> None:
+    plan, options = offered(name)
+    assert {move.family for move in options} <= set(FAMILIES) and len({m.family for m in options}) > 2
+    for family in {move.family for move in options}:
+        steered = moves(captured(name), plan, "bandwidth", frozenset(), family)
+        usual = moves(captured(name), plan, "bandwidth", frozenset())
+        mine = [move.name for move in usual if move.family == family]
+        assert [move.name for move in steered[: len(mine)]] == mine and len(steered) == len(usual)
 
 
 def test_few_tiles_and_long_sums_are_cut_first() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kernelevolve import plugins
 from kernelevolve.evaluate.check import check_source
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
@@ -115,3 +116,15 @@ def test_two_percent_more_work_are_the_truth() -> None:
 def test_only_times_may_differ(code: int, status: str, how: list[str], right: bool) -> None:
     recheck = script("recheck_gpu")
     assert (recheck.confirmed(code, {"status": status, "how": how}) == "") is right
+
+
+def test_long_runs_are_summed_up_in_few_figures() -> None:
+    scale = script("policies_scale")
+    found = scale.summary([0.001 * n for n in range(1, 1001)])
+    assert (found["count"], found["most"]) == (1000, 1.0)
+    assert found["median"] == pytest.approx(0.5, abs=0.01) and found["p99"] == pytest.approx(0.99, abs=0.01)
+    assert sum(count for _, count in found["histogram"]) == 1000
+    assert dict(found["histogram"])[1.0] == 500, "those above a half"
+    kept = json.loads((SCRIPTS / "results" / "policies_scale_100k.json").read_text())
+    assert {row["policy"] for row in kept["rows"]} == set(plugins.names("policies"))
+    assert all(row["go_on"]["nodes"] == kept["nodes"] == 100_000 for row in kept["rows"])

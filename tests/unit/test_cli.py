@@ -55,6 +55,7 @@ def equip_with(
 ) -> None:
     equip = fake_equip(evaluator, translator)
     monkeypatch.setattr(public, "workshop", lambda problem, device, **more: contextlib.nullcontext(equip))
+    monkeypatch.setattr(public, "absent", lambda names: ())
 
 
 def test_optimize_searches_writes_the_best_kernel_and_says_what_it_found(door: Door, tmp_path: Path) -> None:
@@ -384,6 +385,29 @@ def test_limits_that_cannot_hold_are_refused_before_anything_is_spent(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--device-time", "5m"), "without a device a limit on device time is never reached"),
+        (("--target", 2), "without a device a target of 2.0x needs measured times"),
+        (("--value", "1%/device-minute"), "without a device nothing costs device time"),
+    ],
+)
+def test_limits_of_a_device_are_refused_where_the_platform_is_not_here(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[object, ...], message: str
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(public, "absent", lambda names: asked.append(names) or ("mi300x",))
+    both = ("--platform", "h100", "--platform", "mi300x")
+    code, _, err = door("optimize", "relu.py", "--out", "r", *both, *options)
+    assert (code, f"there is no mi300x here, and {message}; leave one of the two out" in err) == (2, True), err
+    assert not (tmp_path / "r").exists() and asked == [("h100", "mi300x")]
+    assert door("optimize", "relu.py", "--out", "r", "--candidates", 3, "--value", "1%/minute")[0] == 0
+    code, _, err = door("resume", "r", "--candidates", 4, *options)
+    assert code == 2 and message in err and len(read_run(tmp_path / "r").nodes) == 3
+    assert asked == [("h100", "mi300x"), ("h100",)], "what is here is asked only where a limit depends on it"
+
+
 def test_what_briefs_remember_is_chosen_and_recorded(door: Door) -> None:
     assert door("optimize", "relu.py", "--out", "runs/a", "--candidates", 3)[0] == 0
     options = ("--memory", "none,both", "--earlier", "runs", "--recall", "0:1")
@@ -406,3 +430,83 @@ def test_what_briefs_remember_is_chosen_and_recorded(door: Door) -> None:
 def test_memory_that_cannot_be_is_refused(door: Door, options: tuple[object, ...], message: str) -> None:
     code, _, err = door("optimize", "relu.py", "--out", "r", *options)
     assert (code, message in err) == (2, True), err
+
+
+def test_writers_and_seats_are_chosen_recorded_and_widened(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = FakeEvaluator(seconds=0.005)
+    equip_with(monkeypatch, evaluator, FakeTranslator(moves=20))
+    chosen = ("--parallel", "6:3", "--answer-time", "2m", "--candidates", 20, "--plateau", 19)
+    assert door("optimize", "relu.py", *chosen, "--out", "r")[0] == 0
+    kept = read_run(Path("r")).settings
+    assert [kept[name] for name in ("writers", "seats", "waiting", "answer_seconds")] == [6, 3, None, 120]
+    assert evaluator.most_busy == 3
+    assert door("resume", "r", "--candidates", 40, "--plateau", 39, "--parallel", "2:1:0")[0] == 0
+    kept = read_run(Path("r")).settings
+    assert [kept[name] for name in ("writers", "seats", "waiting", "answer_seconds")] == [2, 1, 0, 120]
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("--parallel", "6"), ("--parallel", "0:1"), ("--parallel", "a:b"), ("--answer-time", "soon")]
+)
+def test_sides_that_cannot_be_are_refused(door: Door, option: str, text: str) -> None:
+    code, _, err = door("optimize", "relu.py", option, text, "--out", "r")
+    assert code == 2 and option in err and text in err
+    assert not Path("r").exists()
+
+
+def test_writers_and_the_chooser_are_recorded_and_what_they_earned_is_shown(door: Door) -> None:
+    code, out, err = door("optimize", "relu.py", "--out", "r", "--candidates", 6, "--choose", "bandit:hourly=4")
+    assert code == 0, err
+    assert "policy greedy (drafts=2, repairs=3), writer built-in, by bandit (weight=2.0, hourly=4)" in out
+    assert "arms         by bandit; gains over the parent beyond noise" in out
+    assert "built-in, own choice (draft): " in out
+    assert read_run(Path("r")).created.chooser.args == {"weight": 2.0, "hourly": 4}
+    code, data = door.result("show", "r")
+    assert data["chooser"]["name"] == "bandit" and sum(arm["answers"] for arm in data["arms"]) == 6
+    code, out, err = door("optimize", "relu.py", "--out", "s", "--candidates", 3)
+    assert code == 0 and "arms  " not in out and "writer" not in out, err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--choose", "luck"), "unknown chooser 'luck'; known: bandit, first"),
+        (("--writer", "someone"), "unknown writer 'someone'; known: built-in"),
+        (("--writer", "built-in", "--writer", "built-in"), "writers must have different names"),
+    ],
+)
+def test_writers_that_cannot_be_are_refused(
+    door: Door, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    code, _, err = door("optimize", "relu.py", "--out", "r", *options)
+    assert (code, message in err) == (2, True), err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_warm_start_says_what_it_took_and_never_calls_it_a_find_of_the_search(door: Door, tmp_path: Path) -> None:
+    assert door("optimize", "relu.py", "--out", "runs/a", "--candidates", 8)[0] == 0
+    best = read_run(tmp_path / "runs" / "a").best
+    assert best is not None
+    options = ("--warm-start", "auto", "--recall", "1:1", "--policy", "best_of_n")
+    code, out, err = door("optimize", "relu.py", "--out", "runs/b", "--candidates", 4, *options)
+    assert code == 0, err
+    graph = read_run(tmp_path / "runs" / "b")
+    run = read_run(tmp_path / "runs" / "a").created.run
+    assert f"warm start   1 candidate from run {run} (same problem, h100): {best.id} {best.fitness.value:.3g}x" in out
+    assert f"{run}/{best.id}: n0 " in out and f"n0 best: {best.fitness.value:.2f}x" in out
+    assert f"from run {run}, {best.id}: " in out
+    assert f"taken over from run {run}, {best.id}" in out
+    assert "the search found nothing faster than the best seed, n0; its own best is " in out
+    assert {"earlier", "warm-start"} <= {note.topic for note in graph.notes}
+    code, data = door.result("show", "runs/b")
+    warm = data["warm_start"]
+    assert (warm["best_seed"], warm["found_better"], warm["seeds"][0]["node"]) == ("n0", False, "n0")
+    assert warm["seeds"][0]["fitness"]["value"] == pytest.approx(best.fitness.value)
+    assert door.result("show", "runs/a")[1]["warm_start"] is None
+
+
+@pytest.mark.parametrize("named", ["nowhere", "."])
+def test_a_warm_start_from_no_run_is_refused(door: Door, tmp_path: Path, named: str) -> None:
+    code, _, err = door("optimize", "relu.py", "--out", "r", "--warm-start", named)
+    assert code == 2 and f"warm start: {named} holds no run; give the folder of a run, or auto, or none" in err
+    assert not (tmp_path / "r").exists()

@@ -17,7 +17,8 @@ import kernelevolve
 ROOT = Path(kernelevolve.__file__).parent
 
 WORDS = {
-    "errors", "codec", "problem", "hardware", "candidate", "evaluation", "events", "graph", "packed", "receipt",
+    "errors", "codec", "problem", "hardware", "candidate", "evaluation", "events", "family", "graph", "node", "packed",
+    "receipt", "snapshot",
 }  # fmt: skip
 FLOORS: tuple[set[str], ...] = (
     WORDS,
@@ -26,7 +27,7 @@ FLOORS: tuple[set[str], ...] = (
     {"search", "propose", "evaluate", "ship", "drive"},
     {"run", "engineer"},
     {"runs", "equipment", "testing"},
-    {"recheck"},
+    {"recheck", "race"},
     {"selftest"},
     {"cli", "web", "mcp"},
 )

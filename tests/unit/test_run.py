@@ -143,7 +143,6 @@ def test_what_does_not_follow_never_gets_into_the_log(tmp_path):
         for wrong in (
             lambda: run.tell(node.candidate, node.evaluation),
             lambda: run.tell(replace(waiting, source="# changed"), node.evaluation),
-            lambda: run.answered(waiting.brief, "guest", Answer("# other")),
             lambda: run.answered("b9", "guest", Answer("# other")),
             lambda: run.drop("b0", "too late"),
         ):

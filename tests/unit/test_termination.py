@@ -310,3 +310,21 @@ def test_what_an_effort_brings_along_is_no_contradiction() -> None:
 def test_a_limit_that_cannot_be_is_refused(more) -> None:
     with pytest.raises(UsageError, match=next(iter(more))):
         replace(settings_for("quick"), **more)
+
+
+@pytest.mark.parametrize(
+    "more", [{"target": 1.5}, {"device_seconds": 60.0}, {"value": 0.01, "value_per": "device-minute"}]
+)
+def test_limits_of_a_device_are_refused_where_none_measures_before_a_run_is_made(tmp_path, more) -> None:
+    inner = fake_equip()
+    closed = []
+
+    def equip(created, builds):
+        return replace(inner(created, builds), measures=False, close=lambda: closed.append(1))
+
+    with pytest.raises(UsageError, match=r"without a device .*; leave one of the two out"):
+        create_run(
+            tmp_path / "r", fake_problem(), FAKE_PLATFORM, equip, settings=replace(settings_for("quick"), **more)
+        )
+    assert closed == [1] and not (tmp_path / "r").exists()
+    create_run(tmp_path / "r", fake_problem(), FAKE_PLATFORM, equip, settings=settings_for("quick")).close()

@@ -25,6 +25,7 @@ from kernelevolve import (
     Settings,
     StoreError,
     UncoveredOp,
+    chooser_named,
     create_run,
     holds_run,
     load_problem,
@@ -32,8 +33,9 @@ from kernelevolve import (
     policy_named,
     read_run,
     save_receipt,
+    writers_named,
 )
-from kernelevolve.cli import admitting, judging, live, looking, places, public, rechecking, summary
+from kernelevolve.cli import admitting, judging, live, looking, places, public, racing, rechecking, summary
 from kernelevolve.cli import selftest as checking
 from kernelevolve.cli.admitting import AdmitAnyway
 from kernelevolve.cli.door import (
@@ -52,6 +54,7 @@ from kernelevolve.cli.door import (
 )
 from kernelevolve.cli.limits import (
     Candidates,
+    Control,
     DeviceTime,
     Effort,
     Limits,
@@ -62,10 +65,14 @@ from kernelevolve.cli.limits import (
     Time,
     Tokens,
     Value,
+    controlled,
     limits,
 )
 from kernelevolve.cli.looking import result_of
+from kernelevolve.cli.parallel import AnswerTime, Parallel, side_by_side
 from kernelevolve.cli.remembering import Earlier, MemoryModes, Recall, earlier_runs, remembered
+from kernelevolve.cli.warming import WarmStart
+from kernelevolve.cli.writing import Choose, WriterNames, how_chosen
 
 app = typer.Typer(
     name="kernelevolve",
@@ -118,8 +125,14 @@ def optimize(
     value: Value = None,
     memory: MemoryModes = None,
     recall: Recall = None,
+    parallel: Parallel = None,
+    answer_time: AnswerTime = None,
     earlier: Earlier = None,
+    warm_start: WarmStart = "none",
     policy: Policy = "greedy",
+    control: Control = None,
+    writer: WriterNames = ["built-in"],  # noqa: B006
+    choose: Choose = "",
     seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
     admit_anyway: AdmitAnyway = False,
@@ -136,17 +149,20 @@ def optimize(
     given = limits(
         candidates=candidates, time=time, device_time=device_time, tokens=tokens, money=money, plateau=plateau,
         target=target, roofline=roofline, value=value,
-    ).also(remembered(memory, recall))  # fmt: skip
-    known = earlier_runs(earlier, recall)
-    settings = given.chosen(effort, device=device)
-    search = policy_named(policy, settings)
+    ).also(remembered(memory, recall)).also(side_by_side(parallel, answer_time)).also(controlled(control))  # fmt: skip
+    known = earlier_runs(earlier, recall, warm_start)
     platforms = known_platforms(platform)
+    settings = given.chosen(effort, device=device, platforms=platforms)
+    search = policy_named(policy, settings)
+    writers, chooser = writers_named(writer), chooser_named(choose, len(writer))
     wanted = load_problem(problem, suite_path)
     folder = out or places.new_folder(wanted)
-    _header(door, wanted, platforms, effort, search, seed, folder)
+    _header(door, wanted, platforms, effort, search, seed, folder, how_chosen(writers, chooser))
     door.folder = folder
     with interruptible(door), public.workshop(wanted, device, **public.sealing(unsealed)) as equip:
-        runs = _new_runs(folder, wanted, platforms, equip, settings, search, seed, admit_anyway, known)
+        runs = _new_runs(folder, wanted, platforms, equip, settings, search, seed, admit_anyway, known,
+                         {"writer": writers, "choose": chooser, "warm_start": warm_start,
+                          "history": folder.parent})  # fmt: skip
         _carry_on(door, equip, runs, folder, {})
 
 
@@ -166,6 +182,8 @@ def resume(
     value: Value = None,
     memory: MemoryModes = None,
     recall: Recall = None,
+    parallel: Parallel = None,
+    answer_time: AnswerTime = None,
     by_force: Annotated[
         bool, typer.Option("--by-force", help="take the run from a process that is known to be gone")
     ] = False,
@@ -180,7 +198,7 @@ def resume(
     given = limits(
         candidates=candidates, time=time, device_time=device_time, tokens=tokens, money=money, plateau=plateau,
         target=target, roofline=roofline, value=value,
-    ).also(remembered(memory, recall))  # fmt: skip
+    ).also(remembered(memory, recall)).also(side_by_side(parallel, answer_time))  # fmt: skip
     wider = {place: _wider(place, effort, given, device) for place in runs}
     problem = read_run(runs[0]).created.problem
     with interruptible(door), public.workshop(problem, device, **public.sealing(unsealed)) as equip:
@@ -197,6 +215,7 @@ def _new_runs(
     seed: int,
     anyway: bool,
     earlier: list[Graph],
+    more: Mapping[str, Any],
 ) -> tuple[Path, ...]:
     """The folders of new runs, one for each platform; where one cannot begin, none does and no folder is left."""
     if len(platforms) > 1 and holds_run(folder):
@@ -221,17 +240,20 @@ def _new_runs(
                 builds=folder / "builds",
                 admit_anyway=anyway,
                 earlier=earlier,
+                **more,
             ).close()
         undone_on_error.pop_all()
     return runs
 
 
 def _header(
-    door: Door, problem: Problem, platforms: tuple[str, ...], effort: str, policy: Component, seed: int, folder: Path
+    door: Door, problem: Problem, platforms: tuple[str, ...], effort: str, policy: Component, seed: int, folder: Path,
+    writers: str,
 ) -> None:
     where = f"{problem.suite}:{problem.name} on {', '.join(platforms)}"
     how = ", ".join(f"{name}={value}" for name, value in policy.args.items())
     text = f"{where}, effort {effort}, seed {seed}, in {folder}\npolicy {policy.name}{f' ({how})' if how else ''}"
+    text += writers
     door.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -278,9 +300,13 @@ def _carry_on(
 
 def _wider(place: Path, effort: str | None, given: Limits, device: str) -> Settings | None:
     """The settings with which a run goes on; None for those that it has."""
+    if effort is None and not given.given:
+        return None
+    graph = read_run(place)
+    platforms = (graph.created.platform,)
     if effort is not None:
-        return given.chosen(effort, device=device)
-    return given.on(public.settings_of(read_run(place)), device=device) if given.given else None
+        return given.chosen(effort, device=device, platforms=platforms)
+    return given.on(public.settings_of(graph), device=device, platforms=platforms)
 
 
 app.command()(judging.evaluate)
@@ -292,3 +318,4 @@ app.command("list")(looking.list_runs)
 app.command()(looking.problems)
 app.command()(looking.doctor)
 app.command("selftest")(checking.selftest)
+app.add_typer(racing.app, name="race")

@@ -88,7 +88,8 @@ def evaluate(
     with (
         interruptible(door),
         public.workshop(wanted, device, **public.sealing(unsealed)) as equip,
-        create_run(folder, wanted, name, equip, settings=settings, seed=seed, admit_anyway=admit_anyway) as run,
+        create_run(folder, wanted, name, equip, settings=settings, seed=seed, admit_anyway=admit_anyway,
+                   findable=False) as run,
     ):
         node = asyncio.run(run.submit(run.ask().id, source, f"from {candidate.name}"))
         run.finish(Finished("one kernel evaluated", "evaluate"))

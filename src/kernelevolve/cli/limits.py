@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kernelevolve import Settings, UsageError, refuse_contradictions, settings_for
-from kernelevolve.cli import places
+from kernelevolve import Settings, UsageError, of_device, refuse_contradictions, settings_for
+from kernelevolve.cli import places, public
 
 Effort = Annotated[str, typer.Option("--effort", help="quick, standard or deep: how hard to search")]
 Candidates = Annotated[
@@ -37,6 +37,10 @@ Value = Annotated[
     str | None,
     typer.Option("--value", help="least gain to be expected for its cost, such as 1%/minute or 5%/dollar"),
 ]
+Control = Annotated[
+    str | None,
+    typer.Option("--control", help="share of the candidates that only ask again, to hold the search against: 10%"),
+]
 _ABBREVIATIONS = {"min": "minute", "h": "hour", "usd": "dollar", "device-min": "device-minute"}
 
 
@@ -50,19 +54,24 @@ class Limits:
         """These and more."""
         return Limits({**self.given, **given})
 
-    def on(self, settings: Settings, *, device: str = "auto") -> Settings:
+    def on(self, settings: Settings, *, device: str = "auto", platforms: tuple[str, ...] = ()) -> Settings:
         """`settings` with these.
+
+        Args:
+            platforms: that are searched on; what is here is asked only where a limit depends on it.
 
         Raises:
             UsageError: a value that cannot be, or two that contradict each other.
         """
         made = replace(settings, **self.given)
         refuse_contradictions(made, self.given, device=device != "none")
+        if device == "auto" and any(name in self.given for name in of_device(made)):
+            refuse_contradictions(made, self.given, absent=public.absent(platforms))
         return made
 
-    def chosen(self, effort: str, *, device: str = "auto") -> Settings:
+    def chosen(self, effort: str, *, device: str = "auto", platforms: tuple[str, ...] = ()) -> Settings:
         """The settings of an effort with these."""
-        return self.on(settings_for(effort), device=device)
+        return self.on(settings_for(effort), device=device, platforms=platforms)
 
 
 def limits(
@@ -96,6 +105,20 @@ def limits(
         "value_per": worth[1],
     }
     return Limits({name: given for name, given in read.items() if given is not None})
+
+
+def controlled(control: str | None) -> dict[str, float]:
+    """The field of `Settings` that was given.
+
+    Raises:
+        UsageError: a text that is no share.
+    """
+    if control is None:
+        return {}
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", control.strip())
+    if not match or (not match[2] and float(match[1]) > 1):
+        raise UsageError(f"--control {control!r} is no share of the candidates; write 10% or 0.1, at most 50%")
+    return {"control": float(match[1]) / (100 if match[2] else 1)}
 
 
 def worth_of(text: str) -> tuple[float, str]:

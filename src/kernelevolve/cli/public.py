@@ -47,6 +47,13 @@ def platform(name: str) -> Any:
     return plugins.load("platforms", name)
 
 
+def absent(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the platforms of which this machine has no accelerator."""
+    from kernelevolve import absent_platforms
+
+    return absent_platforms(names)
+
+
 def suites() -> tuple[str, ...]:
     """Names of the registered suites."""
     return plugins.names("suites")

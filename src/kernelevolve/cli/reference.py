@@ -14,6 +14,7 @@ import typer
 from kernelevolve import KernelEvolveError
 from kernelevolve.cli.app import app
 from kernelevolve.cli.door import INTERRUPTED, UNEXPECTED
+from kernelevolve.cli.racing import RUN
 
 _HEAD = """# Command line
 
@@ -34,8 +35,13 @@ def page() -> str:
     """The whole page."""
     group: Any = typer.main.get_command(app)
     parts = [_HEAD]
-    for name in sorted(group.commands):
-        parts.append(_command(name, group.commands[name]))
+    for name, command in sorted(group.commands.items()):
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            parts.append(_command(name, command))
+        else:  # `race` alone is `race run`
+            names = {one: name if one == RUN else f"{name} {one}" for one in sorted(inner, reverse=True)}
+            parts += [_command(full, inner[one]) for one, full in names.items()]
     parts += ["## Options of every command\n", _parameters(group.params), "\n## Exit codes\n", _exit_codes()]
     return "\n".join(parts)
 

@@ -49,14 +49,17 @@ def remembered(memory: str | None, recall: str | None) -> dict[str, Any]:
     return given
 
 
-def earlier_runs(folder: Path | None, recall: str | None) -> list[Graph]:
+def earlier_runs(folder: Path | None, recall: str | None, warm_start: str = "none") -> list[Graph]:
     """The runs that `folder` is or holds.
+
+    Args:
+        warm_start: another place where notes come from, unless it is `none`.
 
     Raises:
         UsageError: there is none, or a schedule without a folder.
     """
     if folder is None:
-        if recall is not None:
+        if recall is not None and warm_start == "none":
             raise UsageError("--recall says how often notes of earlier runs are told; give their folder: --earlier")
         return []
     found = places.all_runs(folder) or places.runs_in(folder)

@@ -21,9 +21,10 @@ from kernelevolve import (
     ProblemError,
     StoreError,
     Verdict,
+    compare_with_control,
     to_data,
 )
-from kernelevolve.cli import admitting, words
+from kernelevolve.cli import admitting, warming, words, writing
 
 # What holds where everything that the seal asks for is granted.
 SEALED = ("namespaces+landlock+seccomp", "bwrap+landlock+seccomp")
@@ -32,7 +33,7 @@ SEALED = ("namespaces+landlock+seccomp", "bwrap+landlock+seccomp")
 def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
     """The result object of one run."""
     created, best = graph.created, graph.best
-    shown = best or _furthest(graph)
+    shown = best or graph.furthest
     data: dict[str, Any] = {
         "verdict": str(shown.evaluation.verdict) if shown else None,
         "correct": best is not None,
@@ -50,8 +51,12 @@ def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
         "seconds": round(graph.active_seconds, 3),
         "kernelevolve": created.version,
         "result": {"said": graph.result.text, **graph.result.data} if graph.result else None,
+        "control": to_data(compare_with_control(graph)),
         "admission": dict(admitting.facts(graph)) or None,
         "admit_anyway": created.admit_anyway,
+        "chooser": to_data(created.chooser),
+        "arms": writing.facts(graph),
+        "warm_start": warming.facts(graph),
     }
     if best is not None:
         evaluation = best.evaluation
@@ -104,8 +109,12 @@ def lines(graph: Graph, folder: Path, kernel: Path | None) -> list[str]:
         out += list(_best(best))
     if graph.result is not None:
         out.append(f"  result       {graph.result.text}")
+    if (control := compare_with_control(graph)) is not None:
+        out.append(f"  control      {control.said}")
     out += admitting.lines(graph)
     out += _moves(graph)
+    out += warming.lines(graph)
+    out += writing.lines(graph)
     reason = graph.finished or "interrupted"
     count = f"{len(graph.nodes)} candidate{'s' * (len(graph.nodes) != 1)}"
     out.append(f"  run          {count} in {words.duration(graph.active_seconds)}; ended: {reason}")
@@ -126,23 +135,24 @@ def _device_seconds(graph: Graph) -> float:
     """Seconds for which candidates held an accelerator, measuring the best again included."""
     again = graph.result.data.get("again", ()) if graph.result else ()
     confirmed = sum(float(one["evaluation"].get("device_seconds", 0.0)) for one in again)
-    return confirmed + sum(node.evaluation.device_seconds for node in graph.nodes.values())
+    return confirmed + graph.device_seconds
 
 
 def _headline(graph: Graph) -> str:
     best = graph.best
     if best is None:
-        furthest = _furthest(graph)
+        furthest = graph.furthest
         if furthest is None and graph.pending:
             return "no candidate is evaluated yet"
         if furthest is None:
             return f"no candidate was evaluated ({graph.last_drop or 'nothing was written'})"
         failed = next((r for r in furthest.evaluation.rungs if r.status == "failed"), None)
-        verdict = f"{furthest.evaluation.verdict}: "
+        verdict = f"{furthest.verdict}: "
         where = f": {failed.message.removeprefix(verdict)}" if failed else ""
-        return f"no correct candidate; {furthest.id} came furthest, {furthest.evaluation.verdict}{where}"
+        return f"no correct candidate; {furthest.id} came furthest, {furthest.verdict}{where}"
     fast = words.speedup(best.fitness) if best.fitness.value > 0 else "not timed"
-    return f"{best.evaluation.verdict}, {fast}, {words.correctness(best.evaluation)}"
+    taken = f", taken over from run {best.candidate.origin.replace('/', ', ')}" if best.candidate.origin else ""
+    return f"{best.evaluation.verdict}, {fast}, {words.correctness(best.evaluation)}{taken}"
 
 
 def _best(best: Node) -> Iterable[str]:
@@ -194,10 +204,3 @@ def _moves(graph: Graph) -> list[str]:
 
 def _reason(graph: Graph, node: Node) -> str:
     return words.effect(graph, node).split(": ", 1)[1]
-
-
-def _furthest(graph: Graph) -> Node | None:
-    """The node that climbed most rungs; the newest of equals."""
-    if not graph.nodes:
-        return None
-    return max(graph.nodes.values(), key=lambda n: (sum(r.status == "passed" for r in n.evaluation.rungs), n.index))

@@ -61,7 +61,7 @@ def node_line(graph: Graph, node: Node) -> Text:
     line.append(f"{node.id} ", style="bold")
     if best:
         line.append("best ", style="bold green")
-    line.append(words.fitness(node), style=words.verdict_style(node.evaluation.verdict))
+    line.append(words.fitness(node), style=words.verdict_style(node.verdict))
     line.append(f"  {words.correctness(node.evaluation)}", style="dim")
     line.append(f"  {words.change(graph, node)}")
     if node.duplicate_of:

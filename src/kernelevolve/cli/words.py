@@ -36,8 +36,8 @@ def speedup(value: Figure) -> str:
 
 def fitness(node: Node) -> str:
     """The node's fitness as a speedup, or its verdict where there is none."""
-    if not node.evaluation.correct or node.fitness.value <= 0:
-        return str(node.evaluation.verdict)
+    if not node.correct or node.fitness.value <= 0:
+        return str(node.verdict)
     return speedup(node.fitness)
 
 
@@ -77,13 +77,15 @@ def size(amount: float) -> str:
 def change(graph: Graph, node: Node) -> str:
     """What the node changed, in one line: its writer's note, else that it is a draft."""
     note = " ".join(node.candidate.note.split())
+    if node.candidate.origin:
+        return f"from run {node.candidate.origin.replace('/', ', ')}: {note}"
     return note or ("first kernel" if not node.parents else f"child of {', '.join(node.parents)}")
 
 
 def effect(graph: Graph, node: Node) -> str:
     """`accepted` if a correct node beats its best parent, else why not."""
-    if not node.evaluation.correct:
-        return f"rejected: {node.evaluation.verdict}"
+    if not node.correct:
+        return f"rejected: {node.verdict}"
     if node.duplicate_of:
         return f"rejected: same as {node.duplicate_of}"
     parents = [graph.nodes[p] for p in node.parents if p in graph.nodes]

@@ -258,6 +258,8 @@ class Ladder:
 
     def _looked_at(self, climb: Climb) -> list[str]:
         """Workloads with structure tests and hidden sizes: a screen is short."""
+        if not (climb.lane.structure or climb.lane.hidden):
+            return []
         names = [w.name for w in self.bench.problem.workloads]
         return names if climb.lane.name != "screen" else names[:1]
 

@@ -25,25 +25,37 @@ class Answer:
         source: the kernel file.
         note: one sentence: what was changed and why.
         plan: the built-in writer's plan as JSON data; empty for other writers.
+        move: the family of the move that was made, if there is one.
+        origin: see `Candidate.origin`.
     """
 
     source: str
     note: str = ""
     plan: Mapping[str, Any] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
+    move: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What the translator gives: a kernel file, the plan that it was written from (JSON data), and one sentence."""
+    """What the translator gives: a kernel file, the plan that it was written from (JSON data), one sentence, and the
+    family of the move that was made, where there was one."""
 
     source: str
     plan: Mapping[str, Any]
     note: str
+    move: str = ""
 
 
 class Translator(Protocol):
-    """The built-in engineer for one problem and platform. All methods are deterministic in their arguments."""
+    """The built-in engineer for one problem and platform. All methods are deterministic in their arguments.
+
+    Attributes:
+        families: of moves that `next` can be told to prefer.
+    """
+
+    families: tuple[str, ...]
 
     async def first(self, seed: int) -> Draft:
         """A first kernel; other seeds may give other plans, seed 0 is the plainest.
@@ -54,16 +66,21 @@ class Translator(Protocol):
         ...
 
     async def next(
-        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random
+        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random, prefer: str = ""
     ) -> Draft | None:
         """The kernel of the most promising plan that is one move away from `plan`; None when no move is left.
 
         Args:
             limit: what limits the kernel of `plan`, one of `diagnose.LIMITS`.
             tried: keys (`plan_key`) of plans that must not come again.
+            prefer: a family whose moves come before all others.
         """
         ...
 
+    def adopt(self, plan: Mapping[str, Any]) -> Draft | None:
+        """The kernel of a plan that was made for the same problem, or one of its family, in another run; None where
+        it does not fit this problem."""
+        ...
 
     async def cross(self, plan: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
         """The kernel of `plan` with what brings it nearest to `other`; None where nothing of it can be taken over.
@@ -99,6 +116,9 @@ class Writer(Protocol):
     Attributes:
         name: as recorded with each candidate: `built-in`, `model:PROVIDER:NAME`.
         reducers: what the writer needs of the log at scale.
+
+    A writer may have `moves` too: names of families of moves that a brief may tell it to prefer
+    (`brief.move["prefer"]`). Each is an arm of its own for a bandit, beside the writer's own choice.
     """
 
     name: str

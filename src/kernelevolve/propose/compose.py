@@ -50,8 +50,9 @@ def compose(
     memory: Memory,
     figures: HardwareFigures | None,
     knowledge: str,
+    prefer: str = "",
 ) -> str:
-    """The prompt for the next child of `parents`, as Markdown."""
+    """The prompt for the next child of `parents`, as Markdown; `prefer` is the kind of change to prefer."""
     problem = graph.created.problem
     nodes = [graph.nodes[p] for p in parents]
     return fill(
@@ -60,7 +61,7 @@ def compose(
             "task": problem_text(problem, graph.created.platform),
             "hardware": hardware_text(figures),
             "parents": "\n\n".join([*_combining(parents), *map(parent_text, nodes)]) or "None: write a first kernel.",
-            "diagnosis": _diagnosis_text(diagnosis),
+            "diagnosis": _diagnosis_text(diagnosis) + (f"\nPrefer this kind of change: {prefer}." if prefer else ""),
             "memory": _memory_text(memory),
             "knowledge": knowledge or "Nothing was looked up.",
             "constraints": template("constraints"),

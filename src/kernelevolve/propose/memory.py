@@ -11,9 +11,11 @@ and the ask index.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from kernelevolve.events import Evaluated, Event, Noted
 from kernelevolve.graph import Graph, Node
@@ -88,6 +90,14 @@ class MemoryReducer:
             del state.drafts[:-CHILDREN]
         return state
 
+    def save(self, state: Latest, graph: Graph) -> Any:
+        """See `Restorable.save`."""
+        return {"repeats": [[key, names] for key, names in state.repeats.items()], "drafts": state.drafts}
+
+    def restore(self, data: Any, graph: Graph) -> Latest:
+        """See `Restorable.restore`."""
+        return Latest({tuple(key): names for key, names in data["repeats"]}, data["drafts"])
+
 
 def remember(graph: Graph, parents: tuple[str, ...]) -> Memory:
     """What the graph tells about `parents`, in the mode of the next ask.
@@ -103,7 +113,7 @@ def remember(graph: Graph, parents: tuple[str, ...]) -> Memory:
         best,
         _lineage(graph, parents) if mode in ("trajectory", "both") else (),
         _siblings(graph, parents) if mode in ("siblings", "both") else (),
-        _repeated(graph, parents),
+        _repeated(graph, parents) if parents or mode != "none" else (),
         earlier,
         f"{mode}; {said}" if said else mode,
     )
@@ -161,14 +171,11 @@ def from_earlier(earlier: Iterable[Graph], problem: Problem, platform: str) -> N
     )
     notes: list[str] = []
     for graph in graphs:
-        able = [
-            node
-            for node in graph.nodes.values()
-            if node.evaluation.correct and not node.duplicate_of and node.candidate.note
-        ]
+        able = [node for node in graph.nodes.values() if node.correct and not node.duplicate_of]
         able.sort(key=lambda node: (node.rank, -node.index), reverse=True)
+        said = itertools.islice((node for node in able if node.candidate.note), EARLIER_PER_RUN)
         where = f"{graph.created.problem.name} on {graph.created.platform}, run {graph.created.run}"
-        notes += [f"{where}, {line(node)}" for node in able[:EARLIER_PER_RUN]]
+        notes += [f"{where}, {line(node)}" for node in said]
     if not notes:
         return None
     kept = list(dict.fromkeys(notes))[:EARLIER]
@@ -189,4 +196,4 @@ def line(node: Node) -> str:
     fitness = f"fitness {node.fitness.value:.3g} {node.fitness.unit} ({node.fitness.evidence.value})"
     said = f". {node.candidate.note}" if node.candidate.note else ""
     again = f", duplicate of {node.duplicate_of}" if node.duplicate_of else ""
-    return f"{node.id} ({came}): {node.evaluation.verdict.value}, {fitness}{again}{said}"
+    return f"{node.id} ({came}): {node.verdict.value}, {fitness}{again}{said}"

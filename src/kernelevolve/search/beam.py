@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 from kernelevolve.errors import UsageError
 from kernelevolve.events import Asked, Dropped, Evaluated, Event
@@ -66,7 +67,7 @@ class LevelReducer:
                 state.ended[parent] += 1
         if isinstance(event, Evaluated):
             node = graph.nodes[event.candidate]
-            if node.evaluation.correct and not node.duplicate_of:
+            if node.correct and not node.duplicate_of:
                 state.pool.add(node)
                 del state.pool.keys[: -self._width]
         elif isinstance(event, Dropped) and event.exhausted and len(brief.parents) == 1:
@@ -77,6 +78,16 @@ class LevelReducer:
             state.members, state.ended = dict.fromkeys(best, 0), dict.fromkeys(best, 0)
             state.number += bool(best)
         return state
+
+    def save(self, state: Level, graph: Graph) -> Any:
+        """See `Restorable.save`."""
+        pool = state.pool.indices
+        return {"number": state.number, "members": state.members, "ended": state.ended, "pool": pool}
+
+    def restore(self, data: Any, graph: Graph) -> Level:
+        """See `Restorable.restore`."""
+        pool = Ranked.of(data["pool"], tuple(graph.nodes.values()))
+        return Level(data["number"], data["members"], data["ended"], pool, Waiting.of(graph))
 
     def _is_over(self, state: Level, graph: Graph) -> bool:
         if state.members:

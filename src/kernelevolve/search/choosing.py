@@ -44,7 +44,7 @@ def policy_named(text: str, settings: Settings | None = None) -> Component:
         if not equals or not value or parameter in args:
             raise UsageError(f"policy {text!r}: {part!r} is not parameter=value, or comes twice; parameters of {name}: "
                              f"{_told(known)}")  # fmt: skip
-        args[parameter] = _value(value)
+        args[parameter] = plugins.value_of(value)
         if parameter in known and not _fits(args[parameter], known[parameter]):
             kind = type(known[parameter]).__name__
             raise UsageError(f"policy {text!r}: {parameter} is of type {kind} ({known[parameter]}), got {value!r}")
@@ -145,14 +145,3 @@ def _told(known: Mapping[str, Any]) -> str:
 
 def _fits(value: Any, default: Any) -> bool:
     return default is None or type(value) is type(default) or (type(default) is float and type(value) is int)
-
-
-def _value(text: str) -> bool | int | float | str:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -40,13 +40,18 @@ def contenders(graph: Graph) -> tuple[Node, ...]:
     able = [
         node
         for node in graph.nodes.values()
-        if node.evaluation.correct
+        if node.correct
         and node.fitness.evidence is Evidence.MEASURED
         and not node.duplicate_of
         and (node.fitness.high or node.fitness.value) >= least
     ]
     able.sort(key=lambda node: (node.id != best.id, -node.fitness.value, node.index))
-    return tuple(able[:MOST])
+    different: dict[str, Node] = {}
+    for node in able:  # the control may have written the same as the search
+        different.setdefault(node.candidate.digest, node)
+        if len(different) == MOST:
+            break
+    return tuple(different.values())
 
 
 def measured_again(graph: Graph, nodes: Sequence[Node]) -> bool:

@@ -7,8 +7,9 @@ or taken out in a step or two, however many there are. Left to others: which of 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from kernelevolve.candidate import Brief
 from kernelevolve.events import Asked, Dropped, Evaluated, Event
@@ -37,6 +38,16 @@ class Ranked:
             del self.keys[bisect.bisect_left(self.keys, key_of(node))]
 
     @property
+    def indices(self) -> list[int]:
+        """Places of the nodes in the graph, the best last."""
+        return [-negative for _, negative, _ in self.keys]
+
+    @classmethod
+    def of(cls, indices: Iterable[int], nodes: Sequence[Node]) -> Ranked:
+        """Those of all `nodes` at `indices`, in which the best is the last."""
+        return cls([key_of(nodes[index]) for index in indices])
+
+    @property
     def best(self) -> str:
         """Id of the best node; empty where there is none."""
         return self.keys[-1][-1] if self.keys else ""
@@ -62,6 +73,11 @@ class Waiting:
 
     briefs: dict[str, Brief] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, graph: Graph) -> Waiting:
+        """The briefs that are pending in `graph`."""
+        return cls({name: pending.brief for name, pending in graph.pending.items()})
+
     def ended_by(self, event: Event, graph: Graph) -> Brief | None:
         """The brief that `event` ends; one that it begins is kept."""
         if isinstance(event, Asked):
@@ -76,10 +92,10 @@ class Waiting:
 def hopeless(node: Node, graph: Graph, repairs: int) -> bool:
     """Whether more than `repairs` faulty nodes follow each other in the line of descent that ends with `node`."""
     for _ in range(repairs):
-        if node.evaluation.correct or not node.parents:
+        if node.correct or not node.parents:
             return False
         node = graph.nodes[node.parents[0]]
-    return not node.evaluation.correct
+    return not node.correct
 
 
 @dataclass
@@ -117,7 +133,7 @@ class FrontierReducer:
         brief = state.waiting.ended_by(event, graph)
         if isinstance(event, Evaluated):
             node = graph.nodes[event.candidate]
-            if not node.duplicate_of and node.evaluation.correct:
+            if not node.duplicate_of and node.correct:
                 state.correct.add(node)
             elif not node.duplicate_of and not hopeless(node, graph, self._repairs):
                 state.faulty.append((node.index, node.id))
@@ -127,3 +143,13 @@ class FrontierReducer:
             at = bisect.bisect_left(state.faulty, (gone.index, gone.id))
             state.faulty[at : at + 1] = [item for item in state.faulty[at : at + 1] if item[-1] != gone.id]
         return state
+
+    def save(self, state: Frontier, graph: Graph) -> Any:
+        """See `Restorable.save`."""
+        return {"correct": state.correct.indices, "faulty": [index for index, _ in state.faulty]}
+
+    def restore(self, data: Any, graph: Graph) -> Frontier:
+        """See `Restorable.restore`."""
+        nodes = tuple(graph.nodes.values())
+        faulty = [(index, nodes[index].id) for index in data["faulty"]]
+        return Frontier(Ranked.of(data["correct"], nodes), faulty, Waiting.of(graph))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 from kernelevolve.errors import UsageError
 from kernelevolve.events import Asked, Dropped, Evaluated, Event
@@ -78,11 +79,21 @@ class ArchipelagoReducer:
                     _gone(state, graph.nodes[brief.parents[0]])
         return state
 
+    def save(self, state: Archipelago, graph: Graph) -> Any:
+        """See `Restorable.save`."""
+        return [{**vars(island), "members": island.members.indices} for island in state.islands]
+
+    def restore(self, data: Any, graph: Graph) -> Archipelago:
+        """See `Restorable.restore`."""
+        nodes = tuple(graph.nodes.values())
+        islands = (Island(**{**kept, "members": Ranked.of(kept["members"], nodes)}) for kept in data)
+        return Archipelago(tuple(islands), Waiting.of(graph))
+
     def _born(self, state: Archipelago, at: int, node: Node, graph: Graph) -> None:
         island = state.islands[at]
         best_before = island.members.keys[-1] if island.members else None
         island.born, island.since_best = island.born + 1, island.since_best + 1
-        if node.evaluation.correct and not node.duplicate_of:
+        if node.correct and not node.duplicate_of:
             self._take_in(island, node)
             if best_before is None or key_of(node) > best_before:
                 island.since_best = 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 from kernelevolve.errors import UsageError
 from kernelevolve.events import Dropped, Evaluated, Event
@@ -40,7 +41,7 @@ class ArchiveReducer:
         brief = state.waiting.ended_by(event, graph)
         if isinstance(event, Evaluated):
             node = graph.nodes[event.candidate]
-            if node.evaluation.correct and not node.duplicate_of:
+            if node.correct and not node.duplicate_of:
                 state.cells.setdefault(cell_of(node), Ranked()).add(node)
         elif brief is not None and isinstance(event, Dropped) and event.exhausted and len(brief.parents) == 1:
             gone = graph.nodes[brief.parents[0]]
@@ -50,6 +51,15 @@ class ArchiveReducer:
                 if not state.cells[cell]:
                     del state.cells[cell]
         return state
+
+    def save(self, state: Archive, graph: Graph) -> Any:
+        """See `Restorable.save`."""
+        return [[cell, ranked.indices] for cell, ranked in state.cells.items()]
+
+    def restore(self, data: Any, graph: Graph) -> Archive:
+        """See `Restorable.restore`."""
+        nodes = tuple(graph.nodes.values())
+        return Archive({Cell(*cell): Ranked.of(indices, nodes) for cell, indices in data}, Waiting.of(graph))
 
 
 class MapElites:

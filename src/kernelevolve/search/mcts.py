@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 from kernelevolve.errors import UsageError
 from kernelevolve.events import Asked, Dropped, Evaluated, Event
@@ -21,6 +23,8 @@ from kernelevolve.graph import Graph, Node
 from kernelevolve.search.frontier import Frontier, FrontierReducer, Waiting, hopeless
 
 ROOT = ""
+#: What a Place counts, in the order of its fields.
+_COUNTS = ("visits", "virtual", "evidence", "timed", "logs", "asked", "closed")
 
 
 @dataclass(slots=True)
@@ -103,6 +107,27 @@ class TreeReducer:
             self._refresh(state, above)
         return state
 
+    def save(self, state: Tree, graph: Graph) -> Any:
+        """See `Restorable.save`. In columns, by the places of the nodes in the graph, which the tree's are in too."""
+        at = {name: index for index, name in enumerate(state.places)}
+        places = state.places.values()
+        return {
+            "scale": [state.evidence, state.least, state.largest],
+            "parent": [at[place.parent] for place in places],
+            **{name: [getattr(place, name) for place in places] for name in _COUNTS},
+            "opened": [len(place.open) for place in places],
+            "open": [at[name] for place in places for name in place.open],
+        }
+
+    def restore(self, data: Any, graph: Graph) -> Tree:
+        """See `Restorable.restore`."""
+        names = (ROOT, *graph.nodes)
+        parents = [names[index] for index in data["parent"]]
+        below = iter([names[index] for index in data["open"]])
+        opened = [dict.fromkeys(islice(below, count)) if count else {} for count in data["opened"]]
+        places = map(Place, parents, *(data[name] for name in _COUNTS), opened)
+        return Tree(dict(zip(names, places, strict=True)), Waiting.of(graph), *data["scale"])
+
     def has_room(self, name: str, place: Place) -> bool:
         """Whether another child may be asked for here."""
         return not place.closed and place.asked < (self._children if name else self._drafts)
@@ -112,7 +137,7 @@ class TreeReducer:
         place = Place(above, closed=not new or hopeless(node, graph, self._repairs))
         state.places[node.id] = place
         evidence, log = -1, 0.0
-        if new and node.evaluation.correct and node.fitness.value > 0:
+        if new and node.correct and node.fitness.value > 0:
             evidence, log = node.fitness.evidence.rank, math.log(node.fitness.value)
             if evidence > state.evidence:
                 state.evidence, state.least, state.largest = evidence, log, log

@@ -7,34 +7,44 @@ measured again (`run`), duplicates are no parents (`search.greedy`), the next br
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
+from typing import Any
 
 from kernelevolve.candidate import Candidate
 from kernelevolve.evaluation import Evaluation
 from kernelevolve.events import Evaluated, Event
 from kernelevolve.graph import Graph, Node
 
-Binaries = tuple[tuple[str, int], ...]
 
-
-def binaries(evaluation: Evaluation) -> Binaries:
-    """The machine code of all launches on the objective platform, in order, with what is not in the code: the warps;
-    empty where nothing was built."""
-    return tuple((r.binary, r.warps) for r in evaluation.resources.get(evaluation.platform, ()) if r.binary)
+def binaries_digest(evaluation: Evaluation) -> str:
+    """A digest of the machine code of all launches on the objective platform, in order, with what is not in the code:
+    the warps; empty where nothing was built."""
+    launches = evaluation.resources.get(evaluation.platform, ())
+    code = ",".join(f"{r.binary} {r.warps}" for r in launches if r.binary)
+    return hashlib.sha256(code.encode()).hexdigest()[:32] if code else ""
 
 
 class BinariesReducer:
-    """Maps machine code to the first node that has it."""
+    """Maps machine code, by its digest, to the first node that has it."""
 
     name = "novelty.binaries"
 
-    def start(self) -> dict[Binaries, str]:
+    def start(self) -> dict[str, str]:
         return {}
 
-    def fold(self, state: dict[Binaries, str], event: Event, graph: Graph) -> dict[Binaries, str]:
-        if isinstance(event, Evaluated) and (code := binaries(event.evaluation)):
+    def fold(self, state: dict[str, str], event: Event, graph: Graph) -> dict[str, str]:
+        if isinstance(event, Evaluated) and (code := binaries_digest(event.evaluation)):
             state.setdefault(code, event.candidate)
         return state
+
+    def save(self, state: dict[str, str], graph: Graph) -> Any:
+        """See `Restorable.save`."""
+        return state
+
+    def restore(self, data: Any, graph: Graph) -> dict[str, str]:
+        """See `Restorable.restore`."""
+        return dict(data)
 
 
 class ProgramsReducer:
@@ -49,6 +59,14 @@ class ProgramsReducer:
         if isinstance(event, Evaluated) and (program := graph.nodes[event.candidate].candidate.program):
             state.setdefault(program, event.candidate)
         return state
+
+    def save(self, state: dict[str, str], graph: Graph) -> Any:
+        """See `Restorable.save`."""
+        return state
+
+    def restore(self, data: Any, graph: Graph) -> dict[str, str]:
+        """See `Restorable.restore`."""
+        return dict(data)
 
 
 def same_text(graph: Graph, candidate: Candidate) -> tuple[Node, str] | None:
@@ -68,12 +86,17 @@ def told_as_duplicate(graph: Graph, candidate: Candidate, evaluation: Evaluation
     code only where the verdict is the same too.
     """
     twin, how = same_text(graph, candidate) or (None, "")
-    if twin is None and (code := binaries(evaluation)):
+    if twin is None and (code := binaries_digest(evaluation)):
         first = graph.reduced(BinariesReducer.name).get(code, "")
-        twin = graph.nodes[first] if first and graph.nodes[first].evaluation.verdict is evaluation.verdict else None
+        twin = graph.nodes[first] if first and graph.nodes[first].verdict is evaluation.verdict else None
         how = "same machine code"
     if twin is None:
         return "", evaluation
     label = f"duplicate of {twin.id} ({how})"
-    others = tuple(text for text in evaluation.labels if not text.startswith("duplicate of "))
-    return twin.id, replace(evaluation, labels=(*others, label))
+    found = first_of_its_kind(evaluation)
+    return twin.id, replace(found, labels=(*found.labels, label))
+
+
+def first_of_its_kind(evaluation: Evaluation) -> Evaluation:
+    """`evaluation` without a label that says whom it repeats."""
+    return replace(evaluation, labels=tuple(t for t in evaluation.labels if not t.startswith("duplicate of ")))

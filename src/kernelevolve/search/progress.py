@@ -21,6 +21,7 @@ from kernelevolve.graph import RESULT, Graph, Node
 
 #: Of the test whether a candidate is better beyond noise, over all that were compared with the same standing best.
 LEVEL = 0.05
+_SPENT = ("seconds", "device", "money")
 _HALF_WIDTH = NormalDist().inv_cdf(0.975)  # of a 95 % interval, in standard errors
 
 
@@ -71,13 +72,22 @@ class ProgressReducer:
             state.device_seconds += sum(_held(again) for again in event.data.get("again", ()))
         return state
 
+    def save(self, state: Progress, graph: Graph) -> Any:
+        """See `Restorable.save`."""
+        return {**vars(state), **{name: getattr(state, name).tolist() for name in _SPENT}}
+
+    def restore(self, data: Any, graph: Graph) -> Progress:
+        """See `Restorable.restore`."""
+        gains = [(place, gain) for place, gain in data["gains"]]
+        return Progress(**{**data, "gains": gains, **{name: array("d", data[name]) for name in _SPENT}})
+
 
 def _held(again: Any) -> float:
     return float(again["evaluation"].get("device_seconds", 0.0))
 
 
 def _compare(state: Progress, node: Node, graph: Graph) -> None:
-    if not node.evaluation.correct or node.duplicate_of or not node.fitness.value > 0:
+    if not node.correct or node.duplicate_of or not node.fitness.value > 0:
         return
     standing = graph.nodes[state.standing] if state.standing is not None else None
     if standing is not None and node.fitness.evidence is standing.fitness.evidence:

@@ -48,8 +48,11 @@ class Store(Protocol):
         """
         ...
 
-    def read_from(self, sequence: int, *, most: int | None = None) -> tuple[Entry, ...]:
-        """The entries from number `sequence` on, in order: all of them, or the first `most`.
+    def read_from(
+        self, sequence: int, *, most: int | None = None, kinds: tuple[str, ...] = ()
+    ) -> tuple[Entry, ...]:
+        """The entries from number `sequence` on, in order: all of them, or the first `most`; where `kinds` are given
+        (`noted`, ...), of those alone.
 
         Raises:
             StoreTooNew: one of them has a newer schema.

@@ -66,6 +66,12 @@ _lease = Table(
     Column("epoch", Integer, nullable=False),
     Column("owner", Text, nullable=True),
 )
+# Built once: to put a statement together takes longer than the database takes for it.
+_LEASE_NOW = select(_lease.c.epoch, _lease.c.owner).with_for_update()
+_LEASE_AND_LAST = select(
+    _lease.c.epoch, _lease.c.owner, select(func.max(_log.c.sequence)).scalar_subquery().label("last")
+).with_for_update()
+_APPEND = insert(_log)
 
 
 class SqliteStore:
@@ -88,6 +94,7 @@ class SqliteStore:
         elif not self.path.is_file():
             raise StoreError(f"{folder} holds no run ({FILE} is missing); give the folder of a run")
         self._engine = create_engine(f"sqlite:///{self.path}")
+        self._writing = self._engine.execution_options(writes=True)
         self._owned = False
         _dialect(self._engine)
         if create:
@@ -98,29 +105,30 @@ class SqliteStore:
         """See `Store.append`."""
         kind, body = write_event(event)
         with self._transaction() as connection:
-            row = connection.execute(select(_lease.c.epoch, _lease.c.owner).with_for_update()).one()
+            row = connection.execute(_LEASE_AND_LAST).one()
             if row.epoch != lease.epoch or row.owner is None:
                 raise StaleLease(
                     f"{self.path.parent}: this process lost the run (lease {lease.epoch}, now {row.epoch}"
                     f"{_held(row.owner)}); nothing was appended"
                 )
-            last = connection.execute(select(func.max(_log.c.sequence))).scalar()
-            entry = Entry(0 if last is None else last + 1, lease.epoch, time.time(), event)
-            connection.execute(
-                insert(_log).values(
-                    sequence=entry.sequence, epoch=entry.epoch, schema=SCHEMA, wall=entry.wall, kind=kind, body=body
-                )
-            )
+            entry = Entry(0 if row.last is None else row.last + 1, lease.epoch, time.time(), event)
+            at = {"sequence": entry.sequence, "epoch": entry.epoch, "schema": SCHEMA, "wall": entry.wall}
+            connection.execute(_APPEND, {**at, "kind": kind, "body": body})
         return entry
 
-    def read_from(self, sequence: int, *, most: int | None = None) -> tuple[Entry, ...]:
+    def read_from(
+        self, sequence: int, *, most: int | None = None, kinds: tuple[str, ...] = ()
+    ) -> tuple[Entry, ...]:
         """See `Store.read_from`."""
         wanted = select(_log).where(_log.c.sequence >= sequence).order_by(_log.c.sequence).limit(most)
+        if kinds:
+            wanted = wanted.where(_log.c.kind.in_(kinds))
         with _explained(self.path), self._engine.connect() as connection:
             # In parts, so that the text of a long log is never in memory beside what was read from it.
             rows = connection.execution_options(yield_per=1000).execute(wanted)
             entries = tuple(
-                Entry(r.sequence, r.epoch, r.wall, read_event(r.kind, r.body, r.schema), r.schema) for r in rows
+                Entry(sequence, epoch, wall, read_event(kind, body, schema), schema)
+                for sequence, epoch, schema, wall, kind, body in rows
             )
         self._let_go()
         return entries
@@ -128,7 +136,7 @@ class SqliteStore:
     def take(self, owner: Owner, *, by_force: bool = False) -> Lease:
         """See `Store.take`."""
         with self._transaction() as connection:
-            row = connection.execute(select(_lease.c.epoch, _lease.c.owner).with_for_update()).one()
+            row = connection.execute(_LEASE_NOW).one()
             if row.owner is not None and not by_force:
                 self._refuse_if_alive(codec.loads(Owner, row.owner), owner)
             epoch = row.epoch + 1
@@ -185,7 +193,7 @@ class SqliteStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with _explained(self.path), self._engine.execution_options(writes=True).begin() as connection:
+        with _explained(self.path), self._writing.begin() as connection:
             yield connection
 
 

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from kernelevolve.translate.ir import ITEMSIZE, Op, Program, Ref, Value
+from kernelevolve.translate.ir import ITEMSIZE, Op, Program, Ref, Value, as_expr
 
 #: The longest row that Inductor keeps in registers (`triton.persistent_reductions`, inner reductions).
 PERSISTENT_ROW = 1024
 
-_VIEWS = frozenset(
+#: Ops that launch nothing.
+VIEWS = frozenset(
     (
         "view", "permute", "expand", "unsqueeze", "squeeze", "slice", "select", "alias", "detach", "transpose", "t",
         "split_with_sizes", "split", "getitem", "unfold", "as_strided", "reshape", "_unsafe_view", "unbind",
@@ -94,13 +95,8 @@ def least(program: Program, sizes: Mapping[str, int]) -> OpWork:
     outputs = {base for name in _named(program) if (base := facts.base.get(name, name)) in facts.makers}
     products = [op for op in program.ops if facts.is_contraction(op)]
     widest = max((facts.arithmetic(op) for op in products), key=_WIDTH.index, default="fp32")
-    flops = sum(facts.flops(op) for op in products if not _uncounted(op))
+    flops = sum(facts.flops(op) for op in products)
     return OpWork("reference", sum(read.values()), sum(facts.bytes[n] for n in outputs), flops, widest, False)
-
-
-def _uncounted(op: Op) -> bool:
-    """Products whose FLOPs do not follow from shapes: einsum's letters, a transposed convolution's gaps."""
-    return "einsum" in op.op or ("convolution" in op.op and True in op.args[6:7])
 
 
 class _Facts:
@@ -136,7 +132,7 @@ class _Facts:
         return op.op.split(".")[1] if "." in op.op else op.op
 
     def is_view(self, op: Op) -> bool:
-        return self.short(op) in _VIEWS
+        return self.short(op) in VIEWS
 
     def is_contraction(self, op: Op) -> bool:
         return self.short(op) in _CONTRACTIONS
@@ -153,6 +149,8 @@ class _Facts:
                 return 2.0 * prod(shape) * operands[0][-1]
             case "addmm" | "baddbmm":
                 return 2.0 * prod(shape) * operands[1][-1]
+            case "convolution" if True in op.args[6:7]:
+                return self._transposed(op, shape, *operands[:2])
             case "convolution":
                 weight = operands[1]
                 return 2.0 * prod(shape) * prod(weight[1:])
@@ -161,6 +159,26 @@ class _Facts:
                 return 4.0 * prod(query) * key[-2]
         biggest = max([prod(shape), *(prod(o) for o in operands)], default=0)
         return float(biggest)
+
+    def _transposed(self, op: Op, result: tuple[int, ...], read: tuple[int, ...], weight: tuple[int, ...]) -> float:
+        """Two per product of an input element and a tap of the weight that lands in the result.
+
+        Element i and tap k land on i x stride - padding + k x dilation, of which what lies outside is cut off.
+        """
+        axes = len(weight) - 2
+        stride, padding, dilation = (
+            [as_expr(part).evaluate(self.sizes) for part in (tuple(given) * axes)[:axes]] for given in op.args[3:6]
+        )
+        pairs = 1
+        for axis in range(axes):
+            inside = 0
+            for tap in range(weight[2 + axis]):
+                shift, step = padding[axis] - tap * dilation[axis], stride[axis]
+                first = max(0, -(-shift // step))
+                last = min(read[axis - axes] - 1, (result[axis - axes] - 1 + shift) // step)
+                inside += max(0, last - first + 1)
+            pairs *= inside
+        return 2.0 * prod(read[:-axes]) * weight[1] * pairs
 
     def _operand(self, name: str) -> tuple[int, ...]:
         for tensor in self.program.tensors:

@@ -101,6 +101,27 @@ def plan_with(graph: Graph, chooser: Chooser, apart: frozenset[str] = frozenset(
     return Plan(kernels, chooser.platform, chooser.allow_tf32)
 
 
+def resized(program: Program, plan: Plan) -> Plan | None:
+    """A plan of another program as one of this program; None where it names what is not here, or leaves a result out.
+
+    Schemes and knobs stay as they are, sound or not: that is what building and measuring tell.
+    """
+    graph = lower(program)
+    for kernel in plan.kernels:
+        named = [graph.nodes.get(name) for name in (*kernel.anchors, *kernel.stores)]
+        anchored = {node.kind for node in named[: len(kernel.anchors)] if node is not None}
+        if None in named or not anchored <= {_ANCHORS.get(kernel.kind)}:
+            return None
+    if not set(graph.stores) <= plan.stored:
+        return None
+    chooser = Chooser(graph, plan.platform, plan.allow_tf32)
+    return replace(plan, kernels=tuple(replace(kernel, wide=chooser.wide(kernel)) for kernel in plan.kernels))
+
+
+#: The kind of node that anchors a kernel of each kind.
+_ANCHORS = {"reduction": "reduce", "contraction": "contract", "scan": "scan"}
+
+
 class Chooser:
     """Chooses schemes and knobs from the sizes at full size."""
 
@@ -143,7 +164,7 @@ class Chooser:
         name = self._name(group, taken)
         base = Kernel(
             name, group.kind, tuple(group.anchors), tuple(group.stores), "flat", about=self.about(group),
-            wide=self._wide(group),
+            wide=self.wide(group),
         )  # fmt: skip
         available = frozenset(stored - set(group.stores))
         return {
@@ -190,7 +211,8 @@ class Chooser:
         lines = sorted(lines, key=order)[-6:]
         return what + ("" if not lines else ":\n\n" + "\n".join(f"    {line}" for line in lines).replace("\\", "/"))
 
-    def _wide(self, group: Group) -> bool:
+    def wide(self, group: Group | Kernel) -> bool:
+        """Whether index arithmetic must be 64 bits wide at these sizes."""
         names: set[str] = set()
         stack = [*group.anchors, *group.stores]
         while stack:

@@ -43,29 +43,32 @@ class Move:
         reason: why it may help, one sentence.
         plan: the plan after it.
         helps: the limits that it is meant for, see `propose.diagnose.LIMITS`.
+        family: which kind of change it is, one of `FAMILIES`.
     """
 
     name: str
     reason: str
     plan: Plan
     helps: tuple[str, ...]
+    family: str = ""
 
 
-def moves(program: Program, plan: Plan, diagnosis: str, tried: Collection[str]) -> list[Move]:
+def moves(program: Program, plan: Plan, diagnosis: str, tried: Collection[str], prefer: str = "") -> list[Move]:
     """The moves from `plan`, those meant for the diagnosis first; plans with keys in `tried` are left out.
 
     Args:
         diagnosis: a limit such as `bandwidth`, or any text.
         tried: keys of plans, see `Plan.key`.
+        prefer: one of `FAMILIES`, whose moves come before all others.
     """
     graph = lower(program)
     found: dict[Any, Move] = {}
-    for make in _MAKERS:
+    for family, make in _MAKERS.items():
         for move in make(graph, plan):
             same = _structure(move.plan)
             if same != _structure(plan) and move.plan.key() not in tried:
-                found.setdefault(same, move)
-    return sorted(found.values(), key=lambda move: diagnosis not in move.helps)
+                found.setdefault(same, replace(move, family=family))
+    return sorted(found.values(), key=lambda move: (move.family != prefer, diagnosis not in move.helps))
 
 
 def _structure(plan: Plan) -> tuple[Any, ...]:
@@ -382,7 +385,10 @@ _ORDERS: tuple[tuple[str, tuple[Knob, ...], str], ...] = (
     ("grouped", (("GROUP", (8, 4, 16)),), "a square of tiles reads the fewest operands from memory"),
 )
 
-_MAKERS: tuple[Callable[[Graph, Plan], Iterator[Move]], ...] = (
-    _reduction_schemes, _programs_per_row, _rows_per_program, _regions, _product_schemes, _precisions, _tiles,
-    _vectors, _persistent, _tile_order, _backwards,
-)  # fmt: skip
+_MAKERS: dict[str, Callable[[Graph, Plan], Iterator[Move]]] = {
+    "scheme": _reduction_schemes, "split": _programs_per_row, "rows": _rows_per_program, "fusion": _regions,
+    "product": _product_schemes, "precision": _precisions, "tile": _tiles, "vector": _vectors,
+    "persistent": _persistent, "tile-order": _tile_order, "backwards": _backwards,
+}  # fmt: skip
+#: The kinds of change that there are, in the order in which equals are offered.
+FAMILIES = tuple(_MAKERS)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kernelevolve import codec
+from kernelevolve import codec, snapshot
 from kernelevolve.candidate import Brief, Candidate
 from kernelevolve.errors import NoMovesLeft, RunBusy, SeatLost, StaleLease, StoreError, WriterError
 from kernelevolve.evaluation import (
@@ -36,7 +36,8 @@ from kernelevolve.evaluation import (
     speedup,
 )
 from kernelevolve.events import Asked, Component, Created, Dropped, Entry, Evaluated, Noted, Written
-from kernelevolve.graph import Graph, fold, fold_all
+from kernelevolve.graph import Graph, Restorable, fold, fold_all
+from kernelevolve.node import Shelf
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Answer, Draft, Workbench
 from kernelevolve.run import Equip, Equipment
@@ -113,6 +114,10 @@ class FakeEvaluator:
             self.busy -= 1
         if luck.random() < self._lost:
             raise SeatLost(f"fake seat lost at {candidate.id}, attempt {attempt}")
+        return self.judged(candidate, keep)
+
+    def judged(self, candidate: Candidate, keep: Callable[[bytes], str]) -> Evaluation:
+        """What is found of a candidate, without any waiting."""
         rng = random.Random(f"{self._seed}:{candidate.digest}")
         verdict = Verdict.WRONG_VALUE if rng.random() < self._faulty else None
         found = fake_evaluation(0.5 + 2 * rng.random(), verdict=verdict, binary=candidate.digest[:16])
@@ -126,16 +131,22 @@ class FakeTranslator:
     """Plans are lists of moves; each plan has `moves` children, down to `depth`.
 
     Args:
+        firsts: how many different first kernels there are.
         seconds: latency of each answer.
     """
 
-    def __init__(self, *, moves: int = 4, depth: int = 100, seconds: float = 0.0) -> None:
-        self._moves, self._depth, self._seconds = moves, depth, seconds
+    def __init__(self, *, moves: int = 4, depth: int = 100, firsts: int = 3, seconds: float = 0.0) -> None:
+        self._moves, self._depth, self._firsts, self._seconds = moves, depth, firsts, seconds
+        self.families = tuple(f"kind {number}" for number in range(moves))
 
     async def first(self, seed: int) -> Draft:
         """See `propose.Translator.first`."""
         await asyncio.sleep(self._seconds)
-        return self._draft([seed % 3])
+        return self._draft([seed % self._firsts])
+
+    def adopt(self, plan: Mapping[str, Any]) -> Draft | None:
+        """See `propose.Translator.adopt`."""
+        return self._draft(list(plan["path"])) if plan.get("path") else None
 
     async def cross(self, plan: Mapping[str, Any], other: Mapping[str, Any], tried: Container[str]) -> Draft | None:
         """See `propose.Translator.cross`: the path with the first move of the other's that it does not have."""
@@ -147,17 +158,17 @@ class FakeTranslator:
         return None
 
     async def next(
-        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random
+        self, plan: Mapping[str, Any], limit: str, tried: Container[str], rng: random.Random, prefer: str = ""
     ) -> Draft | None:
         """See `propose.Translator.next`."""
         await asyncio.sleep(self._seconds)
         path = list(plan["path"])
         if len(path) > self._depth:
             return None
-        for move in rng.sample(range(self._moves), self._moves):
+        for move in sorted(rng.sample(range(self._moves), self._moves), key=lambda m: self.families[m] != prefer):
             draft = self._draft([*path, move])
             if _key(draft.plan) not in tried:
-                return draft
+                return replace(draft, move=self.families[move])
         return None
 
     def _draft(self, path: list[int]) -> Draft:
@@ -318,8 +329,8 @@ def check_policy(make: Callable[[], Policy], *, nodes: int = 60, exhaustive: boo
     """Raises AssertionError where a policy breaks a rule of `search.Policy`.
 
     It must choose known parents, none twice, and the same ones for the same log and rng, in a fresh instance as in one
-    that has seen the whole run; it must leave the graph and the states of its reducers alone, and come to an end where
-    nothing is left.
+    that has seen the whole run, and over a snapshot where its reducers are restorable; it must leave the graph and the
+    states of its reducers alone, and come to an end where nothing is left.
 
     Args:
         nodes: of the longest log that it is given.
@@ -356,8 +367,28 @@ def _check_choices(make: Callable[[], Policy], nodes: int) -> None:
             assert chosen == fresh.select(fold_all(entries, fresh.reducers), rng[1]), (
                 "a replayed graph gives other parents"
             )
+            if all(isinstance(reducer, Restorable) for reducer in fresh.reducers):
+                over = _over_snapshot(entries, fresh)
+                assert chosen == fresh.select(over, random.Random(f"{seed}:{graph.asked}:select")), (
+                    "a graph that was saved and restored gives other parents"
+                )
             assert len(set(chosen)) == len(chosen), f"{chosen} has a parent twice"
             assert all(parent in graph.nodes for parent in chosen), f"{chosen} are not all nodes of the graph"
+
+
+def _over_snapshot(entries: tuple[Entry, ...], policy: Policy) -> Graph:
+    """The graph of `entries`, saved half way and restored."""
+    first, shelf = entries[0].event, Shelf(lambda sequence: entries[sequence])
+    assert isinstance(first, Created)
+    half = Graph((BinariesReducer(), *policy.reducers), shelf)
+    for entry in entries[: len(entries) // 2]:
+        fold(half, entry)
+    saved = snapshot.save(half)
+    graph = snapshot.restore(saved, first, (BinariesReducer(), *policy.reducers), shelf)
+    assert snapshot.save(graph) == saved, "what a reducer saves and restores is not what it saved"
+    for entry in entries[half.next_sequence :]:
+        fold(graph, entry)
+    return graph
 
 
 def check_store(make: Callable[[bool], Store]) -> None:
@@ -374,6 +405,8 @@ def check_store(make: Callable[[bool], Store]) -> None:
     assert store.read_from(3) == tuple(entries[3:]), "read_from does not start at its argument"
     assert store.read_from(1, most=2) == tuple(entries[1:3]), "read_from gives more than `most` entries"
     assert store.read_from(5) == (), "read_from past the end gives entries"
+    assert store.read_from(1, kinds=("noted",)) == tuple(entries[1:]), "read_from leaves out a kind that is wanted"
+    assert store.read_from(0, kinds=("asked", "told")) == (), "read_from gives a kind that is not wanted"
     _must_raise(RunBusy, lambda: make(False).take(owner), "a run with a live owner was taken")
     later = make(False).take(owner, by_force=True)
     assert later.epoch > lease.epoch, "a later lease has no higher epoch"
