@@ -9,7 +9,7 @@ import random
 import pytest
 
 from kernelevolve import codec
-from kernelevolve.evaluate.statistics import confidence_of, judge_ratio, log_interval, paired_ratio, t_quantile
+from kernelevolve.evaluate.statistics import apart, confidence_of, judge_ratio, log_interval, paired_ratio, t_quantile
 from kernelevolve.evaluate.timing import (
     BURSTS,
     CANDIDATE,
@@ -212,3 +212,18 @@ def test_one_hiccup_in_many_calls_is_not_taken_for_a_trick() -> None:
     )  # fmt: skip
     assert timed.timing.candidate.value == 1.0
     assert "median" in timed.timing.candidate.how
+
+
+def test_what_two_processes_have_apart_is_in_the_interval_whatever_the_blocks_say() -> None:
+    # 0.12 us are 0.6 % of 20 us: blocks that agree to 0.1 % cannot tell a ratio of 1 % from 1 there, at 2 ms they can.
+    for milliseconds, faster in ((0.02, False), (2.0, True)):
+        rng = random.Random(3)
+        blocks = {
+            name: [[[ms * (1 + rng.gauss(0, 1e-3)) for _ in range(4)] for _ in range(4)] for _ in range(12)]
+            for name, ms in ((CANDIDATE, milliseconds), ("eager", 1.01 * milliseconds))
+        }
+        interval, against = ratio_of(blocks, ["eager"])
+        assert against == "eager" and interval.value == pytest.approx(1.01, abs=1e-3)
+        assert (interval.low > 1) is faster
+    assert apart(0.02, 0.02) == pytest.approx(0.006)
+    assert apart(0.02, 2.0) == pytest.approx(0.006 / math.sqrt(2), rel=1e-3)

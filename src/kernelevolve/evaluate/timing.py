@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kernelevolve.candidate import Choice
-from kernelevolve.evaluate.statistics import Interval, confidence_of, judge_ratio, log_interval
+from kernelevolve.evaluate.statistics import Interval, apart, confidence_of, judge_ratio, log_interval
 from kernelevolve.evaluation import Evidence, Figure, Samples, Timing, Verdict
 
 Burst = Callable[[int], Sequence[float]]  # number of calls -> milliseconds of each
@@ -248,7 +248,8 @@ def ratio_of(
     logs = {name: block_logs(blocks, statistic) for name, blocks in samples.items()}
     against = min(baselines, key=lambda name: statistics.median(logs[name]))
     differences = [a - b for a, b in zip(logs[against], logs[CANDIDATE], strict=True)]
-    return log_interval(differences, confidence), against
+    two = (math.exp(statistics.fmean(logs[name])) for name in (against, CANDIDATE))
+    return log_interval(differences, confidence, apart(*two)), against
 
 
 def _figure(blocks: Sequence[Sequence[Sequence[float]]], how: str, statistic: Statistic) -> Figure:
