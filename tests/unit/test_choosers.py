@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 from dataclasses import replace
@@ -150,6 +151,8 @@ def test_same_log_in_same_choice_out_and_no_arm_but_those_given(seed: int, steps
         story.ask("one", "tile", ())
     again = fold_all(story.entries, (ArmsReducer(),))
     assert again.reduced("arms") == story.graph.reduced("arms")
+    saved = json.loads(json.dumps(ArmsReducer().save(again.reduced("arms"), again)))
+    assert ArmsReducer().restore(saved, again) == again.reduced("arms"), "as a snapshot has it"
     choices = [Bandit().choose(graph, (), arms, random.Random(seed)) for graph in (story.graph, again)]
     assert choices[0] == choices[1]
     for key, earned in story.earned.items():
