@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,12 @@ class Clock(Device):
 
     def correct(self, bench: Bench, source: str, choices: Any, cases: Any, *_: Any) -> tuple[list[Correctness], str]:
         return [Correctness(Evidence.MEASURED, True, ())], "none"
+
+    def prepare(self, bench: Bench) -> Future[None]:
+        """There are no baselines to compile."""
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
     def tune(self, *_: Any) -> None:
         """Nothing is tried: the default is what is judged."""

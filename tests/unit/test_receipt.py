@@ -21,7 +21,7 @@ from kernelevolve.evaluate.asking import Failed
 from kernelevolve.evaluate.circumstances import circumstances, harness
 from kernelevolve.evaluate.climb import Climb
 from kernelevolve.evaluate.receipt import differences, inconsistencies
-from kernelevolve.evaluate.statistics import log_interval
+from kernelevolve.evaluate.statistics import apart, log_interval
 from kernelevolve.evaluate.timing import Blocks, time_arms
 from kernelevolve.evaluation import (
     Check,
@@ -54,7 +54,10 @@ def timing(candidate: float = 1.0, baseline: float = 2.0, wobble: float = 0.01) 
 
     arms = {"candidate": bursts(candidate, 1), "eager": bursts(baseline, 2)}
     logs = {name: [math.log(statistics.median(b)) for b in taken] for name, taken in arms.items()}
-    ratio = log_interval([a - b for a, b in zip(logs["eager"], logs["candidate"], strict=True)])
+    differences = [a - b for a, b in zip(logs["eager"], logs["candidate"], strict=True)]
+    ratio = log_interval(
+        differences, apart=apart(*(math.exp(statistics.fmean(logs[n])) for n in ("eager", "candidate")))
+    )
 
     def figure(name: str) -> Figure:
         middle = statistics.median(statistics.median(b) for b in arms[name])
