@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from kernelevolve.candidate import Candidate as Candidate
     from kernelevolve.candidate import Cost as Cost
     from kernelevolve.candidate import Knobs as Knobs
+    from kernelevolve.candidate import Section as Section
     from kernelevolve.codec import from_data as from_data
     from kernelevolve.codec import to_data as to_data
     from kernelevolve.equipment import Workshop as Workshop
     from kernelevolve.equipment import absent_platforms as absent_platforms
+    from kernelevolve.errors import BudgetSpent as BudgetSpent
     from kernelevolve.errors import CannotCompare as CannotCompare
     from kernelevolve.errors import KernelEvolveError as KernelEvolveError
     from kernelevolve.errors import LateAnswer as LateAnswer
     from kernelevolve.errors import MachineError as MachineError
     from kernelevolve.errors import MissingDevice as MissingDevice
+    from kernelevolve.errors import ModelFault as ModelFault
     from kernelevolve.errors import NoCorrectCandidate as NoCorrectCandidate
     from kernelevolve.errors import NoMovesLeft as NoMovesLeft
     from kernelevolve.errors import NotConfirmed as NotConfirmed
@@ -125,6 +128,8 @@ if TYPE_CHECKING:
     from kernelevolve.store.artefacts import Artefacts as Artefacts
     from kernelevolve.suites import load_problem as load_problem
     from kernelevolve.suites import open_suite as open_suite
+    from kernelevolve.tools import Report as Report
+    from kernelevolve.tools import Tools as Tools
 
 _PLACES = {
     "from_data": "codec",
@@ -132,6 +137,7 @@ _PLACES = {
     "Arm": "search.arms",
     "Artefacts": "store.artefacts",
     "Brief": "candidate",
+    "BudgetSpent": "errors",
     "Buffer": "evaluation",
     "Candidate": "candidate",
     "CannotCompare": "errors",
@@ -159,6 +165,7 @@ _PLACES = {
     "Layer": "seal.layers",
     "MachineError": "errors",
     "MissingDevice": "errors",
+    "ModelFault": "errors",
     "NoCorrectCandidate": "errors",
     "NoMovesLeft": "errors",
     "Node": "node",
@@ -168,6 +175,7 @@ _PLACES = {
     "Problem": "problem",
     "ProblemError": "errors",
     "Receipt": "receipt",
+    "Report": "tools",
     "Replayed": "evaluate.replay",
     "Resources": "evaluation",
     "Run": "run",
@@ -176,6 +184,7 @@ _PLACES = {
     "RungReport": "evaluation",
     "Samples": "evaluation",
     "SeatLost": "errors",
+    "Section": "candidate",
     "Settings": "settings",
     "Stage": "feed",
     "StaleLease": "errors",
@@ -184,6 +193,7 @@ _PLACES = {
     "StoreTooNew": "errors",
     "Target": "hardware",
     "Timing": "evaluation",
+    "Tools": "tools",
     "UncoveredOp": "errors",
     "UnknownName": "errors",
     "UsageError": "errors",

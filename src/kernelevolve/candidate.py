@@ -53,6 +53,23 @@ class Knobs:
 
 
 @dataclass(frozen=True)
+class Section:
+    """One part of a prompt, in the order of the prompt.
+
+    Attributes:
+        name: `task`, `hardware`, `parent n3`, `knowledge guidance/fusion.md`, ...
+        tokens: how many it has, as estimated by `propose.compose`.
+        kept: whether the prompt has it.
+        why: of what was left out.
+    """
+
+    name: str
+    tokens: int
+    kept: bool = True
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Brief:
     """Parents and a composed prompt, not yet answered.
 
@@ -66,6 +83,7 @@ class Brief:
         memory: what of earlier candidates and runs it tells, by `propose.memory`; empty in logs of schema 3.
         control: whether it belongs to the run's control (`search.control`); false in logs of schema 4.
         writer: name of who is to answer it; empty in logs of schema 4.
+        sections: what the prompt is made of, and what was left out of it; empty in logs of schema 5.
     """
 
     id: str
@@ -77,16 +95,37 @@ class Brief:
     memory: str = ""
     writer: str = ""
     control: bool = False
+    sections: tuple[Section, ...] = ()
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What writing cost."""
+    """What writing cost; costs add up.
+
+    Attributes:
+        seconds: wall time.
+        tokens_in, tokens_out: read and written by models.
+        money_usd: what those of them cost whose price is known.
+        calls: of models.
+        unpriced: tokens, read and written, whose price is not known; 0 in logs of schema 5.
+    """
 
     seconds: float = 0.0
     tokens_in: int = 0
     tokens_out: int = 0
     money_usd: float = 0.0
+    calls: int = 0
+    unpriced: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.seconds + other.seconds,
+            self.tokens_in + other.tokens_in,
+            self.tokens_out + other.tokens_out,
+            self.money_usd + other.money_usd,
+            self.calls + other.calls,
+            self.unpriced + other.unpriced,
+        )
 
 
 @dataclass(frozen=True)
@@ -105,6 +144,8 @@ class Candidate:
         control: whether its brief belongs to the run's control.
         move: the family of the move that it makes, where its writer says so; empty in logs of schema 4.
         origin: `RUN/NODE` of an earlier run from which it was taken over; empty for what this run made.
+        session: reference of the blob that has every message of the model that wrote it, as JSON; empty for other
+            writers, and in logs of schema 5.
     """
 
     id: str
@@ -118,6 +159,7 @@ class Candidate:
     move: str = ""
     origin: str = ""
     control: bool = False
+    session: str = ""
 
     @property
     def digest(self) -> str:

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from kernelevolve.candidate import Brief, Candidate
-from kernelevolve.errors import LateAnswer, MachineError, NoMovesLeft, WriterError
+from kernelevolve.errors import BudgetSpent, LateAnswer, MachineError, NoMovesLeft, WriterError
 from kernelevolve.evaluation import Evaluation
 from kernelevolve.events import Finished
 from kernelevolve.feed import Feed
@@ -273,7 +273,7 @@ class Driver:
             candidate = writing.result()
             self._through["writer"] += 1
             return candidate
-        except (WriterError, LateAnswer):
+        except (WriterError, BudgetSpent, LateAnswer):
             return None
         except asyncio.CancelledError:
             self._freed(brief.id)

@@ -25,6 +25,7 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import ON_DEVICE, Device
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Refusal, Roles
+from kernelevolve.evaluate.tools import LadderTools
 from kernelevolve.evaluate.twins import Twins
 from kernelevolve.evaluation import Evaluation
 from kernelevolve.events import Created, Noted
@@ -99,6 +100,10 @@ class Workshop:
             bench, platform, settings, engineer, seed=created.seed, device=device, interpret=self._interpret,
             twins=Twins(),
         )  # fmt: skip
+        others = [plugins.load("platforms", name) for name in plugins.names("platforms") if name != platform.name]
+        tools = LadderTools(
+            bench, (platform, *others), settings, engineer, seed=created.seed, builder=ladder.builder
+        )  # fmt: skip
         notes = (Noted(TOPIC, admission.sentence, codec.to_data(admission)),)
 
         def confirm(screened: Evaluation, count: int) -> Ladder:
@@ -110,9 +115,13 @@ class Workshop:
             return made
 
         again = confirm if device is not None and settings.lane == "screen" else None
+        def close() -> None:
+            tools.close()
+            ladder.builder.close()
+
         return Equipment(
-            ladder, platform.figures, engineer, notes=notes, confirm=again, close=ladder.builder.close,
-            family=self.family, measures=device is not None,
+            ladder, platform.figures, engineer, notes=notes, confirm=again, close=close, family=self.family,
+            measures=device is not None, tools=tools,
         )  # fmt: skip
 
     def family(self) -> Family | None:

@@ -10,7 +10,9 @@ KernelEvolveError                       exit code 1
 ├── ProblemError                        3   the problem file or its sidecar cannot be used
 ├── UncoveredOp                         4   the built-in engineer has no emitter for an ATen op
 ├── WriterError                         1   a writer could not answer a brief; told as Dropped
+│   ├── ModelFault                          a model gave nothing that can be used: refused, cut off, empty, unreachable
 │   └── NoMovesLeft                         nothing is left to try from the given parents
+├── BudgetSpent                         1   the next call of a model may cost more than is left; ends the run
 ├── NoCorrectCandidate                  5   a run ended without one correct candidate
 ├── NotConfirmed                        8   a receipt came out different, or a failure was not reproduced
 ├── CannotCompare                       9   nothing can be said here of a receipt or a failure
@@ -97,10 +99,38 @@ class WriterError(KernelEvolveError):
 
     Args:
         cost: what it has used all the same.
+        session: reference of the blob with what was said; empty where nothing was.
     """
 
-    def __init__(self, message: str, cost: Cost = Cost()) -> None:  # noqa: B008
-        self.cost = cost
+    def __init__(self, message: str, cost: Cost = Cost(), session: str = "") -> None:  # noqa: B008
+        self.cost, self.session = cost, session
+        super().__init__(message)
+
+
+class ModelFault(WriterError):
+    """A model gave nothing that can be used.
+
+    Args:
+        kind: `key`, `model`, `network`, `rate`, `overflow`, `refused`, `empty`, `cut`, `malformed`, `useless`.
+    """
+
+    def __init__(self, message: str, cost: Cost = Cost(), session: str = "", kind: str = "") -> None:  # noqa: B008
+        self.kind = kind
+        super().__init__(message, cost, session)
+
+
+class BudgetSpent(KernelEvolveError):
+    """The next call of a model may cost more than is left of the run's money or tokens; the run ends and may be resumed
+    with more.
+
+    Args:
+        limit: `money` or `tokens`.
+        cost: what the brief has used all the same.
+        session: see `WriterError`.
+    """
+
+    def __init__(self, message: str, limit: str = "money", cost: Cost = Cost(), session: str = "") -> None:  # noqa: B008
+        self.limit, self.cost, self.session = limit, cost, session
         super().__init__(message)
 
 

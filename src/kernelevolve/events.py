@@ -21,9 +21,9 @@ from kernelevolve.evaluation import Evaluation, Figure
 from kernelevolve.problem import Problem
 
 # 2: evaluations refer to artefacts, 3: they have guards, 4: device seconds, floors, figures behind an end, programs,
-# 5: dropped briefs have a cost, briefs a control, runs several writers and who chooses among them; older logs are read
-# as having none.
-SCHEMA = 5
+# 5: dropped briefs have a cost, briefs a control, runs several writers and who chooses among them, 6: briefs have
+# sections, candidates a session, dropped briefs too; older logs are read as having none.
+SCHEMA = 6
 LATE = "late"
 
 
@@ -103,12 +103,14 @@ class Dropped:
     Attributes:
         exhausted: the writer has no move left from these parents; asking for them again is useless.
         cost: of what a writer did for it in vain.
+        session: see `Candidate.session`.
     """
 
     brief: str
     reason: str
     exhausted: bool = False
     cost: Cost = field(default_factory=Cost)
+    session: str = ""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from kernelevolve import codec
 from kernelevolve.candidate import Brief, Candidate, Cost
 from kernelevolve.drive import Driver, Seats
 from kernelevolve.errors import (
+    BudgetSpent,
     KernelEvolveError,
     LateAnswer,
     MachineError,
@@ -57,6 +58,7 @@ from kernelevolve.settings import Settings
 from kernelevolve.store import Lease, Store
 from kernelevolve.store.artefacts import Artefacts
 from kernelevolve.store.blobs import Blobs
+from kernelevolve.tools import Tools
 
 T = TypeVar("T")
 RETRIES = 3
@@ -100,6 +102,7 @@ class Equipment:
         close: called once when the run is closed.
         family: of the problem; None where it cannot be told.
         measures: whether an accelerator takes the times.
+        tools: for writers and guests.
     """
 
     evaluator: Evaluator
@@ -111,6 +114,7 @@ class Equipment:
     close: Callable[[], None] = _nothing
     family: Callable[[], Family | None] = _nothing
     measures: bool = True
+    tools: Tools | None = None
 
 
 Equip = Callable[[Created, Path], Equipment]
@@ -153,6 +157,7 @@ class Run:
         self._chooser = parts.chooser
         self._clock = time.monotonic()
         self._driver: Driver | None = None
+        self._spent: Finished | None = None
         self._settings = _settings_of(graph)
         self._close = parts.equipment.close
         self.feed, self.seats = Feed(), Seats(self._settings.seats)
@@ -166,6 +171,11 @@ class Run:
     def settings(self) -> Settings:
         """The settings in force."""
         return self._settings
+
+    @property
+    def tools(self) -> Tools | None:
+        """What may be asked about a source before it is submitted; None where this run's equipment has no tools."""
+        return self._equipment.tools
 
     @property
     def artefacts(self) -> Artefacts:
@@ -214,6 +224,7 @@ class Run:
 
         Raises:
             WriterError: it was not answered and is now dropped (NoMovesLeft: its parents are exhausted).
+            BudgetSpent: the same, and the run has come to its end.
         """
         pending = self._pending(brief.id)
         if pending is not None:
@@ -224,9 +235,14 @@ class Run:
         except MachineError:
             raise
         except KernelEvolveError as error:
-            cost = error.cost if isinstance(error, WriterError) else Cost()
+            told = error if isinstance(error, (WriterError, BudgetSpent)) else WriterError(str(error))
+            cost = told.cost
+            if isinstance(error, BudgetSpent):
+                self._spent = Finished(str(error), error.limit)
             if self._is_open(brief.id):
-                self.drop(brief.id, str(error), exhausted=isinstance(error, NoMovesLeft), cost=cost)
+                self.drop(
+                    brief.id, str(error), exhausted=isinstance(error, NoMovesLeft), cost=cost, session=told.session
+                )
             else:
                 name = brief.writer or self._operator.writers[0].name
                 self._keep_late(brief.id, name, Answer("", str(error), cost=cost))
@@ -259,7 +275,7 @@ class Run:
         candidate = Candidate(
             f"n{self._graph.written}", brief, writer, answer.source, answer.note, answer.plan, answer.cost,
             program_digest(answer.source), answer.move, answer.origin,
-            control=self._graph.pending[brief].brief.control,
+            control=self._graph.pending[brief].brief.control, session=answer.session,
         )  # fmt: skip
         self._append(Written(candidate))
         self.feed.tell(brief, candidate.id, "wait")
@@ -327,14 +343,16 @@ class Run:
         told = self._graph.nodes.get(candidate.id)
         return told if told is not None else self.tell(candidate, found)
 
-    def drop(self, brief: str, reason: str, *, exhausted: bool = False, cost: Cost | None = None) -> None:
+    def drop(
+        self, brief: str, reason: str, *, exhausted: bool = False, cost: Cost | None = None, session: str = ""
+    ) -> None:
         """Ends a pending brief without a node; who writes or evaluates it for `drive` is stopped, and free again.
 
         Raises:
             UsageError: no such brief waits for an answer.
         """
         self._pending(brief)
-        self._append(Dropped(brief, reason, exhausted, cost or Cost()))
+        self._append(Dropped(brief, reason, exhausted, cost or Cost(), session))
         self.feed.tell(brief, "", "dropped")
 
     def cancel(self, brief: str, reason: str = "cancelled by the user") -> None:
@@ -415,6 +433,8 @@ class Run:
 
     def reason(self) -> Finished | None:
         """Why no further brief should be asked; None to go on."""
+        if self._spent is not None:
+            return self._spent
         worked = self._graph.active_seconds + time.monotonic() - self._clock
         return rules_for(self.settings).reason(self._graph, worked)
 

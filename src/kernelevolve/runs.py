@@ -115,7 +115,7 @@ def create_run(
             equipment = equip(created, builds or folder / "builds")
             with _undone_on_error(equipment.close):
                 refuse_contradictions(settings, of_device(settings), device=equipment.measures)
-                parts, replay = _parts(created, equipment), Replay(log, folder)
+                parts, replay = _parts(created, equipment, folder), Replay(log, folder)
                 graph = Graph(parts.reducers, replay.shelf())
                 found = _found(created, equipment, warm_start, history or folder.parent, folder, findable, earlier)
                 begin: tuple[Event, ...] = (created, *found, *equipment.notes)
@@ -184,7 +184,7 @@ def open_run(
         now = before if settings is None else codec.to_data(settings)
         equipment = equip(replace(created, settings=now), builds or folder / "builds")
         with _undone_on_error(equipment.close):
-            parts, kept = _parts(created, equipment), blobs_of(created, folder)
+            parts, kept = _parts(created, equipment, folder), blobs_of(created, folder)
             kept.sweep()
             graph = replay.graph(parts.reducers)
             for note in equipment.notes:
@@ -343,9 +343,12 @@ def _undone_on_error(undo: Callable[[], None]) -> Iterator[None]:
         stack.pop_all()
 
 
-def _parts(created: Created, equipment: Equipment) -> Parts:
+def _parts(created: Created, equipment: Equipment, folder: Path) -> Parts:
     policy = choosing.build(created.policy)
-    workbench = Workbench(created.problem, created.platform, created.seed, equipment.figures, equipment.translator)
+    workbench = Workbench(
+        created.problem, created.platform, created.seed, equipment.figures, equipment.translator, equipment.tools,
+        keep=blobs_of(created, folder).put,
+    )  # fmt: skip
     writers: list[Writer] = [_build("writers", named, workbench) for named in (created.writer, *created.others)]
     operator = Operator(
         writers[0], others=tuple(writers[1:]), figures=equipment.figures, articles=equipment.articles

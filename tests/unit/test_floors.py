@@ -22,7 +22,7 @@ WORDS = {
 }  # fmt: skip
 FLOORS: tuple[set[str], ...] = (
     WORDS,
-    {"settings", "plugins", "wire", "protocol", "nursery", "seal", "feed"},
+    {"settings", "plugins", "wire", "protocol", "nursery", "seal", "feed", "tools"},
     {"suites", "platforms", "knowledge", "llm", "store", "judge", "worker", "translate", "tensors"},
     {"search", "propose", "evaluate", "ship", "drive"},
     {"run", "engineer"},

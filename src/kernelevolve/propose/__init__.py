@@ -7,7 +7,7 @@ choosing parents (`search`), numbering and logging (`run`), judging (`evaluate`)
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from kernelevolve.candidate import Brief, Cost
 from kernelevolve.graph import Graph, Reducer
 from kernelevolve.hardware import HardwareFigures
 from kernelevolve.problem import Problem
+from kernelevolve.tools import Tools
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Answer:
         note: one sentence: what was changed and why.
         plan: the built-in writer's plan as JSON data; empty for other writers.
         move: the family of the move that was made, if there is one.
-        origin: see `Candidate.origin`.
+        origin, session: see `Candidate`.
     """
 
     source: str
@@ -35,6 +36,7 @@ class Answer:
     cost: Cost = field(default_factory=Cost)
     move: str = ""
     origin: str = ""
+    session: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,10 @@ class Workbench:
         platform: name of the objective platform.
         seed: of the run.
         translator: None where there is no built-in engineer.
+        tools: None where nothing can be tried out.
+        library: what is known before the run; None where nothing is.
+        ledger: of the run's money and tokens: a writer that calls a model reserves there; None for no limit.
+        keep: stores a blob and gives its reference; None where nothing is kept.
     """
 
     problem: Problem
@@ -108,6 +114,10 @@ class Workbench:
     seed: int
     figures: HardwareFigures | None = None
     translator: Translator | None = None
+    tools: Tools | None = None
+    library: Any = None
+    ledger: Any = None
+    keep: Callable[[bytes], str] | None = None
 
 
 class Writer(Protocol):
