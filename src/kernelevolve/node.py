@@ -28,12 +28,12 @@ HELD = 1000
 class Shelf:
     """Candidates and evaluations by their places in the log; the `held` nodes used last are in memory.
 
-    Args:
-        read: the entry of the log with this sequence number; raises StoreError where there is none.
+    Attributes:
+        read: gives the entry of the log with this sequence number; raises StoreError where there is none.
     """
 
     def __init__(self, read: Callable[[int], Entry], held: int = HELD) -> None:
-        self._read, self._most = read, 2 * held
+        self.read, self._most = read, 2 * held
         self._values: OrderedDict[int, Candidate | Evaluation] = OrderedDict()
         # Artefacts are written and read from other threads too.
         self._lock = threading.Lock()
@@ -56,7 +56,7 @@ class Shelf:
             if sequence in self._values:
                 self._values.move_to_end(sequence)
                 return self._values[sequence]
-        event = self._read(sequence).event
+        event = self.read(sequence).event
         if isinstance(event, Written) and event.candidate.id == node.id:
             value: Candidate | Evaluation = event.candidate
         elif isinstance(event, Evaluated) and (event.candidate, event.evaluation.verdict) == (node.id, node.verdict):

@@ -27,6 +27,8 @@ from kernelevolve.runs import create_run, open_run, read_run, tail
 from kernelevolve.search import control
 from kernelevolve.search.control import clopper_pearson, compare_with_control
 from kernelevolve.settings import Settings, refuse_contradictions, settings_for
+from kernelevolve.store import replay
+from kernelevolve.store.sqlite import SqliteStore
 from kernelevolve.testing import (
     FAKE_PLATFORM,
     FakeEvaluator,
@@ -123,6 +125,49 @@ def test_a_resumed_run_keeps_its_share_and_chooses_as_if_it_had_not_been_interru
         asyncio.run(run.drive())
     assert story(tmp_path / "parts") == story(tmp_path / "whole")
     assert compare_with_control(read_run(tmp_path / "parts")) == compare_with_control(whole)
+
+
+@pytest.mark.parametrize("policy", ["greedy", "mcts", "islands"])
+def test_a_run_with_a_control_is_opened_over_its_snapshot(tmp_path: Path, policy: str, monkeypatch: Any) -> None:
+    driven(tmp_path / "whole", policy, candidates=30, control=0.3)
+    monkeypatch.setattr(replay, "EVERY", 20)
+    driven(tmp_path / "parts", policy, candidates=18, control=0.3)
+    read: list[int] = []
+    original = SqliteStore.read_from
+
+    def read_from(self: SqliteStore, sequence: int, **more: Any) -> Any:
+        found = original(self, sequence, **more)
+        read.extend(entry.sequence for entry in found)
+        return found
+
+    monkeypatch.setattr(SqliteStore, "read_from", read_from)
+    equip = fake_equip(FakeEvaluator(3), FakeTranslator(moves=6, firsts=40))
+    settings = replace(SETTINGS, candidates=30)
+    with open_run(tmp_path / "parts", equip, settings=settings) as run:
+        length = run.graph.next_sequence
+        # Of the middle of the log at most the notes are looked at.
+        assert len(set(read)) < length / 2
+        search, again = control.view(run.graph), control.view(run.graph, control=True)
+        assert set(search.nodes) | set(again.nodes) == set(run.graph.nodes)
+        for part in (search, again):
+            for node in part.nodes.values():
+                assert node.candidate == run.graph.nodes[node.id].candidate
+                assert node.evaluation == run.graph.nodes[node.id].evaluation
+        asyncio.run(run.drive())
+    assert story(tmp_path / "parts") == story(tmp_path / "whole")
+
+
+def test_show_marks_what_is_the_controls(tmp_path: Path, capsys: Any) -> None:
+    graph = driven(tmp_path / "run", candidates=10, control=0.3)
+    mine = [node.id for node in graph.nodes.values() if node.candidate.control]
+    with contextlib.suppress(SystemExit):
+        main(["show", str(tmp_path / "run")])
+    lines = capsys.readouterr().out.splitlines()
+    marked = [line for line in lines if "(control)" in line]
+    assert [next(n for n in mine if f" {n} " in line) for line in marked] == mine
+    with contextlib.suppress(SystemExit):
+        main(["show", str(tmp_path / "run"), mine[0]])
+    assert "apart from the search" in capsys.readouterr().out
 
 
 def test_neither_shows_the_other_anything(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def node_line(graph: Graph, node: Node) -> Text:
     line.append(words.fitness(node), style=words.verdict_style(node.verdict))
     line.append(f"  {words.correctness(node.evaluation)}", style="dim")
     line.append(f"  {words.change(graph, node)}")
+    if node.candidate.control:
+        line.append("  (control)", style="dim")
     if node.duplicate_of:
         line.append(f"  (same as {node.duplicate_of})", style="dim")
     return line
@@ -72,6 +74,7 @@ def node_line(graph: Graph, node: Node) -> Text:
 def plain_line(graph: Graph, node: Node) -> str:
     """One node in one line without colours, for output that is no terminal."""
     mark = " best" if graph.best is not None and node.id == graph.best.id else ""
+    mark += " (control)" * node.candidate.control
     return (
         f"{node.id}{mark}: {words.fitness(node)}, {words.correctness(node.evaluation)}, "
         f"{node.evaluation.seconds:.1f} s: {words.change(graph, node)}"
@@ -100,6 +103,7 @@ def _facts(graph: Graph, node: Node) -> list[tuple[str, str]]:
     evaluation, candidate = node.evaluation, node.candidate
     facts = [
         ("node", node.id + (" (best)" if graph.best is not None and graph.best.id == node.id else "")),
+        ("control", "asked for anew, apart from the search" if node.candidate.control else ""),
         ("verdict", f"{evaluation.verdict} on {evaluation.platform}"),
         ("fitness", f"{words.figure(node.fitness)}, {node.fitness.how}"),
         ("correctness", words.correctness(evaluation)),

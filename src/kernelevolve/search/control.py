@@ -10,13 +10,16 @@ a run without control, and the control's briefs are those of a run with policy `
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from kernelevolve import snapshot
 from kernelevolve.evaluation import Figure
 from kernelevolve.events import Asked, Created, Dropped, Entry, Evaluated, Event, Noted, Written
 from kernelevolve.graph import Graph, Node, Reducer, fold
+from kernelevolve.node import Shelf
 
 #: The control's own policy.
 POLICY = "best_of_n"
@@ -32,11 +35,14 @@ class Apart:
 
     Attributes:
         belongs: whether a brief in flight is the control's, by its id.
+        search_at, control_at: where in the run's log the entries of each graph's own log are.
     """
 
     search: Graph
     control: Graph
     belongs: dict[str, bool] = field(default_factory=dict)
+    search_at: array[int] = field(default_factory=lambda: array("q"))
+    control_at: array[int] = field(default_factory=lambda: array("q"))
 
     def of(self, control: bool) -> Graph:
         """What the search, or the control, may see."""
@@ -48,17 +54,24 @@ class ControlReducer:
 
     Args:
         search, control: reducers of the two graphs.
+
+    Attributes:
+        reducers: all of these.
     """
 
     name = "control.apart"
 
     def __init__(self, search: Sequence[Reducer], control: Sequence[Reducer]) -> None:
         self._search, self._control = tuple(search), tuple(control)
+        self.reducers = (*self._search, *self._control)
 
     def start(self) -> Apart:
         return Apart(Graph(self._search), Graph(self._control))
 
     def fold(self, state: Apart, event: Event, graph: Graph) -> Apart:
+        if isinstance(event, Created) and graph._shelf is not None:
+            state.search = Graph(self._search, _shelf(graph._shelf, state.search_at))
+            state.control = Graph(self._control, _shelf(graph._shelf, state.control_at))
         if isinstance(event, Asked):
             mine = state.belongs[event.brief.id] = event.brief.control
             event = Asked(replace(event.brief, index=state.of(mine).asked))
@@ -69,14 +82,42 @@ class ControlReducer:
         elif isinstance(event, Dropped):
             mine = state.belongs.pop(event.brief)
         else:
-            _append(state.search, event, graph)
-            _append(state.control, _forgotten(event), graph)
+            _append(state, False, event, graph)
+            _append(state, True, _forgotten(event), graph)
             return state
-        _append(state.of(mine), event, graph)
+        _append(state, mine, event, graph)
         return state
 
+    def save(self, state: Apart, graph: Graph) -> Any:
+        """See `Restorable.save`."""
+        return {
+            "search": snapshot.save(state.search),
+            "control": snapshot.save(state.control),
+            "belongs": state.belongs,
+            "search_at": state.search_at.tolist(),
+            "control_at": state.control_at.tolist(),
+        }
 
-def _append(view: Graph, event: Event, graph: Graph) -> None:
+    def restore(self, data: Any, graph: Graph) -> Apart:
+        """See `Restorable.restore`."""
+        if graph._shelf is None:
+            raise ValueError("a graph without a shelf has no control to restore")
+        search_at, control_at = array("q", data["search_at"]), array("q", data["control_at"])
+        created = _forgotten(graph.created)
+        assert isinstance(created, Created)
+        search = snapshot.restore(data["search"], graph.created, self._search, _shelf(graph._shelf, search_at))
+        control = snapshot.restore(data["control"], created, self._control, _shelf(graph._shelf, control_at))
+        return Apart(search, control, data["belongs"], search_at, control_at)
+
+
+def _shelf(shelf: Shelf, at: array[int]) -> Shelf:
+    """A shelf on the log of one of the two graphs, whose entries are in the run's log in these places."""
+    return Shelf(lambda sequence: shelf.read(at[sequence]))
+
+
+def _append(state: Apart, mine: bool, event: Event, graph: Graph) -> None:
+    view, at = state.of(mine), state.control_at if mine else state.search_at
+    at.append(graph.next_sequence - 1)
     fold(view, Entry(view.next_sequence, 0, graph.active_seconds, event))
 
 

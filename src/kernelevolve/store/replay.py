@@ -220,11 +220,15 @@ def _code(reducers: Iterable[Reducer]) -> dict[str, str]:
     ours = _package()
     found = {snapshot.NODES: ours}
     for reducer in reducers:
-        cls = type(reducer)
-        file = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "")
-        theirs = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-        found[snapshot.section_of(reducer)] = f"{ours} {cls.__qualname__} {theirs}" if theirs else ""
+        within = (reducer, *getattr(reducer, "reducers", ()))  # one that folds along with others of its own
+        theirs = [_code_of(type(each)) for each in within]
+        found[snapshot.section_of(reducer)] = " ".join((ours, *theirs)) if all(theirs) else ""
     return found
+
+
+def _code_of(cls: type[Reducer]) -> str:
+    file = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "")
+    return f"{cls.__qualname__} {hashlib.sha256(file.read_bytes()).hexdigest()}" if file.is_file() else ""
 
 
 @functools.cache
