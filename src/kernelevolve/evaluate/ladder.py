@@ -41,6 +41,7 @@ from kernelevolve.settings import Lane, Settings, lane_for
 
 _PATIENCE = 0.2  # seconds between two calls of a thread that should stop: it may just have opened a conversation
 RAGGED_CASES = 2
+SEEN_CASES = 2  # interpreted in a screen where a device is about to compare all of them at full size
 TUNED_CASES = 2
 
 
@@ -278,6 +279,8 @@ class Ladder:
                 wanted = list(cases)
                 if description.variant.size == "ragged":
                     wanted = wanted[:RAGGED_CASES]  # the values are the scaled size's job, the edges this one's
+                elif self._seen_full(climb):
+                    wanted = wanted[:SEEN_CASES]  # the values of all of them are the device's job, faults this one's
                 trial = Trial(
                     climb.candidate.source,
                     climb.choices[description.variant.workload],
