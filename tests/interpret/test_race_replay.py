@@ -165,8 +165,8 @@ def test_recording_goes_on_where_it_ended_and_can_be_raced_on(tmp_path: Path) ->
 
 def test_a_recording_that_ran_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
     file = tmp_path / "gated.jsonl"
-    slow: Any = Shop(FakeEvaluator(seconds=0.3, faulty=0.0))
-    found = record_landscape(order(file, seconds=1.5), slow)
+    slow: Any = Shop(FakeEvaluator(seconds=1.0, faulty=0.0))
+    found = record_landscape(order(file, seconds=4.0), slow)
     assert 0 < found.evaluated < 9 and read_landscape(file).evaluated == found.evaluated
     quick: Any = Shop(FakeEvaluator(faulty=0.0))
     assert record_landscape(order(file), quick).evaluated == 9
