@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -163,11 +164,18 @@ def test_recording_goes_on_where_it_ended_and_can_be_raced_on(tmp_path: Path) ->
     assert all(lap.best for lap in race.laps)
 
 
-def test_a_recording_that_ran_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
-    file = tmp_path / "gated.jsonl"
-    slow: Any = Shop(FakeEvaluator(seconds=1.0, faulty=0.0))
-    found = record_landscape(order(file, seconds=4.0), slow)
-    assert 0 < found.evaluated < 9 and read_landscape(file).evaluated == found.evaluated
+def test_a_recording_that_ran_out_of_time_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, late = tmp_path / "gated.jsonl", [0.0]
+    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late[0]))
+
+    def told(node: Node, done: int, of: int) -> None:
+        if done == 3:
+            late[0] = 1e6
+
+    slow: Any = Shop(FakeEvaluator(seconds=0.3, faulty=0.0))
+    found = record_landscape(order(file, seconds=5e5), slow, told)
+    assert 3 <= found.evaluated < 9 and read_landscape(file).evaluated == found.evaluated
+    monkeypatch.undo()
     quick: Any = Shop(FakeEvaluator(faulty=0.0))
     assert record_landscape(order(file), quick).evaluated == 9
 
