@@ -1,0 +1,101 @@
+"""Keeps keys out of what is written down or shown.
+
+In: texts, and JSON data. Out: the same with `[key]` in place of keys. Left to others: where to apply it: each place
+where a model's words or errors leave this package (`guard`, `cassette`, `reach`), and whoever stores its messages.
+
+Two nets: the values of environment variables that hold keys, wherever they turn up, and shapes that keys have. The
+first is exact, the second catches keys that reached us otherwise, such as in an address.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+HIDDEN = "[key]"
+# A shorter value would be found in ordinary text.
+_SHORTEST = 8
+_NAMES = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
+# Variables of which the name fits, but the value is no key.
+_PUBLIC = {"SSH_AUTH_SOCK", "AWS_DEFAULT_REGION", "KEYTIMEOUT"}
+
+_SHAPES = re.compile(
+    r"""
+      sk-(?:ant-|proj-|svcacct-|or-v1-)?[A-Za-z0-9_-]{16,}          # OpenAI, Anthropic, OpenRouter
+    | AIza[A-Za-z0-9_-]{30,}                                        # Google
+    | (?:AKIA|ASIA)[A-Z0-9]{16}                                     # AWS access key
+    | ABSK[A-Za-z0-9+/=]{30,}                                       # Bedrock
+    | gsk_[A-Za-z0-9]{20,} | xai-[A-Za-z0-9]{20,} | hf_[A-Za-z0-9]{20,}
+    | gh[pousr]_[A-Za-z0-9]{20,} | github_pat_[A-Za-z0-9_]{20,}
+    | eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}  # JSON web token
+    | -----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY-----[\s\S]*?-----END[ ][A-Z ]*PRIVATE[ ]KEY-----
+    """,
+    re.VERBOSE,
+)
+# What precedes a key stays, so that one still sees where it was.
+_AFTER = re.compile(
+    r"""
+    (?P<before>
+        (?:https?|wss?)://[^/\s:@'"]*:(?=[^/\s@'"]+@)                                       # user:HERE@host
+      | (?:https?|wss?)://(?=[^/\s:@'"]{8,}@)                                               # HERE@host
+      | [?&](?:api[-_]?key|key|access[-_]?token|token|sig|signature|secret|password)=      # in a query
+      | ["']?(?:authorization|proxy-authorization)["']?\s*[:=]\s*["']?(?:Bearer|Basic|Token)?\s*
+      | ["']?(?:x-api-key|api-key|x-goog-api-key|x-amz-security-token)["']?\s*[:=]\s*["']?
+      | \bBearer\s+
+    )
+    (?P<key>[^\s'"&@,;}\])]{6,})
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+_known: set[str] = set()
+_lock = threading.Lock()
+
+
+def keep_secret(value: str) -> None:
+    """Has `redact` hide `value` from now on, whatever variable it came from."""
+    if len(value) >= _SHORTEST:
+        with _lock:
+            _known.add(value)
+
+
+def redact(text: str) -> str:
+    """`text` with `[key]` in place of every key."""
+    for value in _values():
+        for form in {value, quote(value, safe=""), quote_plus(value)}:
+            if form in text:
+                text = text.replace(form, HIDDEN)
+    text = _AFTER.sub(lambda found: found["before"] + HIDDEN, text)
+    return _SHAPES.sub(HIDDEN, text)
+
+
+def redact_data(data: Any) -> Any:
+    """JSON data with `[key]` in place of every key in its texts; the names of mappings too."""
+    if isinstance(data, str):
+        return redact(data)
+    if isinstance(data, Mapping):
+        return {redact(str(name)): redact_data(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [redact_data(value) for value in data]
+    return data
+
+
+def looks_secret(text: str) -> bool:
+    """Whether `redact` would change it."""
+    return redact(text) != text
+
+
+def _values() -> list[str]:
+    """Longest first, so that a key that begins like another is hidden whole."""
+    found = {
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _SHORTEST and name not in _PUBLIC and _NAMES.search(name)
+    }
+    with _lock:
+        found |= _known
+    return sorted(found, key=len, reverse=True)
