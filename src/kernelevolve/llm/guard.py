@@ -48,12 +48,12 @@ class Recorder(Protocol):
     """Keeps what was asked and answered; see `cassette`."""
 
     def answered(
-        self, messages: list[ModelMessage], settings: ModelSettings, parameters: ModelRequestParameters,
+        self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters,
         response: ModelResponse, cost: Cost,
     ) -> None: ...  # fmt: skip
 
     def failed(
-        self, messages: list[ModelMessage], settings: ModelSettings, parameters: ModelRequestParameters,
+        self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters,
         fault: ModelFault,
     ) -> None: ...  # fmt: skip
 
@@ -118,10 +118,10 @@ class GuardedModel(WrapperModel):
             response, cost = await self._tried(messages, settings, model_request_parameters)
         except ModelFault as fault:
             if self._recorder is not None:
-                self._recorder.failed(messages, settings, model_request_parameters, fault)
+                self._recorder.failed(messages, model_settings, model_request_parameters, fault)
             raise
         if self._recorder is not None:
-            self._recorder.answered(messages, settings, model_request_parameters, response, cost)
+            self._recorder.answered(messages, model_settings, model_request_parameters, response, cost)
         return response
 
     @asynccontextmanager
@@ -181,11 +181,15 @@ class GuardedModel(WrapperModel):
                 raise
             # Providers' packages and what is under them raise what they like on odd data; one call has failed.
             except Exception as error:
-                trouble = trouble_of(error, self.name, self.options)
+                failed = trouble_of(error, self.name, self.options)
+                if not failed.sent:
+                    return Cost(), failed  # the reservation is released
                 silent = isinstance(error, TimeoutError) or not self.options.stream
-                return self._broken_off(call, reservation, silent) if trouble.sent else self._free(reservation), trouble
-            cost = self._completed(call, reservation, response)
-        return cost, trouble_with(response, self.name, self.options) or response
+                return self._broken_off(call, reservation, silent), failed
+            trouble = trouble_with(response, self.name, self.options)
+            if trouble is not None and trouble.kind == "cut" and trouble.again:
+                return self._broken_off(call, reservation, False), trouble
+            return self._completed(call, reservation, response), trouble or response
 
     async def _answer(
         self, messages: list[ModelMessage], settings: Any, parameters: ModelRequestParameters, call: _Call
@@ -233,10 +237,6 @@ class GuardedModel(WrapperModel):
         money = self.price.most(tokens_in, tokens_out) if self.price else 0.0
         reservation.settle(cost, Cost(tokens_in=tokens_in, tokens_out=tokens_out, money_usd=money))
         return cost
-
-    def _free(self, reservation: Reservation) -> Cost:
-        reservation.release()
-        return Cost()
 
     def _cost(self, call: _Call, usage: RequestUsage, response: ModelResponse | None) -> Cost:
         tokens_in, tokens_out = usage.input_tokens, usage.output_tokens

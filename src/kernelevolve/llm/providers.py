@@ -51,7 +51,8 @@ def guarded(
 
     if name.is_free:
         options = replace(options, stream=False, attempts=1)
-        return GuardedModel(_from_file(name), name, ledger, price, options, Gate(), None, None, tell)
+        model, price = _from_file(name, price)
+        return GuardedModel(model, name, ledger, price, options, Gate(), None, None, tell)
     service = service_of(name)
     _require(service.package, service.extra)
     address = address_of(name, options)
@@ -63,7 +64,12 @@ def guarded(
         settings["temperature"] = options.temperature
     if options.effort:
         settings["thinking"] = options.effort
-    return GuardedModel(model, name, ledger, price, options, gate, settings, None, tell)
+    recorder = None
+    if record is not None:
+        from kernelevolve.llm.cassette import Recording
+
+        recorder = Recording(record, name)
+    return GuardedModel(model, name, ledger, price, options, gate, settings, recorder, tell)
 
 
 def service_of(name: ModelName) -> Provider:
@@ -125,8 +131,12 @@ def _require(package: str, extra: str) -> None:
                          f"{install_command(extra)}")  # fmt: skip
 
 
-def _from_file(name: ModelName) -> Any:
-    return scripted_model(read_script(Path(name.model)))
+def _from_file(name: ModelName, price: Price | None) -> tuple[Any, Price | None]:
+    if name.kind == "scripted":
+        return scripted_model(read_script(Path(name.model))), price
+    from kernelevolve.llm.cassette import CassetteModel, replay_price
+
+    return CassetteModel(Path(name.model)), replay_price()
 
 
 def _by_http(options: ModelOptions) -> dict[str, Any]:
