@@ -68,6 +68,16 @@ if TYPE_CHECKING:
     from kernelevolve.graph import Pending as Pending
     from kernelevolve.hardware import HardwareFigures as HardwareFigures
     from kernelevolve.hardware import Target as Target
+    from kernelevolve.llm.forecast import Forecast as Forecast
+    from kernelevolve.llm.forecast import forecast as forecast
+    from kernelevolve.llm.forecast import forecast_lines as forecast_lines
+    from kernelevolve.llm.ledger import Ledger as Ledger
+    from kernelevolve.llm.models import checked_model as checked_model
+    from kernelevolve.llm.models import open_model as open_model
+    from kernelevolve.llm.reach import ping_models as ping_models
+    from kernelevolve.llm.reach import reachable_models as reachable_models
+    from kernelevolve.llm.reach import to_ping as to_ping
+    from kernelevolve.llm.secrets import redact as redact
     from kernelevolve.node import Node as Node
     from kernelevolve.problem import Problem as Problem
     from kernelevolve.problem import Workload as Workload
@@ -252,6 +262,16 @@ _PLACES = {
     "read_landscape": "race.landscape",
     "Landscape": "race.landscape",
     "writers_named": "runs",
+    "Forecast": "llm.forecast",
+    "forecast": "llm.forecast",
+    "forecast_lines": "llm.forecast",
+    "Ledger": "llm.ledger",
+    "checked_model": "llm.models",
+    "open_model": "llm.models",
+    "ping_models": "llm.reach",
+    "reachable_models": "llm.reach",
+    "to_ping": "llm.reach",
+    "redact": "llm.secrets",
 }
 
 __all__ = sorted(_PLACES)

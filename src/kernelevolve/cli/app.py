@@ -35,7 +35,7 @@ from kernelevolve import (
     save_receipt,
     writers_named,
 )
-from kernelevolve.cli import admitting, judging, live, looking, places, public, racing, rechecking, summary
+from kernelevolve.cli import admitting, judging, live, looking, models, places, public, racing, rechecking, summary
 from kernelevolve.cli import selftest as checking
 from kernelevolve.cli.admitting import AdmitAnyway
 from kernelevolve.cli.door import (
@@ -317,5 +317,6 @@ app.command()(looking.show)
 app.command("list")(looking.list_runs)
 app.command()(looking.problems)
 app.command()(looking.doctor)
+app.command()(models.models)
 app.command("selftest")(checking.selftest)
 app.add_typer(racing.app, name="race")

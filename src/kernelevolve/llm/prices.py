@@ -45,6 +45,10 @@ class Price:
         cached = self._table(input_tokens=tokens_in, cache_write_tokens=tokens_in, output_tokens=tokens_out)
         return max(plain, cached)
 
+    def plain(self, tokens_in: int, tokens_out: int) -> float:
+        """What so many tokens cost in US dollars, at the price of short requests and without caches."""
+        return (tokens_in * self.read + tokens_out * self.written) / _MILLION
+
     def cost(self, usage: RequestUsage, response: ModelResponse | None = None) -> float:
         """What `usage` cost in US dollars, tokens of caches at their own price.
 
