@@ -104,13 +104,24 @@ class Server:
             return await out.whole(200, {})
         if path == "/charged":
             return await out.whole(200, {**self.bill, "seen": self.seen})
-        wire = AnthropicWire(self, out) if "x-api-key" in headers or path == "/v1/messages" else ChatWire(self, out)
-        key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+        wire = _wire_of(path, headers)(self, out)
+        key = next((headers[name] for name in ("x-api-key", "x-goog-api-key") if name in headers), None)
+        key = key or headers.get("authorization", "").removeprefix("Bearer ")
         if self.key is not None and key != self.key:
             return await wire.error(401, "invalid_api_key", f"Incorrect API key provided: {key}")
         if verb == "GET" and path.startswith("/v1/models"):
             return await out.whole(200, wire.list(self.models))
         return await wire.answer(json.loads(body))
+
+
+def _wire_of(path, headers):
+    if path.startswith("/v1beta/"):
+        return GoogleWire
+    if path.startswith("/model/"):
+        return BedrockWire
+    if path == "/v1/responses":
+        return ResponsesWire
+    return AnthropicWire if "x-api-key" in headers or path == "/v1/messages" else ChatWire
 
 
 class Out:
@@ -150,7 +161,7 @@ class AnyWire:
         met, _, argument = server.meets().partition(":")
         server.bill["met"][met] = server.bill["met"].get(met, 0) + 1
         await asyncio.sleep(server.delay)
-        job = re.findall(r"job (\d+)", json.dumps(asked["messages"]))
+        job = re.findall(r"job (\d+)", json.dumps(asked))
         text = server.text or f"answer {job[-1] if job else 0}"
         if len(server.seen) < 50:
             server.seen.append(asked)
@@ -250,6 +261,67 @@ class ChatWire(AnyWire):
         return await self.out.end()
 
 
+class ResponsesWire(ChatWire):
+    """OpenAI's responses: a text, streamed or not; tool calls are left to the other wires."""
+
+    def response(self, asked, text, how, done):
+        read, written = self.server.tokens
+        item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed"}
+        item["content"] = [{"type": "output_text", "text": text, "annotations": []}]
+        status = "incomplete" if how == "length" else "completed"
+        usage = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written,
+                 "input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}  # fmt: skip
+        return {
+            "id": "resp_1", "object": "response", "created_at": 1, "model": asked["model"], "parallel_tool_calls": True,
+            "tool_choice": "auto", "tools": [], "status": status if done else "in_progress", "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if how == "length" and done else None,
+            "output": [item] if done and text else [], "usage": usage if done else None,
+        }  # fmt: skip
+
+    async def at_once(self, asked, text, met, how, tool):
+        if met == "stall":
+            return await self.stall()
+        data = self.response(asked, text, how, True)
+        if met == "malformed":
+            return await self.out.whole(200, json.dumps(data).encode()[:-20])
+        if met != "cut":
+            self.server.charge(*self.server.tokens)
+        return await self.out.whole(200, data, cut=met == "cut")
+
+    async def streamed(self, asked, text, met, how, tool):
+        number = 0
+
+        async def say(kind, **data):
+            nonlocal number
+            event = {"type": kind, "sequence_number": number, **data}
+            number += 1
+            await self.out.chunk(f"event: {kind}\ndata: {json.dumps(event)}\n\n")
+
+        place = {"output_index": 0, "item_id": "msg_1", "content_index": 0}
+        await say("response.created", response=self.response(asked, text, how, False))
+        item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+        await say("response.output_item.added", output_index=0, item=item)
+        part = {"type": "output_text", "text": "", "annotations": []}
+        await say("response.content_part.added", **place, part=part)
+        half = len(text) // 2
+        await say("response.output_text.delta", **place, delta=text[:half], logprobs=[])
+        if met == "stall":
+            return await self.stall()
+        if met == "cut":
+            return False
+        if met == "early":
+            return await self.out.end()
+        if met == "malformed":
+            await self.out.chunk('event: response.output_text.delta\ndata: {"type": "respon\n\n')
+            return await self.out.end()
+        await say("response.output_text.delta", **place, delta=text[half:], logprobs=[])
+        await say("response.output_text.done", **place, text=text, logprobs=[])
+        self.server.charge(*self.server.tokens)
+        ending = "response.incomplete" if how == "length" else "response.completed"
+        await say(ending, response=self.response(asked, text, how, True))
+        return await self.out.end()
+
+
 class AnthropicWire(AnyWire):
     def list(self, models):
         data = [{"id": m, "type": "model", "display_name": m, "created_at": "2026-01-01T00:00:00Z"} for m in models]
@@ -323,6 +395,32 @@ class AnthropicWire(AnyWire):
         self.server.charge(read, written)
         await say("message_stop")
         return await self.out.end()
+
+
+class GoogleWire(AnyWire):
+    """Gemini's errors and list; it answers nothing."""
+
+    def list(self, models):
+        return {"models": [{"name": f"models/{m}"} for m in models]}
+
+    async def error(self, status, code, message, headers=()):
+        named = {401: "UNAUTHENTICATED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 400: "INVALID_ARGUMENT"}
+        status_name = named.get(status, "INTERNAL")
+        return await self.out.whole(status, {"error": {"code": status, "message": message, "status": status_name}}, headers)
+
+    async def streamed(self, asked, text, met, how, tool):
+        return await self.error(500, "", "this wire answers nothing")
+
+    at_once = streamed
+
+
+class BedrockWire(GoogleWire):
+    """Bedrock's errors."""
+
+    async def error(self, status, code, message, headers=()):
+        named = {401: "UnrecognizedClientException", 404: "ResourceNotFoundException", 429: "ThrottlingException",
+                 400: "ValidationException"}.get(status, "InternalServerException")  # fmt: skip
+        return await self.out.whole(status, {"message": message}, (f"x-amzn-errortype: {named}", *headers))
 
 
 async def main():

@@ -6,6 +6,7 @@ In: exceptions of pydantic-ai, of providers' packages and of the transport under
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,8 @@ def trouble_of(error: Exception, name: ModelName, options: ModelOptions) -> Trou
         return Trouble("model", text, False, remedy="see docs/models.md")
     if _is_transport(error):
         return Trouble("cut", text, True, sent=True)
+    if type(error).__module__.startswith("botocore"):
+        return _of_boto(type(error).__name__, text, name, options)
     # What providers' packages raise on data that they did not expect: whatever comes to their authors' minds.
     return Trouble("malformed", f"{type(error).__name__}: {text}", True, sent=True)
 
@@ -96,6 +99,16 @@ def _of_api(error: Exception, text: str, name: ModelName, options: ModelOptions)
     if _is_transport(error.__cause__):
         return Trouble("cut", text, True, sent=True)
     return Trouble("malformed", text, True, sent=True)
+
+
+def _of_boto(kind: str, text: str, name: ModelName, options: ModelOptions) -> Trouble:
+    """What boto3 says before a request left, or instead of an answer; what Bedrock says comes as an API error."""
+    if "Credential" in kind or "Token" in kind:
+        return Trouble("key", text, False, remedy=key_remedy(name, options))
+    if "Connection" in kind or "Timeout" in kind or "ProxyConnection" in kind or "SSL" in kind:
+        sent = kind in ("ReadTimeoutError", "ConnectionClosedError")
+        return Trouble("cut" if sent else "network", text, True, sent=sent, remedy="" if sent else _ONLINE)
+    return Trouble("model", text, False, remedy="set AWS_REGION and the keys of AWS right; see docs/models.md")
 
 
 # How servers word an overflow that send no code for it.
@@ -142,7 +155,7 @@ def key_remedy(name: ModelName, options: ModelOptions) -> str:
 
 def _text(error: BaseException) -> str:
     body = getattr(error, "body", None)
-    found = _message(body) if isinstance(body, dict) else ""
+    found = _message(body)
     status = getattr(error, "status_code", None)
     said = found or str(error) or type(error).__name__
     return redact(" ".join(f"{f'HTTP {status}: ' if status and found else ''}{said}".split()))[:_LONGEST]
@@ -150,9 +163,14 @@ def _text(error: BaseException) -> str:
 
 def _message(body: object) -> str:
     """The provider's own words in the body of an error."""
+    if isinstance(body, str):
+        try:
+            body = json.loads(body)
+        except ValueError:
+            return ""
     if isinstance(body, dict):
-        inner = body.get("error", body)
-        words = inner.get("message") if isinstance(inner, dict) else inner
+        inner = body.get("error") or body.get("Error") or body
+        words = (inner.get("message") or inner.get("Message")) if isinstance(inner, dict) else inner
         return words if isinstance(words, str) else ""
     return ""
 

@@ -215,7 +215,9 @@ def _bedrock_client(name: ModelName, options: ModelOptions, address: str) -> Any
         retries={"total_max_attempts": 1}, read_timeout=options.timeout + _TRANSPORT_GRACE, connect_timeout=10
     )
     try:
-        return boto3.Session().client("bedrock-runtime", config=config, endpoint_url=address or None)
+        # boto3 itself reads AWS_DEFAULT_REGION alone; everything else of AWS reads this one first.
+        session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
+        return session.client("bedrock-runtime", config=config, endpoint_url=address or None)
     except (BotoCoreError, ValueError) as error:
         raise UsageError(
             f"{name.text} cannot be opened: {secrets.redact(str(error))}; set AWS_REGION, and keys that boto3 finds "

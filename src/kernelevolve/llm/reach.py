@@ -234,7 +234,7 @@ def _bedrock(address: str) -> Reached:
     config = Config(retries={"total_max_attempts": 1}, connect_timeout=SECONDS, read_timeout=SECONDS)
     remedy = "see that the key is valid, and allowed to list and invoke models in this region"
     try:
-        client = boto3.Session().client("bedrock", config=config)
+        client = boto3.Session(region_name=os.environ.get("AWS_REGION")).client("bedrock", config=config)
         listed = client.list_foundation_models(byOutputModality="TEXT")["modelSummaries"]
     except EndpointConnectionError as error:
         return Reached("bedrock", address, "no network", redact(str(error))[:200], "is the network up?")

@@ -45,7 +45,7 @@ _AFTER = re.compile(
       | [?&](?:api[-_]?key|key|access[-_]?token|token|sig|signature|secret|password)=      # in a query
       | ["']?(?:authorization|proxy-authorization)["']?\s*[:=]\s*["']?(?:Bearer|Basic|Token)?\s*
       | ["']?(?:x-api-key|api-key|x-goog-api-key|x-amz-security-token)["']?\s*[:=]\s*["']?
-      | \bBearer\s+
+      | \bBearer\s+(?=[A-Za-z._~+/=-]*[0-9])(?=[^\s'"]{12})                                # not "bearer of news"
     )
     (?P<key>[^\s'"&@,;}\])]{6,})
     """,
