@@ -1,4 +1,4 @@
-"""A server that speaks the wires of OpenAI and Anthropic on loopback, misbehaves on request, and counts what it charges.
+"""A server on loopback: it speaks the wires of OpenAI and Anthropic, misbehaves on request, counts what it charges.
 
 A process of its own, so that a test talks to it over real connections with the providers' own packages:
 
@@ -109,8 +109,9 @@ class Server:
         key = key or headers.get("authorization", "").removeprefix("Bearer ")
         if self.key is not None and key != self.key:
             return await wire.error(401, "invalid_api_key", f"Incorrect API key provided: {key}")
-        if verb == "GET" and path.startswith("/v1/models"):
-            return await out.whole(200, wire.list(self.models))
+        if verb == "GET":
+            listed = path.partition("?")[0] in ("/v1/models", "/v1beta/models")
+            return await out.whole(200, wire.list(self.models)) if listed else await out.whole(404, b"no such page")
         return await wire.answer(json.loads(body))
 
 
@@ -140,7 +141,8 @@ class Out:
     async def chunk(self, text):
         if not self.begun:
             self.begun = True
-            self.writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+            self.writer.write(head)
         data = text.encode()
         self.writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
         await self.writer.drain()
@@ -269,8 +271,8 @@ class ResponsesWire(ChatWire):
         item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed"}
         item["content"] = [{"type": "output_text", "text": text, "annotations": []}]
         status = "incomplete" if how == "length" else "completed"
-        usage = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written,
-                 "input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}  # fmt: skip
+        usage = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
+        usage |= {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
         return {
             "id": "resp_1", "object": "response", "created_at": 1, "model": asked["model"], "parallel_tool_calls": True,
             "tool_choice": "auto", "tools": [], "status": status if done else "in_progress", "error": None,
@@ -405,8 +407,8 @@ class GoogleWire(AnyWire):
 
     async def error(self, status, code, message, headers=()):
         named = {401: "UNAUTHENTICATED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 400: "INVALID_ARGUMENT"}
-        status_name = named.get(status, "INTERNAL")
-        return await self.out.whole(status, {"error": {"code": status, "message": message, "status": status_name}}, headers)
+        told = {"code": status, "message": message, "status": named.get(status, "INTERNAL")}
+        return await self.out.whole(status, {"error": told}, headers)
 
     async def streamed(self, asked, text, met, how, tool):
         return await self.error(500, "", "this wire answers nothing")

@@ -273,4 +273,4 @@ def _refuse_key_in_address() -> None:
 
 
 def _shown(text: str) -> str:
-    return "what was given" if looks_secret(text) else repr(text[:80])
+    return "what looks like a key" if looks_secret(text) else repr(text[:80])
