@@ -181,6 +181,22 @@ def test_an_unknown_price_is_refused_under_a_cap_of_money_unless_given(name):
         open_model(name, Ledger(money_usd=1.0))
 
 
+def test_at_another_address_the_price_is_that_of_who_is_there(monkeypatch):
+    groq = checked_model("https://api.groq.com/openai/v1:openai/gpt-oss-120b")[2]
+    assert groq is not None and "genai-prices" in groq.source
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1")
+    assert checked_model("openai:gpt-5")[2] is None
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://gateway.example")
+    assert checked_model("anthropic:claude-sonnet-4-6")[2].read == pytest.approx(3)
+
+
+def test_a_key_that_cannot_be_one_is_told_without_it(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n{KEY}")
+    with pytest.raises(UsageError, match="OPENAI_API_KEY holds characters that no key has") as told:
+        open_model("openai:gpt-5")
+    assert KEY not in str(told.value)
+
+
 def test_the_most_of_a_call_covers_caches_and_tiers():
     price = checked_model("anthropic:claude-sonnet-4-6")[2]
     assert price.most(100_000, 1000) >= (100_000 * 3.75 + 1000 * 15) / 1e6 - 1e-9

@@ -77,10 +77,12 @@ def test_what_keys_reach_is_listed_with_prices(wire, monkeypatch):
     for name in ("openai", "anthropic", "google", "mistral"):
         assert all_of_them[name].state == "ok", all_of_them[name]
         assert [one.name for one in all_of_them[name].models] == [f"{name}:claude-sonnet-4-6", f"{name}:gpt-5"]
-    assert all_of_them["openai"].models[1].price_out == pytest.approx(10)
-    assert all_of_them["openai"].models[1].window == 400_000
+    sonnet = all_of_them["anthropic"].models[0]
+    assert (sonnet.price_in, sonnet.price_out) == (pytest.approx(3), pytest.approx(15)) and sonnet.window
+    # What listens here is not OpenAI.
+    assert all_of_them["openai"].models[1].price_out is None
     assert all_of_them["openai-compatible"].state == "wrong key"
-    assert to_ping(all_of_them.values())[0] == "openai:gpt-5"
+    assert to_ping(all_of_them.values())[:2] == ("openai:claude-sonnet-4-6", "anthropic:claude-sonnet-4-6")
 
 
 def test_a_wrong_key_is_told_and_not_repeated(wire, monkeypatch):

@@ -190,6 +190,15 @@ def test_so_many_calls_per_minute_are_spaced_evenly():
     assert 0.5 <= asyncio.run(turns()) < 3
 
 
+@pytest.mark.parametrize("which", WIRES)
+def test_a_model_goes_on_in_another_event_loop_without_asking_twice(wire, which):
+    ledger = Ledger()
+    model = opened(wire, which, ledger)
+    for job in range(3):
+        assert text_of(asyncio.run(asked(model, job))) == f"answer {job}"
+    assert same_bill(wire, ledger)["asked"] == 3 and ledger.unreported == ledger.reserved
+
+
 def test_nothing_listens(wire):
     model = open_model("http://127.0.0.1:9/v1:nothing", attempts=2, backoff=0.01)
     with pytest.raises(ModelFault, match=r"is the server at http://127\.0\.0\.1:9/v1 running") as fault:

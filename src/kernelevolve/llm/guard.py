@@ -114,6 +114,8 @@ class GuardedModel(WrapperModel):
             BudgetSpent: the next call may pass a cap.
         """
         settings: Any = {**self._defaults, **(model_settings or {})}
+        # As an agent does at the start of a run: connections belong to the event loop that opened them.
+        self._refresh_http_client()
         try:
             response, cost = await self._tried(messages, settings, model_request_parameters)
         except ModelFault as fault:

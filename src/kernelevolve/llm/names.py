@@ -265,6 +265,22 @@ def checked_address(address: str, where: str) -> str:
     return _checked(address, where).rstrip("/")
 
 
+def service_of(name: ModelName) -> Provider:
+    """Who serves the model."""
+    return PROVIDERS.get(name.provider) or LOCAL.get(name.provider) or LOCAL["vllm"]
+
+
+def address_of(name: ModelName, options: ModelOptions) -> str:
+    """Where the model is served; empty where its package knows (Bedrock's regions)."""
+    if options.address:
+        return checked_address(options.address, "address=")
+    if name.address:
+        return name.address
+    service = service_of(name)
+    given = os.environ.get(service.address_variable)
+    return checked_address(given, f"${service.address_variable}") if given else service.address
+
+
 def _refuse_key_in_address() -> None:
     raise UsageError(
         "an address with a user, a password or a query has a key in it, which would be written into the run's log; "

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from kernelevolve.errors import UsageError
-from kernelevolve.llm.names import PROVIDERS, ModelName, ModelOptions
+from kernelevolve.llm.names import PROVIDERS, ModelName, ModelOptions, address_of
 
 if TYPE_CHECKING:
     from pydantic_ai.messages import ModelResponse
@@ -82,11 +82,23 @@ def price_for(name: ModelName, options: ModelOptions) -> Price | None:
         return FREE
     if options.price_in is not None and options.price_out is not None:
         return Price("given by the user", options.price_in, options.price_out)
-    provider = PROVIDERS[name.provider].prices if name.provider in PROVIDERS else ""
-    if not provider or (options.address and name.provider == "openai"):
-        # What answers at another address is not OpenAI, whatever the model is called there.
-        return None
-    return _in_table(provider, name.model)
+    provider = _seller(name, options)
+    return _in_table(provider, name.model) if provider else None
+
+
+def _seller(name: ModelName, options: ModelOptions) -> str:
+    """Who charges for the model, as genai-prices calls it; empty where it knows nobody."""
+    service, address = PROVIDERS.get(name.provider), address_of(name, options)
+    # What answers where OpenAI's wire is spoken need not be OpenAI, whatever the model is called there; the other
+    # services' wires are spoken by gateways to them.
+    if service is not None and (name.provider != "openai" or address == service.address):
+        return service.prices
+    from genai_prices.data_snapshot import get_snapshot
+
+    try:
+        return get_snapshot().find_provider(None, None, address).id
+    except LookupError:
+        return ""
 
 
 def _in_table(provider: str, model: str) -> Price | None:
@@ -106,7 +118,7 @@ def _in_table(provider: str, model: str) -> Price | None:
 
 def context_window(name: ModelName) -> int | None:
     """Most tokens that the model reads and writes in one call, as the table has it; None where it is not known."""
-    provider = PROVIDERS[name.provider].prices if name.provider in PROVIDERS else ""
+    provider = "" if name.is_free else _seller(name, ModelOptions())
     return _known_window(provider, name.model) if provider else None
 
 

@@ -17,15 +17,7 @@ from kernelevolve.llm import secrets
 from kernelevolve.llm.faults import key_remedy
 from kernelevolve.llm.gate import Gate, gate_of
 from kernelevolve.llm.ledger import Ledger
-from kernelevolve.llm.names import (
-    KEY_OF_ADDRESSES,
-    LOCAL,
-    PROVIDERS,
-    ModelName,
-    ModelOptions,
-    Provider,
-    checked_address,
-)
+from kernelevolve.llm.names import KEY_OF_ADDRESSES, PROVIDERS, ModelName, ModelOptions, address_of, service_of
 from kernelevolve.llm.prices import Price
 from kernelevolve.llm.scripted import read_script, scripted_model
 
@@ -72,33 +64,19 @@ def guarded(
     return GuardedModel(model, name, ledger, price, options, gate, settings, recorder, tell)
 
 
-def service_of(name: ModelName) -> Provider:
-    """Who serves the model."""
-    return PROVIDERS.get(name.provider) or LOCAL.get(name.provider) or LOCAL["vllm"]
-
-
-def address_of(name: ModelName, options: ModelOptions) -> str:
-    """Where the model is served; empty where its package knows (Bedrock's regions)."""
-    if options.address:
-        return checked_address(options.address, "address=")
-    if name.address:
-        return name.address
-    service = service_of(name)
-    given = os.environ.get(service.address_variable)
-    return checked_address(given, f"${service.address_variable}") if given else service.address
-
-
 def key_of(name: ModelName, options: ModelOptions) -> str:
     """The key for a model; empty where there is none. `secrets` knows it from now on.
 
     Raises:
-        UsageError: `key_env=` names a variable that is not set.
+        UsageError: `key_env=` names a variable that is not set, or the variable holds no key.
     """
     service = PROVIDERS.get(name.provider)
     variables = (options.key_env,) if options.key_env else service.keys if service else (KEY_OF_ADDRESSES,)
     for variable in variables:
         if value := os.environ.get(variable, "").strip():
             secrets.keep_secret(value)
+            if not value.isascii() or not value.isprintable():
+                raise UsageError(f"{variable} holds characters that no key has, such as a line break; set it again")
             return value
     if options.key_env:
         raise UsageError(f"{name.text}: the environment variable {options.key_env!r} that key_env= names is not set")

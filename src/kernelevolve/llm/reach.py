@@ -27,9 +27,18 @@ from kernelevolve.candidate import Cost
 from kernelevolve.errors import BudgetSpent, KernelEvolveError, ModelFault, UsageError
 from kernelevolve.llm.ledger import Ledger
 from kernelevolve.llm.models import checked_model, open_model
-from kernelevolve.llm.names import LOCAL, PROVIDERS, ModelName, ModelOptions, Provider, checked_address
+from kernelevolve.llm.names import (
+    KEY_OF_ADDRESSES,
+    LOCAL,
+    PROVIDERS,
+    ModelName,
+    ModelOptions,
+    Provider,
+    address_of,
+    checked_address,
+)
 from kernelevolve.llm.prices import Price, context_window, price_for
-from kernelevolve.llm.providers import address_of, install_command, is_installed, key_of
+from kernelevolve.llm.providers import install_command, is_installed, key_of
 from kernelevolve.llm.secrets import keep_secret, redact
 
 State = Literal["ok", "no key", "wrong key", "no package", "no network", "not there", "fault"]
@@ -122,7 +131,10 @@ def _reached(provider: str, service: Provider, address: str, seconds: float) -> 
     if not is_installed(service.package):
         return Reached(provider, where, "no package", f"{service.package} is not installed",
                        install_command(service.extra))  # fmt: skip
-    key = key_of(name, options)
+    try:
+        key = key_of(name, options)
+    except UsageError as error:
+        return Reached(provider, where, "wrong key", str(error), f"set {' or '.join(service.keys) or KEY_OF_ADDRESSES}")
     if service.keys and not key:
         return Reached(provider, where, "no key", f"{' or '.join(service.keys)} is not set", f"set {service.keys[0]}")
     keep_secret(key)
@@ -140,7 +152,7 @@ def _listed(provider: str, service: Provider, address: str, key: str, seconds: f
         with error:
             said = _said(error)
         if error.code in (401, 403) or (error.code == 400 and "key" in said.lower()):
-            wants = service.keys[0] if service.keys else "KERNELEVOLVE_API_KEY"
+            wants = service.keys[0] if service.keys else KEY_OF_ADDRESSES
             return Reached(provider, address, "wrong key", said, f"set {wants} to a key that is valid here")
         return Reached(provider, address, "fault", said, "is the address right? it ends in /v1 as a rule")
     except (urllib.error.URLError, OSError, HTTPException) as error:

@@ -20,8 +20,8 @@ HIDDEN = "[key]"
 # A shorter value would be found in ordinary text.
 _SHORTEST = 8
 _NAMES = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
-# Variables of which the name fits, but the value is no key.
-_PUBLIC = {"SSH_AUTH_SOCK", "AWS_DEFAULT_REGION", "KEYTIMEOUT"}
+# Names of variables that say where a key is, not what.
+_PLACES = re.compile(r"_(?:PATH|FILE|DIR|URL|HOST|ENV)$", re.IGNORECASE)
 
 _SHAPES = re.compile(
     r"""
@@ -94,7 +94,7 @@ def _values() -> list[str]:
     found = {
         value
         for name, value in os.environ.items()
-        if len(value) >= _SHORTEST and name not in _PUBLIC and _NAMES.search(name)
+        if len(value) >= _SHORTEST and _NAMES.search(name) and not _PLACES.search(name)
     }
     with _lock:
         found |= _known
