@@ -157,6 +157,12 @@ def test_what_is_no_cassette_is_told_with_its_line(tmp_path, text, said):
         open_model(f"cassette:{tmp_path / 'none'}")
 
 
+def test_the_name_of_a_model_may_say_where_to_record(wire, tmp_path):
+    file = tmp_path / "c"
+    said = session(open_model(f"{wire.openai}:m,record={file}"), "job 3")
+    assert session(open_model(f"cassette:{file}"), "job 3") == said == "answer 3"
+
+
 def test_a_place_that_cannot_be_written_is_told_before_a_call(wire, tmp_path):
     with pytest.raises(UsageError, match="cannot be written"):
         open_model(f"{wire.openai}:m", record=tmp_path)

@@ -258,6 +258,7 @@ def test_the_values_of_variables_that_hold_keys_are_hidden_everywhere(monkeypatc
         "def key(self): return self.token",
         "for sk-learn users: http://127.0.0.1:8000/v1:qwen3?",
         "KNOBS = {'BLOCK_M': [64, 128]}",
+        "a mask-parallel_scheduling-of-128-blocks, task-specific-optimisation-2 and disk-to-device-copies-of-16-bytes",
     ],
 )
 def test_ordinary_text_stays_as_it_is(text):

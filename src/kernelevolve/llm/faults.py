@@ -76,7 +76,7 @@ def _of_api(error: Exception, text: str, name: ModelName, options: ModelOptions)
         meant = f"did you mean {near}? " if near else ""
         return Trouble("model", text, False, remedy=f"{meant}see what there is: kernelevolve models")
     if isinstance(error, pydantic.ModelContextWindowExceededError) or _is_too_large(error):
-        return Trouble("overflow", text, False, remedy="ask with a shorter prompt, or another model")
+        return Trouble("overflow", text, False, remedy=_SHORTER)
     if isinstance(error, pydantic.ModelQuotaExceededError):
         return Trouble("rate", text, False, remedy="the account's quota or credit is used up: top it up, or wait")
     if isinstance(error, pydantic.ModelRateLimitError):
@@ -117,6 +117,7 @@ _OVERFLOWS = (
     "too many tokens", "exceeds the maximum number of tokens",
 )  # fmt: skip
 _HTTP_PACKAGES = ("httpx", "httpcore", "httpx2", "httpcore2")
+_SHORTER = "ask with a shorter prompt, let it write less (max_tokens=), or take another model"
 _ONLINE = "is the network up, and does a proxy have to be set?"
 _REPHRASE = "the provider's filter or the model itself declined; another model may not"
 

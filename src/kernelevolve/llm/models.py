@@ -38,7 +38,7 @@ def open_model(
     Args:
         name: see `names.parse_name`; it may end in `,option=value`.
         ledger: of the run; default: one without caps.
-        record: file to which requests and answers are added, for `cassette:FILE`.
+        record: file to which requests and answers are added, for `cassette:FILE`; as the option of that name.
         tell: called with one line whenever a call has to be repeated.
         options: fields of `names.ModelOptions`; they go before those in the name.
 
@@ -49,6 +49,7 @@ def open_model(
     """
     ledger = ledger or Ledger()
     parsed, chosen, price = checked_model(name, ledger.money_usd, **options)
+    record = record or (Path(chosen.record) if chosen.record else None)
     if parsed.is_free and record is not None:
         raise UsageError(f"{parsed.text} calls nothing, so there is nothing to record; leave record= out")
     # Imported here: the guard is a class of pydantic-ai.

@@ -101,6 +101,7 @@ class ModelOptions:
         key_env: environment variable that holds the key; empty for the provider's own.
         address: of the service, in place of its own.
         api: of OpenAI: `responses` or `chat`; empty for responses with OpenAI itself, and chat elsewhere.
+        record: file to which requests and answers are added, for `cassette:FILE`; empty for none.
     """
 
     price_in: float | None = None
@@ -117,6 +118,7 @@ class ModelOptions:
     key_env: str = ""
     address: str = ""
     api: Literal["", "responses", "chat"] = ""
+    record: str = ""
 
     def __post_init__(self) -> None:
         if (self.price_in is None) != (self.price_out is None):
@@ -138,7 +140,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "price_in": (float, int), "price_out": (float, int), "max_tokens": (int,), "timeout": (float, int),
     "attempts": (int,), "backoff": (float, int), "patience": (float, int), "per_minute": (float, int),
     "temperature": (float, int), "effort": (str,), "stream": (bool,), "key_env": (str,), "address": (str,),
-    "api": (str,),
+    "api": (str,), "record": (str,),
 }  # fmt: skip
 
 
@@ -189,7 +191,7 @@ def _without_options(text: str) -> tuple[str, dict[str, Any]]:
         option, equals, value = (part.strip() for part in piece.partition("="))
         if not equals or not value or option in options:
             raise UsageError(f"{option!r} after the name of a model is not option=value, or comes twice")
-        options[option] = value if option in ("address", "key_env") else value_of(value)
+        options[option] = value if _TYPES.get(option) == (str,) else value_of(value)
     return name, options
 
 

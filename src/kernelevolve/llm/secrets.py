@@ -25,13 +25,15 @@ _PLACES = re.compile(r"_(?:PATH|FILE|DIR|URL|HOST|ENV)$", re.IGNORECASE)
 
 _SHAPES = re.compile(
     r"""
-      sk-(?:ant-|proj-|svcacct-|or-v1-)?[A-Za-z0-9_-]{16,}          # OpenAI, Anthropic, OpenRouter
+      (?<![A-Za-z0-9_-])(?:                                         # a mask-parallel kernel has no key
+      sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}                     # OpenAI, Anthropic, OpenRouter
     | AIza[A-Za-z0-9_-]{30,}                                        # Google
     | (?:AKIA|ASIA)[A-Z0-9]{16}                                     # AWS access key
     | ABSK[A-Za-z0-9+/=]{30,}                                       # Bedrock
     | gsk_[A-Za-z0-9]{20,} | xai-[A-Za-z0-9]{20,} | hf_[A-Za-z0-9]{20,}
     | gh[pousr]_[A-Za-z0-9]{20,} | github_pat_[A-Za-z0-9_]{20,}
     | eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}  # JSON web token
+      )
     | -----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY-----[\s\S]*?-----END[ ][A-Z ]*PRIVATE[ ]KEY-----
     """,
     re.VERBOSE,
