@@ -176,11 +176,21 @@ class AnyWire:
             return False
         if met == "html":
             return await self.out.whole(200, b"<html>gateway</html>", kind="text/html")
+        if met == "odd":
+            return await self.odd(argument, bool(asked.get("stream")))
         how = {"refuse": "refusal", "length": "length", "empty": "empty"}.get(met, "")
         tool = asked["tools"][0] if asked.get("tools") and met == "tool" else None
         if asked.get("stream"):
             return await self.streamed(asked, "" if how == "empty" else text, met, how, tool)
         return await self.at_once(asked, "" if how == "empty" else text, met, how, tool)
+
+    async def odd(self, body, stream):
+        """JSON of the wrong shape, in the form that was asked for."""
+        if not stream:
+            return await self.out.whole(200, body.encode())
+        await self.out.chunk(f"event: message_start\ndata: {body}\n\n")
+        await self.out.chunk(f"data: {body}\n\n")
+        return await self.out.end()
 
     async def stall(self):
         await asyncio.sleep(60)
