@@ -88,7 +88,7 @@ def test_a_stall_ends_after_the_timeout_and_is_tried_again(wire, which):
     wire.plan(queue=["stall"])
     start = time.monotonic()
     assert text_of(asyncio.run(asked(opened(wire, which, ledger, timeout=1.5)))) == "answer 7"
-    assert 1.5 <= time.monotonic() - start < 15
+    assert 1.5 <= time.monotonic() - start < 45
     same_bill(wire, ledger)
     assert ledger.unreported.money_usd > 0
 

@@ -38,13 +38,19 @@ _SHAPES = re.compile(
     """,
     re.VERBOSE,
 )
+# One of these is in every text that the pattern finds something in; most texts have none, and long ones are common.
+_SHAPE_HINTS = ("sk-", "AIza", "AKIA", "ASIA", "ABSK", "gsk_", "xai-", "hf_", "gh", "eyJ", "PRIVATE KEY")
+_AFTER_HINTS = (
+    "://", "key=", "token=", "sig=", "signature=", "secret=", "password=", "authorization", "api-key", "security-token",
+    "bearer",
+)  # fmt: skip
 # What precedes a key stays, so that one still sees where it was.
 _AFTER = re.compile(
     r"""
     (?P<before>
         (?:https?|wss?)://[^/\s:@'"]*:(?=[^/\s@'"]+@)                                       # user:HERE@host
       | (?:https?|wss?)://(?=[^/\s:@'"]{8,}@)                                               # HERE@host
-      | [?&](?:api[-_]?key|key|access[-_]?token|token|sig|signature|secret|password)=      # in a query
+      | [?&](?:api[-_]?key|key|access[-_]?token|token|sig|signature|secret|password)=       # in a query
       | ["']?(?:authorization|proxy-authorization)["']?\s*[:=]\s*["']?(?:Bearer|Basic|Token)?\s*
       | ["']?(?:x-api-key|api-key|x-goog-api-key|x-amz-security-token)["']?\s*[:=]\s*["']?
       | \bBearer\s+(?=[A-Za-z._~+/=-]*[0-9])(?=[^\s'"]{12})                                # not "bearer of news"
@@ -71,8 +77,12 @@ def redact(text: str) -> str:
         for form in {value, quote(value, safe=""), quote_plus(value)}:
             if form in text:
                 text = text.replace(form, HIDDEN)
-    text = _AFTER.sub(lambda found: found["before"] + HIDDEN, text)
-    return _SHAPES.sub(HIDDEN, text)
+    folded = text.lower()
+    if any(hint in folded for hint in _AFTER_HINTS):
+        text = _AFTER.sub(lambda found: found["before"] + HIDDEN, text)
+    if any(hint in text for hint in _SHAPE_HINTS):
+        text = _SHAPES.sub(HIDDEN, text)
+    return text
 
 
 def redact_data(data: Any) -> Any:
