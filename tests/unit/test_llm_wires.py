@@ -363,8 +363,24 @@ def test_faults_of_the_other_providers_have_the_same_names(wire, monkeypatch, na
         assert wire.charged()["asked"] == 1, "its package tried again by itself"
 
 
-def test_mistral_answers(wire):
+@pytest.mark.parametrize(
+    ("name", "stream", "met"),
+    [
+        ("mistral:mistral-large-latest", True, "cut"),
+        ("mistral:mistral-large-latest", False, "malformed"),
+        ("google:gemini-2.5-pro", True, "cut"),
+        ("google:gemini-2.5-pro", True, "early"),
+        ("google:gemini-2.5-pro", False, "close"),
+        ("bedrock:amazon.nova-pro-v1:0", False, "close"),
+    ],
+)
+def test_the_other_providers_answer_after_a_fault(wire, monkeypatch, name, stream, met):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAPLANTEDPLANTED00")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret-of-aws")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
     ledger = Ledger()
-    model = open_model("mistral:mistral-large-latest", ledger, address=wire.root, **QUICK)
+    wire.plan(queue=[met])
+    model = open_model(name, ledger, address=wire.root, stream=stream, **QUICK)
     assert text_of(asyncio.run(asked(model))) == "answer 7"
-    same_bill(wire, ledger)
+    assert same_bill(wire, ledger)["asked"] == 2
+    assert ledger.unreported.tokens_in > 0

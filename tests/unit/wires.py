@@ -112,7 +112,10 @@ class Server:
         if verb == "GET":
             listed = path.partition("?")[0] in ("/v1/models", "/v1beta/models")
             return await out.whole(200, wire.list(self.models)) if listed else await out.whole(404, b"no such page")
-        return await wire.answer(json.loads(body))
+        asked = json.loads(body)
+        if path.startswith(("/v1beta/", "/model/")):
+            asked["stream"] = "tream" in path  # which these wires say in the path
+        return await wire.answer(asked)
 
 
 def _wire_of(path, headers):
@@ -410,7 +413,7 @@ class AnthropicWire(AnyWire):
 
 
 class GoogleWire(AnyWire):
-    """Gemini's errors and list; it answers nothing."""
+    """Gemini's errors, lists and texts."""
 
     def list(self, models):
         return {"models": [{"name": f"models/{m}"} for m in models]}
@@ -420,14 +423,38 @@ class GoogleWire(AnyWire):
         told = {"code": status, "message": message, "status": named.get(status, "INTERNAL")}
         return await self.out.whole(status, {"error": told}, headers)
 
-    async def streamed(self, asked, text, met, how, tool):
-        return await self.error(500, "", "this wire answers nothing")
+    def content(self, text, ended):
+        candidate = {"content": {"parts": [{"text": text}], "role": "model"}, "index": 0}
+        if ended:
+            candidate["finishReason"] = "STOP"
+        read, written = self.server.tokens
+        usage = {"promptTokenCount": read, "candidatesTokenCount": written, "totalTokenCount": read + written}
+        return {"candidates": [candidate], "modelVersion": "m", **({"usageMetadata": usage} if ended else {})}
 
-    at_once = streamed
+    async def at_once(self, asked, text, met, how, tool):
+        self.server.charge(*self.server.tokens)
+        return await self.out.whole(200, self.content(text, True))
+
+    async def streamed(self, asked, text, met, how, tool):
+        half = len(text) // 2
+        await self.out.chunk(f"data: {json.dumps(self.content(text[:half], False))}\r\n\r\n")
+        if met == "cut":
+            return False
+        if met == "early":
+            return await self.out.end()
+        self.server.charge(*self.server.tokens)
+        await self.out.chunk(f"data: {json.dumps(self.content(text[half:], True))}\r\n\r\n")
+        return await self.out.end()
 
 
 class BedrockWire(GoogleWire):
-    """Bedrock's errors."""
+    """Bedrock's errors, and texts that are not streamed."""
+
+    def content(self, text, ended):
+        read, written = self.server.tokens
+        usage = {"inputTokens": read, "outputTokens": written, "totalTokens": read + written}
+        message = {"role": "assistant", "content": [{"text": text}]}
+        return {"output": {"message": message}, "stopReason": "end_turn", "usage": usage, "metrics": {"latencyMs": 1}}
 
     async def error(self, status, code, message, headers=()):
         named = {401: "UnrecognizedClientException", 404: "ResourceNotFoundException", 429: "ThrottlingException",
