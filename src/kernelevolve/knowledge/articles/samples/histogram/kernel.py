@@ -24,17 +24,12 @@ def chosen(*inputs):
 def count_bins(x, counts, count, bins, BINS: tl.constexpr, BLOCK: tl.constexpr):
     lane = tl.arange(0, BLOCK)
     mine = tl.zeros((BINS,), tl.int32)
-    # Only whole blocks here: tl.histogram would count lanes that a mask leaves out, whatever number stands there.
-    whole = count // BLOCK
-    for block in range(tl.program_id(0), whole, tl.num_programs(0)):
-        v = tl.load(x + block.to(tl.int64) * BLOCK + lane)
-        mine += tl.histogram(v.to(tl.int32), BINS)
-    # The rest goes to one program; what is beyond the end is counted as 0 and taken off again.
-    if tl.program_id(0) == 0:
-        at = whole.to(tl.int64) * BLOCK + lane
-        v = tl.load(x + at, mask=at < count, other=0)
-        beyond = BLOCK - (count - whole * BLOCK)
-        mine += tl.histogram(v.to(tl.int32), BINS) - tl.where(tl.arange(0, BINS) == 0, beyond, 0)
+    for block in range(tl.program_id(0), tl.cdiv(count, BLOCK), tl.num_programs(0)):
+        at = block.to(tl.int64) * BLOCK + lane
+        inside = at < count
+        v = tl.load(x + at, mask=inside, other=0)
+        # The mask again: what stands in for a lane beyond the end must not be counted.
+        mine += tl.histogram(v.to(tl.int32), BINS, mask=inside)
     bin_ = tl.arange(0, BINS)
     # 32 bits suffice within a program, not for the total.
     tl.atomic_add(counts + bin_, mine.to(tl.int64), mask=(bin_ < bins) & (mine > 0), sem="relaxed")
@@ -54,6 +49,6 @@ class ModelNew(nn.Module):
         BINS = max(2, triton.next_power_of_2(self.bins))
         if BINS > 1024:
             raise ValueError(f"{self.bins} bins do not fit into a program: add to memory by each number instead")
-        grid = (max(1, min(programs, count // knobs["BLOCK"])),)
+        grid = (min(programs, triton.cdiv(count, knobs["BLOCK"])),)
         count_bins[grid](x, counts, count, self.bins, BINS=BINS, **knobs)
         return counts
