@@ -14,7 +14,7 @@ KNOBS = {
     "BLOCK_N": [64, 128, 32],
     "num_warps": [8, 4],
     "nvidia": {"num_stages": [3, 2]},
-    "amd": {"num_stages": [2, 1], "waves_per_eu": [2, 0]},
+    "amd": {"num_stages": [1, 2], "waves_per_eu": [0, 2]},
 }
 CHOICE = {}
 CHOICES = {}
