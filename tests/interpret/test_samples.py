@@ -1,5 +1,5 @@
-"""The sample kernels of the knowledge base: every folder is found by walking, checked, compiled for each platform that its
-article claims (all launches of the recorded plan, those of a backward too), and interpreted against its problem."""
+"""The sample kernels of the knowledge base: every folder is found by walking, checked, compiled for each platform that
+its article claims (all launches of the recorded plan, those of a backward too), and interpreted against its problem."""
 
 from __future__ import annotations
 
@@ -75,10 +75,9 @@ def with_choice(source: str, choice: Mapping[str, Choice]) -> str:
 def tiny(knobs: Knobs, vendor: str) -> dict[str, Choice]:
     """Blocks so small that every loop goes round several times at the sizes that the interpreter runs."""
     chosen = knobs.for_vendor(vendor)
-    blocks = {name: allowed for name, allowed in chosen.items() if name.isupper() and isinstance(allowed[0], int)}
-    return {name: allowed[0] for name, allowed in chosen.items()} | {
-        name: min(16, *allowed) for name, allowed in blocks.items()
-    }
+    sizes = {name: allowed for name, allowed in chosen.items() if name.isupper() and isinstance(allowed[0], int)}
+    least = {"BLOCK": 64, "PARTS": 4, "PROGRAMS": 4}  # one-dimensional blocks; how many share the work; else 16
+    return knobs.defaults(vendor) | {name: min(least.get(name, 16), *allowed) for name, allowed in sizes.items()}
 
 
 class Gradients(torch.nn.Module):

@@ -44,7 +44,7 @@ def conv_relu(
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     # One loop over taps and channels and not nine over channels: the pipeline fills and drains once.
     blocks = tl.cdiv(channels, BLOCK_C)
-    for step in range(0, R * S * blocks):
+    for step in range(R * S * blocks):
         tap = step // blocks
         ch = (step % blocks) * BLOCK_C + c
         h, v = top + tap // S, left + tap % S  # S is a constant

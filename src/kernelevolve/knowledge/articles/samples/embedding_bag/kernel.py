@@ -1,7 +1,7 @@
 """Gather and weighted sum of rows of a table: each program keeps many independent row reads in flight.
 
-The ids of a bag are read as one vector, so that the gather of LINES rows is a single two-dimensional load: its addresses
-do not wait for each other, which is what hides the latency of random reads.
+The ids of a bag are read as one vector, so that the gather of LINES rows is a single two-dimensional load: its
+addresses do not wait for each other, which is what hides the latency of random reads.
 """
 
 import torch
@@ -29,10 +29,10 @@ def bag_sum(table, ids, weights, y, bag, dim, DIM: tl.constexpr, LINES: tl.const
         place = start + tl.arange(0, LINES)
         present = place < bag
         # Ids and weights are read once and streamed; table rows may recur and are left to the L2.
-        chosen_id = tl.load(ids + row * bag + place, mask=present, other=0, eviction_policy="evict_first")
+        which = tl.load(ids + row * bag + place, mask=present, other=0, eviction_policy="evict_first")
         weight = tl.load(weights + row * bag + place, mask=present, other=0.0, eviction_policy="evict_first")
         # 64-bit addresses: rows * dim of a large table passes 2^31.
-        at = chosen_id.to(tl.int64)[:, None] * dim + col[None, :]
+        at = which.to(tl.int64)[:, None] * dim + col[None, :]
         line = tl.load(table + at, mask=present[:, None] & (col < dim)[None, :], other=0.0)
         acc += line.to(tl.float32) * weight.to(tl.float32)[:, None]
     tl.store(y + row * dim + col, tl.sum(acc, 0).to(y.dtype.element_ty), mask=col < dim)

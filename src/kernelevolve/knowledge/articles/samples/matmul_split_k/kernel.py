@@ -1,7 +1,8 @@
 """Matrix product with a long inner dimension, split over programs in two passes without atomics.
 
-The result has too few tiles to fill the GPU, so PARTS programs share each tile: every one sums its own part of the inner
-dimension into an fp32 plane, and a second kernel adds the planes in a fixed order. The same bits come out in every call.
+The result has too few tiles to fill the GPU, so several programs share each tile: every one sums its own part of the
+inner dimension into an fp32 plane, and a second kernel adds the planes in a fixed order. The same bits come out in
+every call.
 """
 
 import torch

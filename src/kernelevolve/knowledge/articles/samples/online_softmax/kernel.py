@@ -42,7 +42,7 @@ def softmax_rows(x, y, width, BLOCK: tl.constexpr):
 
     # Backwards: the end of the row was read last and is the part that the L2 still has.
     blocks = tl.cdiv(width, BLOCK)
-    for step in range(0, blocks):
+    for step in range(blocks):
         at = (blocks - 1 - step) * BLOCK + lane
         v = tl.load(x + row + at, mask=at < width, other=0.0).to(tl.float32)
         tl.store(y + row + at, (tl.exp(v - top) * scale).to(y.dtype.element_ty), mask=at < width)

@@ -60,7 +60,7 @@ class ModelNew(nn.Module):
         k = min(self.k, width)
         WIDTH, K = max(2, triton.next_power_of_2(width)), triton.next_power_of_2(k)
         if WIDTH > 4096:
-            raise ValueError(f"rows of {width} are too wide to be sorted in registers: choose candidates per block first")
+            raise ValueError(f"rows of {width} are too wide for registers: choose candidates by blocks first")
         values = torch.empty((rows, k), device=x.device, dtype=x.dtype)
         places = torch.empty((rows, k), device=x.device, dtype=torch.int64)
         grid = (triton.cdiv(rows, knobs["ROWS"]),)

@@ -23,8 +23,8 @@ def chosen(*inputs):
 @triton.jit
 def transpose(x, y, rows, width, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
     # Neighbouring programs share rows of x: together they use whole DRAM pages on the side that is read.
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
+    c = (tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)).to(tl.int64)
+    r = (tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)).to(tl.int64)
     matrix = tl.program_id(2).to(tl.int64) * rows * width
     inside = (r < rows)[:, None] & (c < width)[None, :]
     v = tl.load(x + matrix + r[:, None] * width + c[None, :], mask=inside, other=0.0)
