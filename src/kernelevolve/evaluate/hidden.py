@@ -23,6 +23,7 @@ from kernelevolve.protocol import Description
 
 GUARD = "hidden-shapes"
 DISTRIBUTION = "declared"
+DECLARED_ONLY = "shapes: declared only"
 
 
 def compare_hidden(
@@ -65,4 +66,4 @@ def compare_hidden(
         report(GUARD, "not run", "no other size could be compared" if sizes else "the reference runs at no other size")
         return []
     report(GUARD, "held", f"{right} sizes that no file names came out right, {refused} were refused with a reason")
-    return ["shapes: declared only"] if refused else []
+    return [DECLARED_ONLY] if refused else []

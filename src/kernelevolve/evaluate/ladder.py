@@ -13,13 +13,14 @@ from dataclasses import replace
 
 from kernelevolve.candidate import Candidate, Choice
 from kernelevolve.evaluate.artefacts import Gathered, Keep
+from kernelevolve.evaluate.asking import refuses
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder, Built
 from kernelevolve.evaluate.check import Finding, check_source
 from kernelevolve.evaluate.circumstances import circumstances
 from kernelevolve.evaluate.climb import Climb, Progress, Reached
 from kernelevolve.evaluate.correct import BOUNDS, Bounds, Failed, Trial, Unseen, addresses, compare
-from kernelevolve.evaluate.hidden import compare_hidden
+from kernelevolve.evaluate.hidden import DECLARED_ONLY, compare_hidden
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.modelling import Costs, Modelling
 from kernelevolve.evaluate.on_device import OnDevice
@@ -290,9 +291,16 @@ class Ladder:
                     self.bounds,
                 )
                 further = description.variant.size == "scaled" and description.variant.workload in looked_at
-                found, climb.isolation = compare(
-                    self.bench, trial, wanted, Evidence.INTERPRETED, then if further else None
-                )
+                try:
+                    found, climb.isolation = compare(
+                        self.bench, trial, wanted, Evidence.INTERPRETED, then if further else None
+                    )
+                except Failed as failed:
+                    # Ragged sizes are ours and not the problem's: a candidate may say that it does not compute them.
+                    if description.variant.size != "ragged" or not refuses(failed):
+                        raise
+                    climb.labels.append(DECLARED_ONLY)
+                    continue
                 climb.correctness.append(found)
                 checks += len(found.checks)
                 if further:
