@@ -14,7 +14,7 @@ import datetime
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -98,6 +98,7 @@ class Article:
         sources: public addresses.
         reviewed: ISO date.
         text: everything after the front matter, unchanged.
+        start: 1-based line where `text` begins.
         modules: in the file's order; those of a sample's code come last.
         links: paths in the library that it leads to, each once, in the text's order.
         folder: the library folder that it came from; empty for ours.
@@ -116,13 +117,14 @@ class Article:
     sources: tuple[str, ...]
     reviewed: str
     text: str
+    start: int
     modules: tuple[Module, ...]
     links: tuple[str, ...]
     folder: str
     kernel: str
     problem: str
     references: tuple[Link, ...]
-    lines: Mapping[str, int]
+    lines: Mapping[str, int] = field(hash=False)
 
     @property
     def is_index(self) -> bool:
@@ -178,6 +180,7 @@ def parse_article(text: str, path: str, folder: str = "") -> Article:
         sources=_words(fields, "sources", lines),
         reviewed=_date(fields, lines, index),
         text=body,
+        start=first_line,
         modules=modules,
         links=tuple(dict.fromkeys(link.path for link in links if link.path != path)),
         folder=folder,
@@ -287,23 +290,25 @@ def _read_body(body: str, path: str, title: str, first_line: int) -> tuple[tuple
     """The modules and the links; code blocks hold neither headings nor links."""
     parts: list[tuple[str, int, list[str]]] = [(title, first_line, [])]
     links: list[Link] = []
-    fence = ""
+    fence, opened = "", 0
     for number, row in enumerate(body.split("\n"), first_line):
         opening = _FENCE.match(row)
         if fence:
             if opening and opening[1].startswith(fence) and not row.strip().strip(fence[0]):
                 fence = ""
         elif opening:
-            fence = opening[1]
+            fence, opened = opening[1], number
         elif row.startswith("## ") and row[3:].strip():
             parts.append((row[3:].strip(), number, []))
             continue
         elif row.startswith("# ") and len(parts) == 1 and not any(one.strip() for one in parts[0][2]):
             parts[0] = (title, number, [])  # the title's own line
             continue
-        else:
+        elif "](" in row:
             links += _links(row, path, number)
         parts[-1][2].append(row)
+    if fence:
+        raise BrokenArticle(opened, f"a code block does not end; close it with {fence}")
     modules = (Module(heading, "\n".join(rows).strip("\n"), line, path) for heading, line, rows in parts)
     return tuple(module for module in modules if module.text.strip()), tuple(links)
 

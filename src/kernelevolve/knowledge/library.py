@@ -24,8 +24,8 @@ from kernelevolve.knowledge.words import WordIndex
 from kernelevolve.plugins import load, names
 
 __all__ = [
-    "ENVIRONMENT", "Article", "BrokenArticle", "Fault", "Hit", "Library", "Link", "Module", "holds_for", "open_library",
-    "our_articles", "vendor_of",
+    "ANY", "ENVIRONMENT", "VENDORS", "Article", "BrokenArticle", "Fault", "Hit", "Library", "Link", "Module",
+    "facet_of", "holds_for", "open_library", "our_articles", "vendor_of",
 ]  # fmt: skip
 
 ENVIRONMENT = "KERNELEVOLVE_KNOWLEDGE"
@@ -92,6 +92,7 @@ class Library:
         self.articles: Mapping[str, Article] = MappingProxyType(dict(sorted(articles.items())))
         self.broken, self.replaced = tuple(broken), tuple(replaced)
         self._owners = {m.file: path for path, a in self.articles.items() for m in a.modules}
+        self._quotable = {path: a for path, a in self.articles.items() if not a.is_index}
         self._words: WordIndex | None = None
 
     @property
@@ -104,6 +105,11 @@ class Library:
                 data = part.encode()
                 hashed.update(len(data).to_bytes(8, "little") + data)
         return f"sha256:{hashed.hexdigest()}"
+
+    @property
+    def files(self) -> frozenset[str]:
+        """Paths of every article and of every file that one quotes."""
+        return frozenset((*self.articles, *self._owners))
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -172,23 +178,17 @@ class Library:
         """
         fitting = {
             path: a
-            for path, a in self.articles.items()
-            if not a.is_index
-            and holds_for(a, platform)
-            and (not limits or set(limits) & set(a.helps))
-            and (not topics or set(topics) & set(a.topics))
+            for path, a in self._quotable.items()
+            if holds_for(a, platform)
+            and (not limits or not set(limits).isdisjoint(a.helps))
+            and (not topics or not set(topics).isdisjoint(a.topics))
         }
         found: list[Hit] = []
-        taken: dict[str, int] = {}
-        for match in self.words.find(query, most_of_each=MOST_OF_ONE_ARTICLE, only=fitting):
-            if len(found) >= most:
-                break
-            taken[match.path] = taken.get(match.path, 0) + 1
-            if taken[match.path] <= MOST_OF_ONE_ARTICLE:
-                a = fitting[match.path]
-                m = a.modules[match.module]
-                found.append(Hit(m.file, m.heading, match.score, self.words.snippet(match, query), m.line, a.title))
-        if not found and not self.words.terms(query) and (platform or limits or topics):
+        for match in self.words.find(query, most=most, most_of_each=MOST_OF_ONE_ARTICLE, only=fitting):
+            a = fitting[match.path]
+            m = a.modules[match.module]
+            found.append(Hit(m.file, m.heading, match.score, self.words.snippet(match, query), m.line, a.title))
+        if not self.words.terms(query):
             for a in list(fitting.values())[:most]:
                 found.append(Hit(a.path, a.title, 0.0, a.summary, 1, a.title))
         return tuple(found)
@@ -197,21 +197,34 @@ class Library:
     def words(self) -> WordIndex:
         """The index of words."""
         if self._words is None:
-            self._words = WordIndex(self.articles.values())
+            self._words = WordIndex(self._quotable.values())
         return self._words
 
 
-def holds_for(article: Article, platform: str) -> bool:
-    """Whether an article holds for a platform: by its name, by its vendor's, or for any; empty asks for nothing."""
-    if not platform or ANY in article.platforms or platform in article.platforms:
+def holds_for(article: Article, platform: str, vendor: str = "") -> bool:
+    """Whether an article holds for a platform: by its name, by its vendor's, or for any; empty asks for nothing.
+
+    Args:
+        platform: a platform's or a vendor's name.
+        vendor: of the platform, where the caller knows it.
+    """
+    if not (platform or vendor) or ANY in article.platforms or platform in article.platforms:
         return True
-    vendor = vendor_of(platform)
-    if vendor:
-        return vendor in article.platforms
+    maker = vendor or vendor_of(platform)
+    if maker:
+        return facet_of(maker) in article.platforms
     # `platform` is a vendor's name itself: what holds for one of its platforms is worth showing.
     return any(vendor_of(name) == platform for name in article.platforms)
 
 
+def facet_of(vendor: str) -> str:
+    """The word of front matter for a vendor."""
+    return _VENDOR_FACETS.get(vendor, vendor)
+
+
+# Articles name the accelerators that people know; there is one line of them by Meta.
+_VENDOR_FACETS = {"meta": "mtia"}
+VENDORS = ("nvidia", "amd", "mtia")
 _VENDORS: dict[str, str] = {}
 
 

@@ -13,7 +13,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kernelevolve.errors import MachineError
 from kernelevolve.knowledge.article import Article
@@ -32,8 +32,7 @@ with would you your
 _COMMON = frozenset(_COMMON_TEXT.split())
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """A module that has words of a query: its article's path, its number in the article, and BM25, larger is better."""
 
     path: str
@@ -43,7 +42,7 @@ class Match:
 
 
 class WordIndex:
-    """Words of every module of some articles; index pages are left out. May be asked from several threads.
+    """Words of every module of some articles. May be asked from several threads.
 
     Raises:
         MachineError: this Python's SQLite was built without FTS5.
@@ -52,22 +51,25 @@ class WordIndex:
     def __init__(self, articles: Iterable[Article]) -> None:
         self._lock = threading.Lock()
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
-        rows = [
-            (a.path, number, a.title, m.heading, " ".join((*a.topics, *a.helps)), "" if number else a.summary, m.text)
-            for a in articles
-            if not a.is_index
-            for number, m in enumerate(a.modules)
-        ]
+        self._places: list[tuple[str, int]] = []
+        rows: list[tuple[int | str, ...]] = []
+        for a in articles:
+            for number, m in enumerate(a.modules):
+                facets = " ".join((*a.topics, *a.helps))
+                rows.append((len(rows), a.title, m.heading, facets, "" if number else a.summary, m.text))
+                self._places.append((a.path, number))
         try:
             self._database.execute(
-                "CREATE VIRTUAL TABLE modules USING fts5(path UNINDEXED, number UNINDEXED, "
-                f"{', '.join(WEIGHTS)}, tokenize = 'porter unicode61 remove_diacritics 2')"
+                f"CREATE VIRTUAL TABLE modules USING fts5({', '.join(WEIGHTS)}, "
+                "tokenize = 'porter unicode61 remove_diacritics 2')"
             )
         except sqlite3.OperationalError as error:
             raise MachineError(
                 f"the knowledge library cannot be searched: {error}; use a Python whose SQLite has FTS5"
             ) from error
-        self._database.executemany("INSERT INTO modules VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        self._database.executemany(
+            f"INSERT INTO modules(rowid, {', '.join(WEIGHTS)}) VALUES (?, ?, ?, ?, ?, ?)", rows
+        )
 
     def terms(self, query: str) -> tuple[str, ...]:
         """The words of a query that are looked up, each once, in its order."""
@@ -79,27 +81,36 @@ class WordIndex:
         return tuple(found)[:MOST_TERMS]
 
     def find(
-        self, query: str, *, most_of_each: int | None = None, only: Collection[str] | None = None
+        self,
+        query: str,
+        *,
+        most: int | None = None,
+        most_of_each: int | None = None,
+        only: Collection[str] | None = None,
     ) -> tuple[Match, ...]:
         """Modules that have at least one of the query's words, best first; ties by path and place.
 
         Args:
+            most: modules in all; None for all there are.
             most_of_each: modules of one article; None for all.
             only: paths of articles to look at; None for all.
         """
         expression = " OR ".join(f'"{term}"' for term in self.terms(query))
         if not expression:
             return ()
-        rank = f"bm25(modules, 0, 0, {', '.join(str(w) for w in WEIGHTS.values())})"
+        rank = f"bm25(modules, {', '.join(str(w) for w in WEIGHTS.values())})"
+        # Only row and score are asked for: the texts of thousands of rows would have to be fetched for anything else.
         with self._lock:
             rows = self._database.execute(
-                f"SELECT path, number, {rank} AS score, rowid FROM modules WHERE modules MATCH ? "
-                "ORDER BY score, path, number",
-                (expression,),
+                f"SELECT {rank}, rowid FROM modules WHERE modules MATCH ?", (expression,)
             ).fetchall()
+        rows.sort()
         taken: dict[str, int] = {}
-        found = []
-        for path, number, score, row in rows:
+        found: list[Match] = []
+        for score, row in rows:
+            if most is not None and len(found) >= most:
+                break
+            path, number = self._places[row]
             if only is not None and path not in only:
                 continue
             taken[path] = taken.get(path, 0) + 1
@@ -111,7 +122,7 @@ class WordIndex:
     def snippet(self, match: Match, query: str) -> str:
         """One line of the module's text around the words that were found."""
         expression = " OR ".join(f'"{term}"' for term in self.terms(query))
-        column = 2 + list(WEIGHTS).index("body")
+        column = list(WEIGHTS).index("body")
         with self._lock:
             rows = self._database.execute(
                 f"SELECT snippet(modules, {column}, '', '', ' … ', 24) FROM modules "
