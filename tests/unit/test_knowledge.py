@@ -269,12 +269,13 @@ class TestFolders:
 
 class TestSearch:
     @pytest.fixture
-    def library(self, write: Write) -> Library:
+    def library(self, write: Write, tmp_path: Path) -> Library:
         write("a/banks.md", text())
         write("b/masks.md", text("## Ragged\nnum_warps and tl.dot at the café.\n", title="Masks", platforms=["any"],
                                  topics=["masks"], helps=["wrong-values"]))  # fmt: skip
         write("b/lds.md", text("## LDS\nBanks of the LDS.\n", title="LDS", platforms=["mi300x"], helps=[]))
-        return open_library(write("c/other.md", text("## Rest\nNothing else.\n", title="Rest", platforms=["h100"])))
+        write("c/other.md", text("## Rest\nNothing else.\n", title="Rest", platforms=["h100"]))
+        return mine_of(open_library(tmp_path / "mine"))
 
     def test_words_are_found_in_any_form(self, library: Library) -> None:
         (hit,) = library.search("pads row")
@@ -287,7 +288,7 @@ class TestSearch:
 
     def test_facets_narrow(self, library: Library) -> None:
         def paths(**facets: Any) -> set[str]:
-            return {h.path for h in library.search("", most=99, **facets) if not h.path.startswith(("const", "guid"))}
+            return {h.path for h in library.search("", most=99, **facets)}
 
         assert {"a/banks.md", "b/masks.md"} <= paths(platform="h200")
         assert "b/lds.md" not in paths(platform="h200")
@@ -340,6 +341,11 @@ class TestSearch:
         assert not holds_for(a, "h100")
 
 
+def mine_of(library: Library) -> Library:
+    """Without our own articles, which have all kinds of words."""
+    return Library({path: a for path, a in library.articles.items() if a.folder})
+
+
 ANY_LIBRARY = Library(
     {
         "a/x.md": parse_article(text(), "a/x.md"),
@@ -363,8 +369,7 @@ class TestRetrieval:
                                               topics=["scan"], kernel="kernel.py", problem="problem.py"))  # fmt: skip
         write("samples/scan/problem.py", "class Model: ...\n")
         folder = write("samples/scan/kernel.py", "class ModelNew:\n    pass\n")
-        everything = open_library(folder).articles
-        return Library({p: a for p, a in everything.items() if a.folder})
+        return mine_of(open_library(folder))
 
     def test_what_limits_leads_and_links_are_followed(self, library: Library) -> None:
         found = choose(library, Want("h100", "nvidia", "spills", "smaller blocks"))
@@ -428,6 +433,7 @@ class TestChecks:
             ({"body": "## A\n[a](#b)\n"}, "a/x.md:12: link '#b' leads to no heading of a/x.md"),
             ({"body": "## A\nsee /home/me/x.py\n"}, "a/x.md:12: /home/me is one machine's path"),
             ({"body": f"## A\n{'x' * 12_001}\n"}, "a/x.md:11: 12001 characters under 'A'"),
+            ({"body": "## A\n```python\nx = 1\ny = (\n```\n"}, "a/x.md:14: code does not parse: '(' was never closed"),
             ({"body": "\n"}, "a/x.md:1: has no text"),
         ],
     )
@@ -469,15 +475,16 @@ class TestChecks:
     def test_our_own_articles_have_no_fault(self) -> None:
         assert [str(f) for f in library_faults(open_library(), LIMITS)] == []
 
-    def test_our_index_leads_to_every_article(self) -> None:
+    def test_our_index_names_every_folder_and_every_limit_has_an_article(self) -> None:
         library = open_library()
-        reached = {p for a in library.articles.values() if a.is_index for p in a.links}
-        assert {p for p, a in library.articles.items() if not a.is_index} <= reached
+        said = library.article("index.md").text
+        assert all(f"`{path.split('/')[0]}/" in said for path in library.articles if "/" in path)
+        assert set(LIMITS) - set(library.limits) == set()
 
-    def test_every_article_of_ours_can_be_quoted_alone(self) -> None:
+    def test_every_article_of_ours_has_sections_to_quote(self) -> None:
         for a in open_library().articles.values():
             if not a.is_index:
-                assert len([m for m in a.modules if m.file == a.path]) >= 3, a.path
+                assert len([m for m in a.modules if m.file == a.path]) >= 2, a.path
 
 
 def test_a_thousand_articles_open_and_are_searched_quickly(write: Write) -> None:
@@ -519,7 +526,7 @@ class TestCommands:
 
     def test_search_prints_passages_and_an_object(self, run: Any, write: Write) -> None:
         folder = write("a/banks.md", text("## Padding\nZyzzyva rows.\n"))
-        code, out, _ = run("search", 'zyzzyva "NEAR(', "--platform", "h100", "--folder", folder)
+        code, out, _ = run("search", 'zyzzyva "( *', "--platform", "h100", "--folder", folder)
         assert code == 0
         assert out.splitlines() == ["a/banks.md:11  Padding", "    Zyzzyva rows."]
         code, out, err = run("search", "zyzzyva", "--folder", folder, "--json")

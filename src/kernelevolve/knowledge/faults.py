@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterator
 
@@ -20,6 +21,7 @@ from kernelevolve.plugins import names
 MOST_OF_A_MODULE = 12_000
 _SOURCE = re.compile(r"https?://[^\s/]+\.[^\s]+")
 _OWN_PATHS = re.compile(r"(?<![\w.~])/(?:home|root|Users)/\w+")
+_PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _DEFINED = {"kernel": ("ModelNew",), "problem": ("Model", "get_inputs", "get_init_inputs")}
 
 
@@ -43,6 +45,7 @@ def library_faults(
             found.append(_at(a, "title", f"the title {a.title!r} is also that of {', '.join(others)}"))
         found += [_broken_link(a, link, library) for link in a.references if not _leads_somewhere(link, library)]
         found += _modules(a)
+        found += _code_blocks(a)
         found += _own_paths(a)
         found += _sample(a)
     return tuple(sorted(found, key=lambda f: (f.folder, f.path, f.line)))
@@ -119,6 +122,16 @@ def _modules(a: Article) -> Iterator[Fault]:
                 a.path, m.line, f"{len(m.text)} characters under {m.heading!r}, more than {MOST_OF_A_MODULE}; split it",
                 a.folder,
             )  # fmt: skip
+
+
+def _code_blocks(a: Article) -> Iterator[Fault]:
+    """Python that is shown is Python: somebody will take it as it stands."""
+    for block in _PYTHON.finditer(a.text):
+        try:
+            ast.parse(textwrap.dedent(block[1]))
+        except (SyntaxError, ValueError) as error:
+            line = a.start + a.text[: block.start(1)].count("\n") + (getattr(error, "lineno", None) or 1) - 1
+            yield Fault(a.path, line, f"code does not parse: {getattr(error, 'msg', None) or error}", a.folder)
 
 
 def _own_paths(a: Article) -> Iterator[Fault]:
