@@ -393,6 +393,11 @@ class TestRetrieval:
         assert "guidance/start.md" in {p.path for p in found}
         assert "samples/scan/problem.py" not in {p.path for p in found}
 
+    def test_the_words_of_a_samples_code_do_not_lift_it(self, library: Library) -> None:
+        found = choose(library, Want("h100", limit="spills", query="class pass registers"))
+        assert found[0].path == "guidance/spill.md"
+        assert "samples/scan/kernel.py" not in {p.path for p in found}
+
     def test_nothing_wanted_is_nothing_found(self, library: Library) -> None:
         assert choose(library, Want("h100")) == ()
         assert choose(Library({}), Want("h100", limit="spills", query="x")) == ()

@@ -27,7 +27,7 @@ FIRST_KERNEL = "first-kernel"
 # Score of an article: the share of each reason. What limits the kernel weighs as much as the words do.
 _LIMIT, _WORDS, _TOPIC, _MOST_TOPICS = 3.0, 3.0, 1.0, 2
 # One limit among many is a smaller promise than one alone, and an article that speaks of it by name keeps it.
-_FOCUS, _NAMED = 0.6, 0.8
+_FOCUS, _NAMED, _OTHER_SAMPLE = 0.6, 0.8, 0.5
 _SPECIFIC, _FOR_VENDOR, _STARTING, _SAMPLE = 0.6, 0.4, 1.5, 1.0
 # Of an article's second and third module, of a linked article, and of where a module stands.
 _LATER_MODULES = (1.0, 0.6, 0.4)
@@ -112,7 +112,7 @@ def _from_index(
     facets: Mapping[tuple[str, int], float],
 ) -> tuple[_Chosen, ...]:
     """The first step: the best articles by facets and words."""
-    words, named = _best_of_article(matches), _best_of_article(facets)
+    words, named = _best_of_article(library, matches), _best_of_article(library, facets)
     scored = [
         chosen
         for a in library.articles.values()
@@ -122,10 +122,12 @@ def _from_index(
     return tuple(sorted(scored, key=lambda c: (-c.score, c.article.path))[:MOST_ARTICLES])
 
 
-def _best_of_article(matches: Mapping[tuple[str, int], float]) -> dict[str, float]:
+def _best_of_article(library: Library, matches: Mapping[tuple[str, int], float]) -> dict[str, float]:
+    """By its prose: the words of a sample's code, such as `load` and `store`, say nothing of what it is about."""
     best: dict[str, float] = {}
-    for (path, _), score in matches.items():
-        best[path] = max(score, best.get(path, 0.0))
+    for (path, number), score in matches.items():
+        if library.articles[path].modules[number].file == path:
+            best[path] = max(score, best.get(path, 0.0))
     return best
 
 
@@ -140,10 +142,12 @@ def _score(article: Article, want: Want, words: float, named: float) -> _Chosen 
         words, named: BM25 of its best module, by the query and by the names of limit and topics, as shares of the best.
     """
     score, why = 0.0, []
-    if want.limit and want.limit in article.helps:
-        score += _LIMIT + _FOCUS / len(article.helps) + _NAMED * named
-        why.append(f"helps against {want.limit}")
     shared = [topic for topic in want.topics if topic in article.topics]
+    if want.limit and want.limit in article.helps:
+        # A whole kernel of another kind is a long answer to a short question.
+        limit = _LIMIT if shared or not article.is_sample else _LIMIT * _OTHER_SAMPLE
+        score += limit + _FOCUS / len(article.helps) + _NAMED * named
+        why.append(f"helps against {want.limit}")
     if shared:
         score += _TOPIC * min(len(shared), _MOST_TOPICS)
         why.append(f"about {', '.join(shared)}")
@@ -171,7 +175,7 @@ def _linked(
     library: Library, want: Want, chosen: tuple[_Chosen, ...], matches: Mapping[tuple[str, int], float]
 ) -> tuple[_Chosen, ...]:
     """Articles that the very best lead to, one step, which the index did not give."""
-    words = _best_of_article(matches)
+    words = _best_of_article(library, matches)
     seen = {c.article.path for c in chosen}
     found: list[_Chosen] = []
     for source in chosen[:FOLLOWED]:
