@@ -68,6 +68,10 @@ if TYPE_CHECKING:
     from kernelevolve.graph import Pending as Pending
     from kernelevolve.hardware import HardwareFigures as HardwareFigures
     from kernelevolve.hardware import Target as Target
+    from kernelevolve.knowledge.article import Article as Article
+    from kernelevolve.knowledge.faults import library_faults as library_faults
+    from kernelevolve.knowledge.library import Library as Library
+    from kernelevolve.knowledge.library import open_library as open_library
     from kernelevolve.llm.forecast import Forecast as Forecast
     from kernelevolve.llm.forecast import forecast as forecast
     from kernelevolve.llm.forecast import forecast_lines as forecast_lines
@@ -83,6 +87,7 @@ if TYPE_CHECKING:
     from kernelevolve.problem import Workload as Workload
     from kernelevolve.problem import read_problem as read_problem
     from kernelevolve.propose import Answer as Answer
+    from kernelevolve.propose.diagnose import LIMITS as LIMITS
     from kernelevolve.propose.warm import seeds_of as seeds_of
     from kernelevolve.race.landscape import Landscape as Landscape
     from kernelevolve.race.landscape import read_landscape as read_landscape
@@ -146,6 +151,7 @@ _PLACES = {
     "Answer": "propose",
     "Arm": "search.arms",
     "Artefacts": "store.artefacts",
+    "Article": "knowledge.article",
     "Brief": "candidate",
     "BudgetSpent": "errors",
     "Buffer": "evaluation",
@@ -172,7 +178,9 @@ _PLACES = {
     "Knobs": "candidate",
     "Launch": "evaluation",
     "LaunchPlan": "evaluation",
+    "LIMITS": "propose.diagnose",
     "Layer": "seal.layers",
+    "Library": "knowledge.library",
     "MachineError": "errors",
     "MissingDevice": "errors",
     "ModelFault": "errors",
@@ -219,8 +227,10 @@ _PLACES = {
     "earnings": "search.arms",
     "holds_run": "runs",
     "lane_for": "settings",
+    "library_faults": "knowledge.faults",
     "load_problem": "suites",
     "of_device": "settings",
+    "open_library": "knowledge.library",
     "open_run": "runs",
     "open_suite": "suites",
     "optimize": "runs",

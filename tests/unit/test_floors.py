@@ -44,7 +44,7 @@ STANDARD_LIBRARY_ONLY = WORDS
 
 
 def files():
-    return sorted(p for p in ROOT.rglob("*.py") if not {"recsys_problems", "problems"} & set(p.parts))
+    return sorted(p for p in ROOT.rglob("*.py") if not {"recsys_problems", "problems", "articles"} & set(p.parts))
 
 
 def unit_of(path: Path) -> str:

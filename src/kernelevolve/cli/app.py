@@ -35,7 +35,19 @@ from kernelevolve import (
     save_receipt,
     writers_named,
 )
-from kernelevolve.cli import admitting, judging, live, looking, models, places, public, racing, rechecking, summary
+from kernelevolve.cli import (
+    admitting,
+    judging,
+    knowing,
+    live,
+    looking,
+    models,
+    places,
+    public,
+    racing,
+    rechecking,
+    summary,
+)
 from kernelevolve.cli import selftest as checking
 from kernelevolve.cli.admitting import AdmitAnyway
 from kernelevolve.cli.door import (
@@ -320,3 +332,4 @@ app.command()(looking.doctor)
 app.command()(models.models)
 app.command("selftest")(checking.selftest)
 app.add_typer(racing.app, name="race")
+app.add_typer(knowing.app, name="knowledge")
