@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kernelevolve import plugins as plugins
+    from kernelevolve.briefs import BriefsReplayed as BriefsReplayed
+    from kernelevolve.briefs import Difference as Difference
+    from kernelevolve.briefs import read_brief as read_brief
+    from kernelevolve.briefs import replay_briefs as replay_briefs
     from kernelevolve.candidate import Brief as Brief
     from kernelevolve.candidate import Candidate as Candidate
     from kernelevolve.candidate import Cost as Cost
@@ -140,6 +144,12 @@ if TYPE_CHECKING:
     from kernelevolve.settings import of_device as of_device
     from kernelevolve.settings import refuse_contradictions as refuse_contradictions
     from kernelevolve.settings import settings_for as settings_for
+    from kernelevolve.steer import Delivered as Delivered
+    from kernelevolve.steer import Notes as Notes
+    from kernelevolve.steer import add_note as add_note
+    from kernelevolve.steer import cancel_brief as cancel_brief
+    from kernelevolve.steer import clear_notes as clear_notes
+    from kernelevolve.steer import notes_of_run as notes_of_run
     from kernelevolve.store.artefacts import Artefacts as Artefacts
     from kernelevolve.suites import load_problem as load_problem
     from kernelevolve.suites import open_suite as open_suite
@@ -255,6 +265,16 @@ _PLACES = {
     "to_data": "codec",
     "verify": "recheck",
     "write_receipt": "receipt",
+    "notes_of_run": "steer",
+    "clear_notes": "steer",
+    "cancel_brief": "steer",
+    "add_note": "steer",
+    "Notes": "steer",
+    "Delivered": "steer",
+    "replay_briefs": "briefs",
+    "read_brief": "briefs",
+    "Difference": "briefs",
+    "BriefsReplayed": "briefs",
     "compare_with_control": "search.control",
     "Need": "race.standings",
     "Heat": "race.standings",

@@ -28,6 +28,7 @@ from kernelevolve.graph import Graph, Node
 from kernelevolve.settings import Settings
 
 _REMEMBERED = 64  # latest times by which writers and seats are compared
+_INBOX_SECONDS = 1.0  # after which the run's inbox is looked at again
 _GRACE = 1.0  # seconds for a writer to heed that it is cancelled
 _UNHEEDED: set[asyncio.Task[Candidate]] = set()  # those that did not yet; asyncio itself keeps no task alive
 
@@ -80,6 +81,8 @@ class Loop(Protocol):
 
     def drop(self, brief: str, reason: str) -> None: ...
 
+    def collect(self) -> int: ...
+
     def reason(self) -> Finished | None: ...
 
     async def confirm(self) -> None: ...
@@ -128,12 +131,13 @@ class Driver:
                     raise self._errors[0]
                 if self._stop.is_set():
                     return ""
+                self._run.collect()
                 waits = self._watch()
                 why = self._fill()
                 if why is not None and not self._flight and not self._guests:
                     return self._run.finish(why) if await self._confirmed() else ""
                 self._wake.clear()
-                await _until(self._wake, waits)
+                await _until(self._wake, _INBOX_SECONDS if waits is None else min(waits, _INBOX_SECONDS))
         finally:
             left = dict(self._flight)
             await _cancel(left.values())

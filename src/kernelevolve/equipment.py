@@ -30,6 +30,7 @@ from kernelevolve.evaluate.twins import Twins
 from kernelevolve.evaluation import Evaluation
 from kernelevolve.events import Created, Noted
 from kernelevolve.family import Family
+from kernelevolve.knowledge.library import open_library
 from kernelevolve.nursery import Limits
 from kernelevolve.platforms import Platform
 from kernelevolve.problem import Problem, workload_source
@@ -121,7 +122,7 @@ class Workshop:
 
         return Equipment(
             ladder, platform.figures, engineer, notes=notes, confirm=again, close=close, family=self.family,
-            measures=device is not None, tools=tools,
+            measures=device is not None, tools=tools, library=open_library(),
         )  # fmt: skip
 
     def family(self) -> Family | None:

@@ -25,6 +25,11 @@ from kernelevolve.problem import Problem
 # sections, candidates a session, dropped briefs too; older logs are read as having none.
 SCHEMA = 6
 LATE = "late"
+#: Topics of notes: what a model said of a candidate, what it chose for whoever goes on from it, what a person asks for,
+#: and what briefs are made from.
+ANALYSIS, LOOKUP, STEER, MADE_FROM = "analysis", "lookup", "steer", "made from"
+#: Notes of these topics have a `cost` that is spent.
+COSTLY = (LATE, ANALYSIS, LOOKUP)
 
 
 @dataclass(frozen=True)
@@ -118,8 +123,8 @@ class Noted:
     """A remark that changes no node, e.g. a seat that was lost.
 
     Attributes:
-        topic: `settings` replaces the run's settings by `data`; the `cost` of a `late` answer is spent; others only
-            tell.
+        topic: `settings` replaces the run's settings by `data`; the `cost` of those in `COSTLY` is spent; `steer`
+            is told in briefs; others only tell.
     """
 
     topic: str

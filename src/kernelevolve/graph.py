@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from kernelevolve import codec
 from kernelevolve.candidate import Brief, Candidate, Cost
 from kernelevolve.errors import PluginFault, StoreError, UsageError
-from kernelevolve.events import LATE, Asked, Created, Dropped, Entry, Evaluated, Event, Finished, Noted, Written
+from kernelevolve.events import COSTLY, Asked, Created, Dropped, Entry, Evaluated, Event, Finished, Noted, Written
 from kernelevolve.node import Node as Node
 from kernelevolve.node import Shelf, shelved
 
@@ -381,7 +381,7 @@ def _take_noted(graph: Graph, event: Noted, at: int) -> None:
     graph._notes.append(event)
     if event.topic == "settings":
         graph._settings = event.data
-    elif event.topic == LATE:
+    elif event.topic in COSTLY:
         _spend(graph, codec.from_data(Cost, event.data["cost"]))
 
 

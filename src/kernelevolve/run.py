@@ -37,8 +37,10 @@ from kernelevolve.family import Family
 from kernelevolve.feed import Feed
 from kernelevolve.graph import Graph, Node, Reducer, fold
 from kernelevolve.hardware import HardwareFigures
+from kernelevolve.knowledge.library import Library
 from kernelevolve.propose import Answer, Translator
-from kernelevolve.propose.operator import Articles, Operator
+from kernelevolve.propose.operator import Operator
+from kernelevolve.propose.steering import refuse_unfitting_note
 from kernelevolve.search import Policy, choosing, contenders
 from kernelevolve.search.arms import Arm
 from kernelevolve.search.bandit import Chooser, First
@@ -55,7 +57,7 @@ from kernelevolve.search.program import program_digest
 from kernelevolve.search.progress import ProgressReducer
 from kernelevolve.search.termination import rules_for
 from kernelevolve.settings import Settings
-from kernelevolve.store import Lease, Store
+from kernelevolve.store import Lease, Store, inbox
 from kernelevolve.store.artefacts import Artefacts
 from kernelevolve.store.blobs import Blobs
 from kernelevolve.tools import Tools
@@ -95,7 +97,7 @@ class Equipment:
     Attributes:
         figures: of the objective platform.
         translator: for the built-in writer.
-        articles: knowledge for a query, as Markdown.
+        library: what is known before the run; None where nothing is.
         notes: what was found out on the way and belongs in the run's log.
         confirm: gives an evaluator that measures a node's evaluation again, as one of so many; None where no device
             measures.
@@ -108,7 +110,7 @@ class Equipment:
     evaluator: Evaluator
     figures: HardwareFigures | None = None
     translator: Translator | None = None
-    articles: Articles | None = None
+    library: Library | None = None
     notes: tuple[Noted, ...] = ()
     confirm: Callable[[Evaluation, int], Evaluator] | None = None
     close: Callable[[], None] = _nothing
@@ -150,11 +152,18 @@ class Run:
     """
 
     def __init__(
-        self, store: Store, lease: Lease, parts: Parts, graph: Graph, blobs: Blobs, keep: Callable[[Graph], object]
+        self,
+        store: Store,
+        lease: Lease,
+        parts: Parts,
+        graph: Graph,
+        blobs: Blobs,
+        keep: Callable[[Graph], object],
+        folder: Path | None = None,
     ) -> None:
         self._store, self._lease, self._graph, self._blobs, self._keep = store, lease, graph, blobs, keep
         self._policy, self._operator, self._equipment = parts.policy, parts.operator, parts.equipment
-        self._chooser = parts.chooser
+        self._chooser, self._folder = parts.chooser, folder
         self._clock = time.monotonic()
         self._driver: Driver | None = None
         self._spent: Finished | None = None
@@ -199,6 +208,7 @@ class Run:
             NoMovesLeft: the policy has nothing to go on from.
             PluginFault: the policy raised, selected what is no node or one node twice, or changed the graph.
         """
+        self.collect()
         control = is_controls_turn(self._graph)
         graph = view(self._graph, control)
         brief = self._operator.seed(graph) if not writer and not control else None
@@ -207,6 +217,20 @@ class Run:
         brief = replace(brief, id=f"b{index}", index=index, control=control)
         self._append(Asked(brief))
         return brief
+
+    def collect(self) -> int:
+        """Takes in what others left in the run's inbox: a person's notes, briefs to be dropped; how many there were.
+
+        What cannot be used is set aside, and a note in the log names it.
+        """
+        if self._folder is None:
+            return 0
+
+        def note(noted: Noted) -> None:
+            refuse_unfitting_note(self._graph, noted)
+            self._append(noted)
+
+        return inbox.collect(self._folder, note, lambda brief, reason: self.drop(brief, reason))
 
     def _chosen(self, graph: Graph, writer: str, control: bool) -> Brief:
         """The brief for the parents that the policy, and the writer and move that the chooser selects."""
@@ -303,7 +327,10 @@ class Run:
             return found
 
         async with self.seats.seat():
-            return await self._retried("seat", candidate.id, once)
+            found = await self._retried("seat", candidate.id, once)
+        async for note in self._operator.examine(view(self._graph, candidate.control), candidate, found):
+            self._append(note)
+        return found
 
     def tell(self, candidate: Candidate, evaluation: Evaluation) -> Node:
         """The node that `candidate` has become.

@@ -19,17 +19,19 @@ from typing import Any
 from kernelevolve import codec, plugins
 from kernelevolve.errors import StoreError, StoreTooNew, UsageError
 from kernelevolve.evaluate.receipt import receipt_of
-from kernelevolve.events import Component, Created, Entry, Event, Noted
+from kernelevolve.events import MADE_FROM, Component, Created, Entry, Event, Noted
 from kernelevolve.family import TOPIC
 from kernelevolve.graph import Graph, fold
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Workbench, Writer, warm
+from kernelevolve.propose.asking import Asker, asker_for
+from kernelevolve.propose.compose import refuse_unfitting
 from kernelevolve.propose.memory import from_earlier
 from kernelevolve.propose.operator import Operator
 from kernelevolve.receipt import write_receipt
 from kernelevolve.run import Equip, Equipment, Parts, Run
 from kernelevolve.search import bandit, choosing, control
-from kernelevolve.settings import Settings, of_device, refuse_contradictions, settings_for
+from kernelevolve.settings import NOBODY, RULES, Settings, of_device, refuse_contradictions, settings_for
 from kernelevolve.store import Store
 from kernelevolve.store.artefacts import Artefacts
 from kernelevolve.store.blobs import blobs_of
@@ -115,14 +117,14 @@ def create_run(
             equipment = equip(created, builds or folder / "builds")
             with _undone_on_error(equipment.close):
                 refuse_contradictions(settings, of_device(settings), device=equipment.measures)
-                parts, replay = _parts(created, equipment, folder), Replay(log, folder)
+                parts, replay = _parts(created, equipment, folder, settings), Replay(log, folder)
                 graph = Graph(parts.reducers, replay.shelf())
                 found = _found(created, equipment, warm_start, history or folder.parent, folder, findable, earlier)
-                begin: tuple[Event, ...] = (created, *found, *equipment.notes)
+                begin: tuple[Event, ...] = (created, *found, *equipment.notes, *_made_from(parts, ()))
                 for event in begin:
                     fold(graph, log.append(event, lease))
                 kept()
-    return Run(log, lease, parts, graph, blobs_of(created, folder), replay.keep)
+    return Run(log, lease, parts, graph, blobs_of(created, folder), replay.keep, folder)
 
 
 def _found(
@@ -184,14 +186,15 @@ def open_run(
         now = before if settings is None else codec.to_data(settings)
         equipment = equip(replace(created, settings=now), builds or folder / "builds")
         with _undone_on_error(equipment.close):
-            parts, kept = _parts(created, equipment, folder), blobs_of(created, folder)
+            in_force = codec.from_data(Settings, codec.to_data(now))
+            parts, kept = _parts(created, equipment, folder, in_force), blobs_of(created, folder)
             kept.sweep()
             graph = replay.graph(parts.reducers)
-            for note in equipment.notes:
-                if note not in notes:
-                    fold(graph, log.append(note, lease))
+            new = [note for note in equipment.notes if note not in notes]
+            for note in (*new, *_made_from(parts, notes)):
+                fold(graph, log.append(note, lease))
             replay.keep(graph)
-            run = Run(log, lease, parts, graph, kept, replay.keep)
+            run = Run(log, lease, parts, graph, kept, replay.keep, folder)
             if settings is not None:
                 run.adopt(settings)
     return run
@@ -343,17 +346,32 @@ def _undone_on_error(undo: Callable[[], None]) -> Iterator[None]:
         stack.pop_all()
 
 
-def _parts(created: Created, equipment: Equipment, folder: Path) -> Parts:
+def _parts(created: Created, equipment: Equipment, folder: Path, settings: Settings) -> Parts:
+    refuse_unfitting(created.problem, created.platform, settings.prompt_tokens)
     policy = choosing.build(created.policy)
     workbench = Workbench(
         created.problem, created.platform, created.seed, equipment.figures, equipment.translator, equipment.tools,
-        keep=blobs_of(created, folder).put,
+        library=equipment.library, keep=blobs_of(created, folder).put,
     )  # fmt: skip
     writers: list[Writer] = [_build("writers", named, workbench) for named in (created.writer, *created.others)]
     operator = Operator(
-        writers[0], others=tuple(writers[1:]), figures=equipment.figures, articles=equipment.articles
-    )
+        writers[0], others=tuple(writers[1:]), figures=equipment.figures, library=equipment.library,
+        analyst=_asker(settings.analysis, workbench), searcher=_asker(settings.lookup, workbench),
+    )  # fmt: skip
     return Parts(policy, operator, equipment, bandit.build(created.chooser), control.share_of(created.settings) > 0)
+
+
+def _made_from(parts: Parts, notes: Sequence[Noted]) -> tuple[Noted, ...]:
+    """The note that says what briefs are made from, where the latest one says something else."""
+    made = parts.operator.composer.made_from()
+    latest = next((note for note in reversed(notes) if note.topic == MADE_FROM), None)
+    same = latest is not None and made is not None and codec.dumps(latest) == codec.dumps(made)
+    return () if made is None or same else (made,)
+
+
+def _asker(named: str, workbench: Workbench) -> Asker | None:
+    """The model that a sub-agent is; None where rules, or nobody, do its work."""
+    return None if named in (RULES, NOBODY) else asker_for(named, workbench.ledger)
 
 
 def writers_named(writer: Writers) -> tuple[Component, ...]:

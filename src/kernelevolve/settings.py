@@ -22,6 +22,11 @@ MEMORY_MODES: tuple[MemoryMode, ...] = get_args(MemoryMode)
 # Both ends are settings of the one study of memory across sessions (Trellis, of the paper's authors); that the share
 # grows between them is our choice: diversity is worth most at first.
 RECALL = (0.1, 0.5)
+#: Tokens of a prompt, see docs/briefs.md: the fewest that any task leaves room in, the most that any model reads, and
+#: usually a quarter of a window of 128k, which leaves the rest to a session's steps.
+PROMPT_TOKENS, LEAST_PROMPT, MOST_PROMPT = 32_000, 8_000, 1_000_000
+#: Sub-agents that are no model: rules, or (for what is looked up) nobody.
+RULES, NOBODY = "rules", "none"
 #: The largest share that the control may have: a run is for searching.
 MOST_CONTROL = 0.5
 VALUE_UNITS: tuple[ValueUnit, ...] = get_args(ValueUnit)
@@ -90,6 +95,9 @@ class Settings:
         recall: chance with which each note of earlier runs is told, at first and when all candidates are asked for.
         lane: in which every candidate is judged.
         last_rung: the rung after which a climb stops; empty to climb them all.
+        prompt_tokens: most of a brief's prompt, as `propose.tokens` estimates them.
+        analysis: who says what limits a node: `rules`, or the name of a model.
+        lookup: who chooses what of the library a brief quotes: `rules`, `none`, or the name of a model.
         control: share of the candidates that are asked for anew, apart from the search, to be held against it; from 0
             to 0.5.
     """
@@ -120,6 +128,9 @@ class Settings:
     lane: LaneName = "screen"
     last_rung: str = ""
     control: float = 0.0
+    prompt_tokens: int = PROMPT_TOKENS
+    analysis: str = RULES
+    lookup: str = RULES
 
     def __post_init__(self) -> None:
         counts = ("candidates", "drafts", "plateau", "seconds", "tuner_trials", "seeds")
@@ -141,6 +152,15 @@ class Settings:
             raise UsageError(f"settings: recall = {self.recall}; two chances from 0 to 1, the low one first")
         if not 0 <= self.control <= MOST_CONTROL:
             raise UsageError(f"settings: control = {self.control:g}; a share from 0 to {MOST_CONTROL:g}, 0 % to 50 %")
+        if not LEAST_PROMPT <= self.prompt_tokens <= MOST_PROMPT:
+            raise UsageError(
+                f"settings: prompt_tokens = {self.prompt_tokens}; from {LEAST_PROMPT} to {MOST_PROMPT} tokens"
+            )
+        if not self.analysis or self.analysis == NOBODY or not self.lookup:
+            raise UsageError(
+                f"settings: analysis = {self.analysis!r}, lookup = {self.lookup!r}; give {RULES} or a model to both, "
+                f"or {NOBODY} to lookup"
+            )
         if self.value_per not in VALUE_UNITS:
             raise UsageError(f"settings: value_per = {self.value_per!r}; known: {', '.join(VALUE_UNITS)}")
 

@@ -27,7 +27,7 @@ FLOORS: tuple[set[str], ...] = (
     {"search", "propose", "evaluate", "ship", "drive"},
     {"run", "engineer"},
     {"runs", "equipment", "testing"},
-    {"recheck", "race"},
+    {"recheck", "race", "briefs", "steer"},
     {"selftest"},
     {"cli", "web", "mcp"},
 )

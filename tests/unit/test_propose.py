@@ -107,13 +107,13 @@ def test_a_first_brief_has_the_problem_and_the_rules():
 
 def test_a_later_brief_has_parents_findings_diagnosis_and_memory():
     graph = story(((), 1.2), (("n0",), Verdict.WRONG_VALUE), (("n0",), 1.6))
-    brief = operator(articles=lambda query: f"an article on {query}").brief(graph, ("n1", "n2"))
-    for text in ("# n1", "# n2", "verdict: WRONG_VALUE", "note 1", "note 2", "an article on wrong-values"):
+    brief = operator().brief(graph, ("n1", "n2"))
+    for text in ("# n1", "# n2", "verdict: WRONG_VALUE", "note 1", "note 2"):
         assert text in brief.prompt
     assert "Go on from n1; take over from n2 what is better there" in brief.prompt
     assert brief.move == {"from": ["n1", "n2"], "limit": "wrong-values"}
     assert brief.diagnosis.startswith("wrong-values: ")
-    assert "Best so far:\n- n2 (from n0): OK_FASTER, fitness 1.6 x (measured). note 2" in brief.prompt
+    assert "Best so far:\n\n- n2 (from n0): OK_FASTER, fitness 1.6 x (measured). note 2" in brief.prompt
 
 
 def test_what_a_candidate_says_fills_no_blank():

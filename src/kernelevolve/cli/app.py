@@ -46,10 +46,12 @@ from kernelevolve.cli import (
     public,
     racing,
     rechecking,
+    steering,
     summary,
 )
 from kernelevolve.cli import selftest as checking
 from kernelevolve.cli.admitting import AdmitAnyway
+from kernelevolve.cli.briefing import Analysis, Lookup, PromptTokens, briefed
 from kernelevolve.cli.door import (
     INTERRUPTED,
     PROBLEM,
@@ -139,6 +141,9 @@ def optimize(
     recall: Recall = None,
     parallel: Parallel = None,
     answer_time: AnswerTime = None,
+    analysis: Analysis = None,
+    lookup: Lookup = None,
+    prompt_tokens: PromptTokens = None,
     earlier: Earlier = None,
     warm_start: WarmStart = "none",
     policy: Policy = "greedy",
@@ -161,7 +166,9 @@ def optimize(
     given = limits(
         candidates=candidates, time=time, device_time=device_time, tokens=tokens, money=money, plateau=plateau,
         target=target, roofline=roofline, value=value,
-    ).also(remembered(memory, recall)).also(side_by_side(parallel, answer_time)).also(controlled(control))  # fmt: skip
+    ).also(remembered(memory, recall)).also(side_by_side(parallel, answer_time)).also(controlled(control)).also(
+        briefed(analysis, lookup, prompt_tokens)
+    )  # fmt: skip
     known = earlier_runs(earlier, recall, warm_start)
     platforms = known_platforms(platform)
     settings = given.chosen(effort, device=device, platforms=platforms)
@@ -196,6 +203,9 @@ def resume(
     recall: Recall = None,
     parallel: Parallel = None,
     answer_time: AnswerTime = None,
+    analysis: Analysis = None,
+    lookup: Lookup = None,
+    prompt_tokens: PromptTokens = None,
     by_force: Annotated[
         bool, typer.Option("--by-force", help="take the run from a process that is known to be gone")
     ] = False,
@@ -210,7 +220,9 @@ def resume(
     given = limits(
         candidates=candidates, time=time, device_time=device_time, tokens=tokens, money=money, plateau=plateau,
         target=target, roofline=roofline, value=value,
-    ).also(remembered(memory, recall)).also(side_by_side(parallel, answer_time))  # fmt: skip
+    ).also(remembered(memory, recall)).also(side_by_side(parallel, answer_time)).also(
+        briefed(analysis, lookup, prompt_tokens)
+    )  # fmt: skip
     wider = {place: _wider(place, effort, given, device) for place in runs}
     problem = read_run(runs[0]).created.problem
     with interruptible(door), public.workshop(problem, device, **public.sealing(unsealed)) as equip:
@@ -326,6 +338,8 @@ app.command()(admitting.admit)
 app.command()(rechecking.verify)
 app.command()(rechecking.replay)
 app.command()(looking.show)
+app.command()(steering.note)
+app.command()(steering.cancel)
 app.command("list")(looking.list_runs)
 app.command()(looking.problems)
 app.command()(looking.doctor)

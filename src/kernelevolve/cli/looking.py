@@ -24,8 +24,8 @@ from kernelevolve import (
     to_data,
 )
 from kernelevolve.cli import artefacts as kept
+from kernelevolve.cli import briefing, places, public, summary, view, words
 from kernelevolve.cli import doctor as examination
-from kernelevolve.cli import places, public, summary, view, words
 from kernelevolve.cli.door import Json, RunFolder, SuitePath, door_of, known_platforms, print_lines
 
 
@@ -33,6 +33,9 @@ def show(
     context: typer.Context,
     run: RunFolder,
     node: Annotated[str | None, typer.Argument(help="a node's id, such as n3")] = None,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="the exact prompt of a node's brief, or of brief b7, and its sections")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Shows a run's tree and summary, or everything about one node.
@@ -45,6 +48,12 @@ def show(
     graphs = {place: read_run(place) for place in runs}
     if node is not None and len(graphs) > 1:
         raise UsageError(f"{run} holds {len(graphs)} runs; name one of them: {', '.join(map(str, runs))}")
+    if brief:
+        if node is None:
+            raise UsageError(f"--brief needs a node or a brief: kernelevolve show {run} n0 --brief")
+        ((place, graph),) = graphs.items()
+        briefing.show_brief(door, place, graph, node)
+        return
     for place, graph in graphs.items():
         if node is not None:
             if node not in graph.nodes:

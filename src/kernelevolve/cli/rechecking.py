@@ -30,7 +30,7 @@ from kernelevolve import (
     to_data,
 )
 from kernelevolve import verify as run_again
-from kernelevolve.cli import public
+from kernelevolve.cli import briefing, public
 from kernelevolve.cli.door import Device, Door, Json, Unsealed, door_of, interruptible, print_lines
 
 _GOOD = ("confirmed", "reproduced")
@@ -74,7 +74,7 @@ def verify(
 def replay(
     context: typer.Context,
     evaluation: Annotated[
-        str, typer.Argument(help="RUN:NODE, a receipt, or a file whose last line `evaluate --json` printed")
+        str, typer.Argument(help="RUN:NODE, a receipt, a file whose last line `evaluate --json` printed, or RUN")
     ],
     device: Device = "auto",
     unsealed: Unsealed = False,
@@ -82,9 +82,15 @@ def replay(
 ) -> None:
     """Runs exactly the check again that said no to a candidate: same source, knobs, size, inputs and guard.
 
+    Of a whole RUN it composes every brief again from the log alone, without model, network or device, and compares them
+    byte for byte.
+
     Exits with 0 where the failure is reproduced, 8 where it is not, 9 where it cannot be replayed here.
     """
     door = door_of(context, as_json)
+    if Path(evaluation).is_dir():
+        briefing.replay_run(door, Path(evaluation))
+        return
     claim = _claim(evaluation)
     if claim.failure is None:
         found = Replayed("cannot replay", "nothing failed in this evaluation")

@@ -1,181 +1,369 @@
-"""Composing: prose with named blanks becomes the prompt of a brief.
+"""Composing: from what a brief may tell to a prompt that fits its budget, and a list of what it is made of.
 
-In: the templates in `prompts/*.md` and text for each blank. Out: Markdown. Left to others: what goes into the blanks.
+In: a `Context`, and a number of tokens. Out: Markdown and its `Section`s. Left to others: what there is to tell
+(`memory`, `diagnose`, `deep`), how it reads (`prose`, `prompts/*.md`).
 
-A blank is `{{name}}`. A blank without text and a text without a blank are errors, so that a template cannot silently
-lose what it was given.
+A prompt is made of sections, a section of pieces: a source, a passage, a line. A piece is in the prompt as a whole or
+not at all. Where not everything fits, pieces are left out in the order of `LEFT_OUT` until the rest does. The rules of
+the file, the task and what a person noted are always there.
 """
 
 from __future__ import annotations
 
-import functools
-import re
-from importlib.resources import files
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
-from kernelevolve.evaluation import Evaluation, Figure
-from kernelevolve.graph import Graph, Node
+from kernelevolve.candidate import Section
+from kernelevolve.errors import UsageError
+from kernelevolve.graph import Node
 from kernelevolve.hardware import HardwareFigures
 from kernelevolve.problem import Problem
+from kernelevolve.propose.compare import compare_parents
+from kernelevolve.propose.deep import Passage
 from kernelevolve.propose.diagnose import Diagnosis
 from kernelevolve.propose.memory import Memory
+from kernelevolve.propose.prose import (
+    details,
+    fenced,
+    fill,
+    findings,
+    hardware_text,
+    has_open_fence,
+    listed,
+    one_line,
+    problem_text,
+    source_text,
+    template,
+)
+from kernelevolve.propose.tokens import tokens
+from kernelevolve.settings import PROMPT_TOKENS
 
-_BLANK = re.compile(r"\{\{(\w+)\}\}")
-LONGEST_MESSAGE = 2000
+#: What is left out first, and whether of several the last or the first (the oldest) goes first; docs/briefs.md says
+#: why.
+LEFT_OUT: tuple[tuple[str, str], ...] = (
+    ("earlier", "last"),
+    ("passage", "last"),
+    ("lineage", "first"),
+    ("sibling", "first"),
+    ("repeat", "first"),
+    ("best", "first"),
+    ("other parent", "last"),
+    ("first passage", "last"),
+    ("detail", "last"),
+    ("lost", "first"),
+    ("comparison", "last"),
+    ("hardware", "last"),
+    ("diagnosis", "last"),
+    ("source", "last"),
+    ("findings", "last"),
+)
+_ORDER = {kind: at for at, (kind, _) in enumerate(LEFT_OUT)}
 
 
-@functools.cache
-def template(name: str) -> str:
-    """The text of `prompts/NAME.md`."""
-    return files("kernelevolve.propose").joinpath("prompts", f"{name}.md").read_text(encoding="utf-8")
+@dataclass(frozen=True)
+class Piece:
+    """What is in a prompt as a whole or not at all.
+
+    Attributes:
+        kind: of `LEFT_OUT`; empty for what is always there.
+        instead: what stands in its place where it is left out.
+    """
+
+    text: str
+    kind: str = ""
+    instead: str = ""
 
 
-def fill(text: str, blanks: dict[str, str]) -> str:
-    """`text` with each `{{name}}` replaced by `blanks[name]`; what is filled in is not searched for blanks.
+@dataclass(frozen=True)
+class Part:
+    """A section to be.
+
+    Attributes:
+        name: of its `Section`.
+        blank: of `prompts/brief.md`.
+        pieces: in the order in which they are read.
+        head: above them, if there are any.
+        between: them.
+        why: there are none.
+    """
+
+    name: str
+    blank: str
+    pieces: tuple[Piece, ...]
+    head: str = ""
+    between: str = "\n"
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a brief may tell.
+
+    Attributes:
+        parents: of the next child.
+        diagnosis: of the first one.
+        passages: of the library, the most useful first.
+        notes: by a person.
+        prefer: the kind of change to prefer.
+        unknown: why there are no passages.
+    """
+
+    problem: Problem
+    platform: str
+    parents: tuple[Node, ...] = ()
+    diagnosis: Diagnosis | None = None
+    memory: Memory = field(default_factory=lambda: Memory("", (), ()))
+    figures: HardwareFigures | None = None
+    passages: tuple[Passage, ...] = ()
+    notes: tuple[str, ...] = ()
+    prefer: str = ""
+    unknown: str = "nothing was looked up"
+
+
+def compose(context: Context, most: int = PROMPT_TOKENS) -> tuple[str, tuple[Section, ...]]:
+    """The prompt, and what it is made of in its order, with what was left out.
+
+    Args:
+        most: tokens of the prompt, as `tokens` estimates them.
 
     Raises:
-        ValueError: a blank without text, or a text without a blank.
+        UsageError: not even what is always there fits.
     """
-    wanted = set(_BLANK.findall(text))
-    if wanted != set(blanks):
-        odd = ", ".join(sorted(wanted ^ set(blanks)))
-        raise ValueError(f"the template's blanks and the given texts differ in: {odd}")
-    return _BLANK.sub(lambda match: blanks[match.group(1)], text)
-
-
-def compose(
-    graph: Graph,
-    parents: tuple[str, ...],
-    *,
-    diagnosis: Diagnosis | None,
-    memory: Memory,
-    figures: HardwareFigures | None,
-    knowledge: str,
-    prefer: str = "",
-) -> str:
-    """The prompt for the next child of `parents`, as Markdown; `prefer` is the kind of change to prefer."""
-    problem = graph.created.problem
-    nodes = [graph.nodes[p] for p in parents]
-    return fill(
-        template("brief"),
-        {
-            "task": problem_text(problem, graph.created.platform),
-            "hardware": hardware_text(figures),
-            "parents": "\n\n".join([*_combining(parents), *map(parent_text, nodes)]) or "None: write a first kernel.",
-            "diagnosis": _diagnosis_text(diagnosis) + (f"\nPrefer this kind of change: {prefer}." if prefer else ""),
-            "memory": _memory_text(memory),
-            "knowledge": knowledge or "Nothing was looked up.",
-            "constraints": template("constraints"),
-        },
-    )
-
-
-def _combining(parents: tuple[str, ...]) -> list[str]:
-    """What is to be done with several parents."""
-    if len(parents) < 2:
-        return []
-    others = ", ".join(parents[1:])
-    return [f"Go on from {parents[0]}; take over from {others} what is better there, and say what it was."]
-
-
-def problem_text(problem: Problem, platform: str) -> str:
-    """The reference with its rules."""
-    rules = [
-        f"platform: {platform}",
-        f"precision: {problem.precision}",
-        f"direction: {problem.direction}",
-        f"mode: {problem.mode}",
-        f"weights: {problem.weights}",
-        f"library calls: {problem.library_calls}",
-        f"NaN and infinities in inputs: {problem.special_values}",
-        f"results of two calls on the same inputs: {problem.determinism}",
-        f"layouts of inputs: {problem.layouts}",
-        *(f"workload {w.name}, weight {w.weight:g}: {dict(w.constants) or 'as written'}" for w in problem.workloads),
-    ]
-    return fill(
-        template("task"),
-        {
-            "name": problem.name,
-            "source": problem.source.rstrip(),
-            "rules": "\n".join(f"- {rule}" for rule in rules),
-            "notes": problem.notes or "None.",
-        },
-    )
-
-
-def parent_text(node: Node) -> str:
-    """A parent's source and what the harness found about it."""
-    return fill(
-        template("parent"),
-        {"id": node.id, "source": node.candidate.source.rstrip(), "findings": findings(node.evaluation, node.fitness)},
-    )
-
-
-def findings(evaluation: Evaluation, fitness: Figure) -> str:
-    """An evaluation as a list, each figure with its evidence."""
-    lines = [f"verdict: {evaluation.verdict.value}", f"fitness: {_figure(fitness)}"]
-    lines += [f"{r.rung.value}: {r.status}, {r.message[:LONGEST_MESSAGE]}" for r in evaluation.rungs]
-    lines += [
-        f"check {c.name} of {c.workload} under {c.distribution}: {c.value:.3g} with limit {c.limit:.3g}. {c.detail}"
-        for correctness in evaluation.correctness
-        for c in correctness.checks
-        if not c.passed
-    ]
-    lines += [
-        f"{r.kernel}: {r.registers} registers, {r.spill_bytes} bytes spilled, {r.shared_bytes} bytes shared, "
-        f"occupancy {r.occupancy:.2f} (compiled)"
-        for r in evaluation.resources.get(evaluation.platform, ())
-    ]
-    lines += [
-        f"{t.workload}: {_figure(t.candidate)}, {t.against} {_figure(t.baselines[t.against])}, "
-        f"ratio {_figure(t.speedup)}, knobs {dict(t.knobs)}"
-        for t in evaluation.timings
-        if t.platform == evaluation.platform
-    ]
-    lines += [f"label: {label}" for label in evaluation.labels]
-    return "\n".join(f"- {text}" for text in lines)
-
-
-def hardware_text(figures: HardwareFigures | None) -> str:
-    """The figures that decide structure, with units."""
-    if figures is None:
-        return "Its figures are not known."
-    peaks = ", ".join(f"{name} {value / 1e12:g}" for name, value in figures.peak_flops.items())
-    return "\n".join(
-        (
-            f"- {figures.name}: {figures.units} units at {figures.clock_hz / 1e9:g} GHz",
-            f"- memory: {figures.memory_bytes / 2**30:g} GiB at {figures.bandwidth / 1e12:g} TB/s, "
-            f"last cache {figures.l2_bytes / 2**20:g} MiB",
-            f"- shared memory: {figures.shared_bytes_per_block} bytes a block, {figures.shared_bytes_per_unit} a unit",
-            f"- registers: {figures.registers_per_unit} per unit; at most {figures.max_warps_per_unit} warps and "
-            f"{figures.max_blocks_per_unit} blocks per unit",
-            f"- dense peak in TFLOP/s: {peaks}",
-            f"- one launch costs about {figures.launch_seconds * 1e6:g} us",
+    parts = parts_of(context)
+    frame = _frame(context)
+    dropped, total = _fitted(parts, most - frame)
+    total += frame
+    if total > most:
+        raise UsageError(
+            f"the smallest prompt for {context.problem.name} has about {total} tokens (the rules, the reference and "
+            f"{len(context.notes)} notes by a person), and prompts may have {most}; give more: --prompt-tokens {total}"
+            + (", or clear the notes: kernelevolve note RUN --clear" if context.notes else "")
         )
-    )
+    blanks: dict[str, list[str]] = {}
+    for at, part in enumerate(parts):
+        blanks.setdefault(part.blank, []).append(_text(part, dropped.get(at, set())))
+    filled = {blank: _under(_HEADINGS.get(blank, ""), texts) for blank, texts in blanks.items()}
+    prompt = fill(template("brief"), {**dict.fromkeys(_BLANKS, ""), **filled, "now": _now(context)}).rstrip() + "\n"
+    sections = (_section(part, dropped.get(at, set())) for at, part in enumerate(parts))
+    return prompt, (Section("instructions", frame), *sections)
 
 
-def _figure(figure: Figure) -> str:
-    interval = f" [{figure.low:.4g}, {figure.high:.4g}]" if figure.low is not None and figure.high is not None else ""
-    return f"{figure.value:.4g} {figure.unit}{interval} ({figure.evidence.value})"
+def refuse_unfitting(problem: Problem, platform: str, most: int, notes: tuple[str, ...] = ()) -> None:
+    """Refuses a number of tokens into which no brief of this problem fits, before anything is spent.
+
+    Raises:
+        UsageError: see `compose`.
+    """
+    compose(Context(problem, platform, notes=notes), most)
 
 
-def _diagnosis_text(diagnosis: Diagnosis | None) -> str:
-    if diagnosis is None:
-        return "Nothing to diagnose yet."
-    tries = "\n".join(f"- {text}" for text in diagnosis.tries)
-    return f"Limited by {diagnosis.limit}: {diagnosis.evidence}.\n\nWorth trying:\n{tries}"
+# -- what fits
 
 
-def _memory_text(memory: Memory) -> str:
+def _fitted(parts: Sequence[Part], most: int) -> tuple[dict[int, set[int]], int]:
+    """The pieces that are left out, by part, and the tokens of what stays."""
+    dropped: dict[int, set[int]] = {}
+    total = sum(_size(part, ()) for part in parts)
+    for at, which in _leaving(parts):
+        if total <= most:
+            break
+        gone = dropped.setdefault(at, set())
+        before = _size(parts[at], gone)
+        gone.add(which)
+        total += _size(parts[at], gone) - before
+    return dropped, total
+
+
+def _leaving(parts: Sequence[Part]) -> list[tuple[int, int]]:
+    """All pieces that may be left out, in the order in which they are."""
+    found: dict[str, list[tuple[int, int]]] = {kind: [] for kind, _ in LEFT_OUT}
+    for at, part in enumerate(parts):
+        for which, piece in enumerate(part.pieces):
+            if piece.kind:
+                found[piece.kind].append((at, which))
+    return [place for kind, end in LEFT_OUT for place in (found[kind] if end == "first" else found[kind][::-1])]
+
+
+def _size(part: Part, dropped: Iterable[int]) -> int:
+    """Tokens of a part without some of its pieces; a line break more for each, which is what joining costs at most."""
+    gone = set(dropped)
+    texts = [p.instead if at in gone else p.text for at, p in enumerate(part.pieces)]
+    texts = [text for text in texts if text]
+    if not texts:
+        return 0
+    return sum(tokens(text) + 1 for text in texts) + (tokens(part.head) + 1 if part.head else 0) + 1
+
+
+def _text(part: Part, dropped: Iterable[int]) -> str:
+    gone = set(dropped)
+    texts = [p.instead if at in gone else p.text for at, p in enumerate(part.pieces)]
+    texts = [text for text in texts if text]
+    if not texts:
+        return ""
+    return (f"{part.head}\n\n" if part.head else "") + part.between.join(texts)
+
+
+def _under(heading: str, texts: Iterable[str]) -> str:
+    text = "\n\n".join(text for text in texts if text)
+    return f"{heading}\n\n{text}" if heading and text else text
+
+
+def _section(part: Part, dropped: Iterable[int]) -> Section:
+    gone = set(dropped)
+    left = _size(part, gone)
+    if not part.pieces:
+        return Section(part.name, 0, False, part.why)
+    if not gone:
+        return Section(part.name, left)
+    whole = _size(part, ())
+    if len(gone) == len(part.pieces) and not left:
+        return Section(part.name, 0, False, f"no room for its {whole} tokens")
+    kept = len(part.pieces) - len(gone)
+    return Section(part.name, left, True, f"no room for {whole - left} of its {whole} tokens: {kept} of "
+                   f"{len(part.pieces)} pieces are there")  # fmt: skip
+
+
+# -- what there is to tell
+
+
+def parts_of(context: Context) -> tuple[Part, ...]:
+    """The sections of a prompt with everything in it, in their order."""
+    nodes, diagnosis = context.parents, context.diagnosis
     parts = [
-        ("Best so far", (memory.best,) if memory.best else ()),
-        ("How the first parent came about", memory.lineage),
-        ("Already tried from here (do not repeat)", memory.children),
-        ("Repeats: these were kernels that the run had already; change what is computed or how", memory.repeats),
-        ("From earlier runs (other problems or machines may differ)", memory.earlier),
-    ]
-    return "\n\n".join(f"{title}:\n" + "\n".join(f"- {t}" for t in lines) for title, lines in parts if lines) or (
-        "Nothing is told about what came before."
-        if memory.mode.startswith("none")
-        else "This is the first brief of the run."
-    )
+        Part("constraints", "constraints", (Piece(template("constraints").rstrip()),)),
+        Part("task", "task", (Piece(problem_text(context.problem, context.platform)),)),
+        Part(
+            "hardware", "hardware",
+            (Piece(fill(template("hardware"), {"figures": hardware_text(context.figures)}).rstrip(), "hardware"),),
+        ),
+        Part(
+            "notes", "steering", tuple(Piece(f"- {one_line(note)}") for note in context.notes), _STEERING,
+            why="nobody has noted anything",
+        ),
+    ]  # fmt: skip
+    parts += [_parent(node, at) for at, node in enumerate(nodes)]
+    lines = compare_parents(nodes)
+    if len(nodes) > 1:
+        parts.append(
+            Part("comparison", "comparison", tuple(Piece(f"- {line}", "comparison") for line in lines), _COMPARISON,
+                 why="nothing tells them apart")
+        )  # fmt: skip
+    parts.append(_diagnosis(nodes[0] if nodes else None, diagnosis))
+    parts.append(_lost(diagnosis, context.memory))
+    parts += _memory(context.memory)
+    parts += _knowledge(context)
+    return tuple(parts)
+
+
+_STEERING = "## What the person who runs this search asks for\n\nThis goes before everything below."
+_ANSWER = "Answer with the whole file in one fenced block, and one sentence that says what was changed and why."
+_OPEN = "a code block of it does not end; see: kernelevolve knowledge check"
+_COMPARISON = "### What each parent is better at"
+_BLANKS = ("constraints", "task", "hardware", "steering", "parents", "comparison", "diagnosis", "memory", "knowledge")
+_HEADINGS = {
+    "parents": "## Parents",
+    "memory": "## What this run has learned",
+    "knowledge": "## What is known\n\nQuoted from the library, the most useful first.",
+}
+
+
+def _parent(node: Node, at: int) -> Part:
+    """A parent: its source, what decides, and what else is known. The first one may lose the three one by one."""
+    role = " (go on from this one)" if at == 0 else " (take over what is better here)"
+    said = f"\n\nIts writer said: {one_line(node.candidate.note)}" if node.candidate.note else ""
+    found = listed(findings(node.evaluation, node.fitness))
+    source, more = source_text(node), listed(details(node.evaluation))
+    if at:
+        pieces = [Piece(f"{source}{said}\n\nThe harness found:\n\n{found}\n{more}".rstrip(), "other parent")]
+    else:
+        lacking = f"Its source has about {tokens(source)} tokens and does not fit here: write the file anew."
+        brief = f"verdict: {node.verdict.value}"
+        pieces = [
+            Piece(source + said, "source", lacking),
+            Piece(f"The harness found:\n\n{found}", "findings", f"The harness found: {brief}."),
+            Piece(more, "detail"),
+        ]
+    pieces = [piece for piece in pieces if piece.text]
+    return Part(f"parent {node.id}", "parents", tuple(pieces), f"### {node.id}{role}", "\n\n")
+
+
+def _diagnosis(node: Node | None, diagnosis: Diagnosis | None) -> Part:
+    if node is None or diagnosis is None:
+        return Part("diagnosis", "diagnosis", (), why="there is no parent to diagnose")
+    main = [f"Limited by **{diagnosis.limit}**: {one_line(diagnosis.evidence)}."]
+    if diagnosis.directive:
+        main.append(f"Do this next: {one_line(diagnosis.directive)}")
+    if diagnosis.tries:
+        main.append("Worth trying, most promising first:\n\n" + listed(diagnosis.tries))
+    pieces = [Piece("\n\n".join(main), "diagnosis")]
+    if diagnosis.lines:
+        pieces.append(Piece("Evidence:\n\n" + listed(map(one_line, diagnosis.lines)), "detail"))
+    if diagnosis.later:
+        pieces.append(Piece("Put off until this is better:\n\n" + listed(map(one_line, diagnosis.later)), "detail"))
+    if diagnosis.said:
+        pieces.append(Piece(f"({one_line(diagnosis.said)})", "detail"))
+    return Part("diagnosis", "diagnosis", tuple(pieces), f"## What limits {node.id}", "\n\n")
+
+
+def _lost(diagnosis: Diagnosis | None, memory: Memory) -> Part:
+    said = diagnosis.avoid if diagnosis is not None else ()
+    pieces = tuple(Piece(f"- {one_line(line)}", "lost") for line in (*said, *memory.lost))
+    why = f"memory {memory.mode}" if memory.mode.startswith("none") else "nothing has lost yet"
+    return Part("tried", "diagnosis", pieces, "Already tried, and lost; do not repeat:", why=why)
+
+
+def _memory(memory: Memory) -> list[Part]:
+    gained = tuple(line for line in memory.children if line not in memory.lost)
+    told = [
+        ("best", "best", "Best so far:", (memory.best,) if memory.best else ()),
+        ("lineage", "lineage", "How the first parent came about:", memory.lineage),
+        ("siblings", "sibling", "Already tried from here:", gained),
+        ("repeats", "repeat",
+         "Repeats: these were kernels that the run had already; change what is computed or how:", memory.repeats),
+        ("earlier", "earlier", "From earlier runs (other problems or machines may differ):", memory.earlier),
+    ]  # fmt: skip
+    why = f"memory {memory.mode}" if memory.mode.startswith("none") else "there is nothing to tell yet"
+    parts: list[Part] = []
+    for name, kind, title, lines in told:
+        pieces = tuple(Piece(f"- {one_line(line)}", kind) for line in lines)
+        parts.append(Part(f"memory {name}", "memory", pieces, title, why=why))
+    return parts
+
+
+def _knowledge(context: Context) -> list[Part]:
+    parts: list[Part] = []
+    for passage in context.passages:
+        name = f"knowledge {passage.path}" + (f"#{passage.heading}" if passage.heading else "")
+        if not passage.path.endswith(".py") and has_open_fence(passage.text):
+            parts.append(Part(name, "knowledge", (), why=_OPEN))
+            continue
+        first = not any(part.pieces for part in parts)
+        head = f"From `{passage.path}`{f' ({one_line(passage.why)})' if passage.why else ''}:"
+        kind = "first passage" if first else "passage"
+        text = fenced(passage.text, "python") if passage.path.endswith(".py") else passage.text.strip("\n")
+        if passage.heading and not passage.path.endswith(".py"):
+            text = f"### {one_line(passage.heading)}\n\n{text}"
+        parts.append(Part(name, "knowledge", (Piece(text, kind),), head))
+    return parts or [Part("knowledge", "knowledge", (), why=context.unknown)]
+
+
+def _now(context: Context) -> str:
+    names = [node.id for node in context.parents]
+    if not names:
+        text = "There is no parent: write a first kernel. Prefer one that is correct and simple to one that is clever."
+    elif len(names) == 1:
+        text = f"Write the next version of {names[0]}: correct, and faster than it."
+        if context.parents[0].correct is False:
+            text = f"Write the next version of {names[0]}: repair what the harness found first."
+    else:
+        others = ", ".join(names[1:])
+        text = f"Go on from {names[0]}; take over from {others} what is better there, and say what it was."
+    if context.prefer:
+        text += f"\n\nPrefer this kind of change: {context.prefer}."
+    return f"{text}\n\n{_ANSWER}"
+
+
+def _frame(context: Context) -> int:
+    """Tokens of `prompts/brief.md` itself, of all headings, and of what is to be done now."""
+    texts = (template("brief"), *_HEADINGS.values(), _now(context))
+    return sum(tokens(text) + 1 for text in texts)

@@ -9,7 +9,7 @@ compiler's message, spills) before what is inferred (an instruction mix).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kernelevolve.evaluation import Evaluation, Resources, Verdict
@@ -19,6 +19,7 @@ LOW_OCCUPANCY = 0.25
 LAUNCH_SHARE = 0.5
 LATENCY_LAUNCHES = 3.0
 SHARED_SHARE = 0.9
+MOST_LINES = 4
 
 LIMITS = {
     "compile-error": ("repair what the compiler refuses", "go back to the parent's form of that statement"),
@@ -45,6 +46,52 @@ LIMITS = {
     "unknown": ("measure on the device", "change one thing at a time"),
 }
 
+DIRECTIVES = {
+    "compile-error": (
+        "repair the statement that the compiler names, and nothing else; the structure has not been judged yet"
+    ),
+    "wrong-interface": (
+        "make constructor, parameters, outputs and their shapes and dtypes those of the reference; leave the "
+        "kernels alone"
+    ),
+    "wrong-values": (
+        "find the first check that failed and the indices, masks or accumulation that explain it; a check that "
+        "fails on ragged sizes only is a mask, one that fails on large values only is precision"
+    ),
+    "race": "give every output element one program that writes it, or pass partial results to a second launch",
+    "out-of-memory": "remove the largest scratch tensor: keep that value on chip, or compute it again where it is used",
+    "timeout": "bound every loop by a shape, and check that the grid is not a multiple of what is needed",
+    "breach": (
+        "compute the result anew in every call, from this call's inputs, with your own kernels on the current "
+        "stream"
+    ),
+    "spills": (
+        "reduce what one thread holds: smaller tiles first, then more warps, then fewer values alive across the "
+        "loop"
+    ),
+    "shared-memory": "reduce stages times tile bytes until a block fits; put both among the knobs",
+    "launch": (
+        "do in one launch what follows element by element or row by row, so that nothing in between reaches "
+        "memory"
+    ),
+    "latency": (
+        "give the units more to do at once: split long reductions, and let each program have several loads in "
+        "flight"
+    ),
+    "occupancy": (
+        "let more programs be resident: fewer registers or less shared memory for each, which smaller tiles give"
+    ),
+    "compute": (
+        "let the matrix units do the work at the precision that is allowed, with tiles large enough to reuse each "
+        "operand, and overlap loads with products"
+    ),
+    "bandwidth": (
+        "move fewer bytes: read each input once, keep what is reused on chip, write only what is asked for; then "
+        "make accesses wide and contiguous"
+    ),
+    "unknown": "change one thing whose effect the next evaluation can show",
+}
+
 _VERDICTS = {
     Verdict.COMPILE_ERROR: "compile-error",
     Verdict.LOAD_ERROR: "wrong-interface",
@@ -67,24 +114,65 @@ class Diagnosis:
         limit: one of `LIMITS`.
         evidence: the line that it rests on, with figures and how they were obtained.
         tries: what to try, most promising first.
+        lines: more evidence, one figure or message each.
+        directive: the one thing to do next.
+        later: what else limits it and is better put off.
+        avoid: what was tried and lost, where a model said so.
+        said: who says all this, where it is worth telling.
     """
 
     limit: str
     evidence: str
     tries: tuple[str, ...]
+    lines: tuple[str, ...] = ()
+    directive: str = ""
+    later: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
+    said: str = ""
 
     def __str__(self) -> str:
         return f"{self.limit}: {self.evidence}"
 
 
 def diagnose(evaluation: Evaluation, figures: HardwareFigures | None = None) -> Diagnosis:
-    """The first rule that fits `evaluation`."""
-    found = _fault(evaluation) or _told(evaluation) or _resources(evaluation, figures) or _times(evaluation, figures)
-    limit, evidence = found or _mix(evaluation)
-    return Diagnosis(limit, evidence, LIMITS[limit])
+    """The first rule that fits `evaluation`; what other rules found is put off."""
+    fault = _fault(evaluation)
+    inferred = (_told(evaluation), _resources(evaluation, figures), _times(evaluation, figures), _mix(evaluation))
+    found = [one for one in (fault, *(inferred if fault is None else ())) if one is not None]
+    limit, evidence = found[0]
+    later = {other: f"{other}: {why}" for other, why in found[1:] if other not in (limit, "unknown")}
+    return Diagnosis(
+        limit, evidence, LIMITS[limit], tuple(_lines(evaluation)), DIRECTIVES[limit], tuple(later.values())
+    )
 
 
 Found = tuple[str, str] | None
+
+
+def _lines(evaluation: Evaluation) -> Iterator[str]:
+    """What is known of its times, the slowest against its floor first, and of what its launches use."""
+    timings = [t for t in evaluation.timings if t.platform == evaluation.platform and t.mode == "cold"]
+    for t in sorted(timings, key=lambda t: t.speedup.value)[:MOST_LINES]:
+        against = f"{t.speedup.value:.3g} times as fast as {t.against} ({t.speedup.evidence.value})"
+        reached = ""
+        if t.floor is not None and t.candidate.value > 0:
+            share = t.floor.value / t.candidate.value
+            reached = f", {share:.0%} of the speed that bytes and FLOPs allow (modelled floor)"
+        yield f"{t.workload}: {against}{reached}"
+    launches = _launches(evaluation)
+    if launches:
+        least, most = min(r.occupancy for r in launches), max(r.registers for r in launches)
+        yield (
+            f"{len(launches)} launch{'es' * (len(launches) > 1)}, least occupancy {least:.2f}, most registers {most}, "
+            f"most shared bytes {max(r.shared_bytes for r in launches)} (compiled)"
+        )
+    wrong = [c for correctness in evaluation.correctness for c in correctness.checks if not c.passed]
+    for c in wrong[:MOST_LINES]:
+        yield f"{c.name} of {c.workload} under {c.distribution}: {c.value:.3g}, allowed {c.limit:.3g}"
+    compared = {c.distribution for correctness in evaluation.correctness for c in correctness.checks}
+    passed = sorted(compared - {c.distribution for c in wrong})
+    if wrong and passed:
+        yield f"no check fails under {', '.join(passed)}"
 
 
 def _fault(evaluation: Evaluation) -> Found:

@@ -42,6 +42,7 @@ class Memory:
         repeats: latest answers to the same parents that repeated a kernel; in every mode.
         earlier: notes from earlier runs.
         mode: as drawn, with what of the earlier notes was.
+        lost: those of `children` that are faulty or no better than a parent of theirs.
     """
 
     best: str
@@ -50,6 +51,7 @@ class Memory:
     repeats: tuple[str, ...] = ()
     earlier: tuple[str, ...] = ()
     mode: str = "both"
+    lost: tuple[str, ...] = ()
 
 
 Key = tuple[str, ...]
@@ -109,17 +111,20 @@ def remember(graph: Graph, parents: tuple[str, ...]) -> Memory:
     mode = rng.choice(modes)
     earlier, said = _recalled(graph, rng)
     best = line(graph.best) if graph.best is not None and mode != "none" else ""
+    siblings = _siblings(graph, parents) if mode in ("siblings", "both") else ()
     return Memory(
         best,
-        _lineage(graph, parents) if mode in ("trajectory", "both") else (),
-        _siblings(graph, parents) if mode in ("siblings", "both") else (),
+        lineage_of(graph, parents) if mode in ("trajectory", "both") else (),
+        tuple(map(line, siblings)),
         _repeated(graph, parents) if parents or mode != "none" else (),
         earlier,
         f"{mode}; {said}" if said else mode,
+        tuple(line(node) for node in siblings if parents and not _gained(graph, node)),
     )
 
 
-def _lineage(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
+def lineage_of(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
+    """The first parent and the latest of its line of descent, oldest first."""
     line_of_descent: list[Node] = []
     name = parents[0] if parents else None
     while name is not None and len(line_of_descent) < ANCESTORS:
@@ -129,11 +134,15 @@ def _lineage(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(line(n) for n in reversed(line_of_descent))
 
 
-def _siblings(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
+def _siblings(graph: Graph, parents: tuple[str, ...]) -> tuple[Node, ...]:
     latest: Latest = graph.reduced(MemoryReducer.name)
     told = [child for parent in parents for child in graph.children(parent, last=CHILDREN)]
     names = told if parents else latest.drafts
-    return tuple(line(graph.nodes[name]) for name in dict.fromkeys(names))
+    return tuple(graph.nodes[name] for name in dict.fromkeys(names))
+
+
+def _gained(graph: Graph, node: Node) -> bool:
+    return node.correct and not node.duplicate_of and all(node.rank > graph.nodes[p].rank for p in node.parents)
 
 
 def _repeated(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from kernelevolve import snapshot
 from kernelevolve.evaluation import Figure
-from kernelevolve.events import Asked, Created, Dropped, Entry, Evaluated, Event, Noted, Written
+from kernelevolve.events import STEER, Asked, Created, Dropped, Entry, Evaluated, Event, Noted, Written
 from kernelevolve.graph import Graph, Node, Reducer, fold
 from kernelevolve.node import Shelf
 
@@ -127,7 +127,7 @@ def _forgotten(event: Event) -> Event:
         return replace(event, settings=_without_memory(event.settings))
     if isinstance(event, Noted) and event.topic == "settings":
         return replace(event, data=_without_memory(event.data))
-    if isinstance(event, Noted) and event.topic == "earlier":
+    if isinstance(event, Noted) and event.topic in ("earlier", STEER):
         return Noted("left out", event.text)
     return event
 
