@@ -20,7 +20,7 @@ from pydantic_ai.messages import ModelMessagesTypeAdapter, ModelResponse, TextPa
 from pydantic_ai.models.function import FunctionModel  # noqa: E402
 from pydantic_ai.usage import RequestUsage  # noqa: E402
 
-from kernelevolve.propose.model import ModelWriter, model_component  # noqa: E402
+from kernelevolve.propose.model import ModelWriter, model_named  # noqa: E402
 
 
 def kernel(number=0, extra=""):
@@ -542,12 +542,12 @@ def test_a_writer_needs_a_model():
 
 
 def test_a_component_from_the_command_line():
-    made = model_component("openai:gpt-5,max_tokens=4000,steps=8,mode=single,timeout=9,temperature=0.5")
+    made = model_named("openai:gpt-5,max_tokens=4000,steps=8,mode=single,timeout=9,temperature=0.5")
     assert made.name == "model"
     assert made.args == {
         "model": "openai:gpt-5,timeout=9", "max_tokens": 4000, "steps": 8, "mode": "single", "temperature": 0.5,
     }  # fmt: skip
     with pytest.raises(UnknownName, match="provider"):
-        model_component("nobody:gpt-5")
+        model_named("nobody:gpt-5")
     with pytest.raises(UsageError, match="twice"):
-        model_component("openai:gpt-5,steps=8,steps=9")
+        model_named("openai:gpt-5,steps=8,steps=9")

@@ -25,7 +25,7 @@ from kernelevolve import (
 )
 from kernelevolve.cli import artefacts as kept
 from kernelevolve.cli import doctor as examination
-from kernelevolve.cli import places, public, summary, view, words
+from kernelevolve.cli import places, public, sessions, summary, view, words
 from kernelevolve.cli.door import Json, RunFolder, SuitePath, door_of, known_platforms, print_lines
 
 
@@ -33,6 +33,7 @@ def show(
     context: typer.Context,
     run: RunFolder,
     node: Annotated[str | None, typer.Argument(help="a node's id, such as n3")] = None,
+    session: sessions.Session = False,
     as_json: Json = False,
 ) -> None:
     """Shows a run's tree and summary, or everything about one node.
@@ -45,6 +46,12 @@ def show(
     graphs = {place: read_run(place) for place in runs}
     if node is not None and len(graphs) > 1:
         raise UsageError(f"{run} holds {len(graphs)} runs; name one of them: {', '.join(map(str, runs))}")
+    if session:
+        ((place, graph),) = graphs.items() if node is not None else ((runs[0], graphs[runs[0]]),)
+        said = sessions.session_of(place, graph, node)
+        door.console.print(sessions.page(said))
+        door.finish({**result_of(graphs), "session": said})
+        return
     for place, graph in graphs.items():
         if node is not None:
             if node not in graph.nodes:

@@ -244,15 +244,16 @@ class Desk:
         few = f" {left} step{'s' * (left != 1)} left." if left <= _FEW else ""
         if self._tools is None:
             return f"{said}\nNext: answer with one sentence when it is as you want it.{few}"
+        # An interpretation builds the file too, so it says all that is needed.
+        if found.interpret is not None and found.interpret.ok:
+            return f"{said}\n{_CLEAN}{few}"
+        if found.interpret is not None:
+            return f"{said}\nNext: repair what `interpret` said.{few}"
         if compiled is None:
             return f"{said}\nNext: `compile`.{few}"
         if not compiled.ok:
             return f"{said}\nNext: repair what `compile` said.{few}"
-        if found.interpret is None:
-            return f"{said}\nNext: look at registers, spills and occupancy; then `interpret`.{few}"
-        if not found.interpret.ok:
-            return f"{said}\nNext: repair what `interpret` said.{few}"
-        return f"{said}\n{_CLEAN}{few}"
+        return f"{said}\nNext: look at registers, spills and occupancy; then `interpret`.{few}"
 
     async def _check(self, source: str | None = None) -> Report:
         source = self.source if source is None else source

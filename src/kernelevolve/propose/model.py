@@ -170,7 +170,7 @@ class ModelWriter:
         return open_model(self._text, self._ledger, **self._options)
 
 
-def model_component(text: str) -> Component:
+def model_named(text: str) -> Component:
     """The writer that `--model TEXT` stands for; options of the writer may follow the name beside the model's own.
 
     Raises:
