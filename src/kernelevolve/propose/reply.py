@@ -137,7 +137,8 @@ def _told(file: _File, text: str, blocks: tuple[Block, ...]) -> Parsed | Unparse
             "files",
         )
     several = f" ({file.how})" if file.how.startswith("the last of") else ""
-    said = _note(*found_in.prose(text, blocks)) if blocks else _note(_around(text, file.source), "")
+    code = tuple(block for block in blocks if _is_code(block))
+    said = _note(*found_in.prose(text, code)) if code else _note(_around(text, file.source), "")
     return Parsed(file.source, f"{said}{several}".strip(), file.how)
 
 
@@ -171,8 +172,11 @@ def _whole_files(
 
 def _as_file(block: Block) -> str | None:
     """The file in a block: as it stands, with its first line that follows the fence, or up to a later fence."""
-    first = " ".join(filter(None, (block.language, block.info)))
-    texts = [block.text, *block.longer, *([f"{first}\n{block.text}", f"{block.info}\n{block.text}"] if first else [])]
+    texts = [block.text, *block.longer]
+    if block.language in ("import", "from"):
+        texts.insert(0, f"{block.language} {block.info}\n{block.text}")
+    elif block.info:
+        texts.append(f"{block.info}\n{block.text}")
     for text in texts:
         for source in _mended(text):
             if not lacks(source):
@@ -455,8 +459,10 @@ def _why_not(text: str, blocks: tuple[Block, ...], cut: bool) -> Unparseable:
             "cut",
         )
     with_entry = [block for block in code if re.search(rf"class\s+{ENTRY}\b", block.text)]
-    for block in reversed(with_entry):
-        return Unparseable(f"the file in the answer cannot be used: {lacks(block.text)}; {_ASK}", "syntax")
+    if with_entry:
+        block = with_entry[-1]
+        kind = "syntax" if isinstance(_tree(block.text), str) else "lacks"
+        return Unparseable(f"the file in the answer cannot be used: {lacks(block.text)}; {_ASK}", kind)
     broken = [block for block in code if isinstance(_tree(block.text), str)]
     if code and len(broken) == len(code):
         return Unparseable(f"the code in the answer cannot be used: {lacks(code[-1].text)}; {_ASK}", "syntax")
