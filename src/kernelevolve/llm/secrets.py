@@ -73,7 +73,27 @@ def keep_secret(value: str) -> None:
 
 def redact(text: str) -> str:
     """`text` with `[key]` in place of every key."""
-    for value in _values():
+    return _hidden(text, _values())
+
+
+def redact_data(data: Any) -> Any:
+    """JSON data with `[key]` in place of every key in its texts; the names of mappings too."""
+    return _hidden_in(data, _values())
+
+
+def _hidden_in(data: Any, values: list[str]) -> Any:
+    # The values are looked for once: a session has hundreds of texts.
+    if isinstance(data, str):
+        return _hidden(data, values)
+    if isinstance(data, Mapping):
+        return {_hidden(str(name), values): _hidden_in(value, values) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_hidden_in(value, values) for value in data]
+    return data
+
+
+def _hidden(text: str, values: list[str]) -> str:
+    for value in values:
         for form in {value, quote(value, safe=""), quote_plus(value)}:
             if form in text:
                 text = text.replace(form, HIDDEN)
@@ -83,17 +103,6 @@ def redact(text: str) -> str:
     if any(hint in text for hint in _SHAPE_HINTS):
         text = _SHAPES.sub(HIDDEN, text)
     return text
-
-
-def redact_data(data: Any) -> Any:
-    """JSON data with `[key]` in place of every key in its texts; the names of mappings too."""
-    if isinstance(data, str):
-        return redact(data)
-    if isinstance(data, Mapping):
-        return {redact(str(name)): redact_data(value) for name, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [redact_data(value) for value in data]
-    return data
 
 
 def looks_secret(text: str) -> bool:
