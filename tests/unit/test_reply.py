@@ -63,10 +63,11 @@ def is_sound(found):
 
 
 PIECES = st.sampled_from(
-    ["```", "```python\n", "\n```\n", "~~~\n", "````\n", KERNEL, PARENT, "class ModelNew:\n    pass\n", "import torch\n",
-     "<think>\n", "</think>\n", "<code>", "</code>", '{"code": "', '"}', "--- a/n3.py\n+++ b/n3.py\n", "@@ -1,3 +1,4 @@\n",
-     "+x = 1\n", "-CHOICE = {}\n", " CHOICE = {}\n", "<<<<<<< SEARCH\n", "=======\n", ">>>>>>> REPLACE\n", "\\n", "&lt;",
-     "> ", "    ", "Here it is:\n", "*** Begin Patch\n", "1 | ", "\r\n", "\0", "\ud800", "]]>", "[[[[", "(" * 50]
+    ["```", "```python\n", "\n```\n", "~~~\n", "````\n", KERNEL, PARENT, "class ModelNew:\n    pass\n",
+     "import torch\n", "<think>\n", "</think>\n", "<code>", "</code>", '{"code": "', '"}', "--- a/n3.py\n+++ b/n3.py\n",
+     "@@ -1,3 +1,4 @@\n", "+x = 1\n", "-CHOICE = {}\n", " CHOICE = {}\n", "<<<<<<< SEARCH\n", "=======\n",
+     ">>>>>>> REPLACE\n", "\\n", "&lt;", "> ", "    ", "Here it is:\n", "*** Begin Patch\n", "1 | ", "\r\n", "\0",
+     "\ud800", "]]>", "[[[[", "(" * 50]
 )  # fmt: skip
 
 

@@ -9,10 +9,11 @@ first is exact, the second catches keys that reached us otherwise, such as in an
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -78,17 +79,23 @@ def redact(text: str) -> str:
 
 def redact_data(data: Any) -> Any:
     """JSON data with `[key]` in place of every key in its texts; the names of mappings too."""
-    return _hidden_in(data, _values())
+    values = _values()
+
+    # The values are looked for once, and each text is read once: a session says the same names thousands of times.
+    @functools.cache
+    def hidden(text: str) -> str:
+        return _hidden(text, values)
+
+    return _hidden_in(data, hidden)
 
 
-def _hidden_in(data: Any, values: list[str]) -> Any:
-    # The values are looked for once: a session has hundreds of texts.
+def _hidden_in(data: Any, hidden: Callable[[str], str]) -> Any:
     if isinstance(data, str):
-        return _hidden(data, values)
+        return hidden(data)
     if isinstance(data, Mapping):
-        return {_hidden(str(name), values): _hidden_in(value, values) for name, value in data.items()}
+        return {hidden(str(name)): _hidden_in(value, hidden) for name, value in data.items()}
     if isinstance(data, (list, tuple)):
-        return [_hidden_in(value, values) for value in data]
+        return [_hidden_in(value, hidden) for value in data]
     return data
 
 
