@@ -7,7 +7,7 @@ the model's and the evaluation's), and the ladder.
 A sample is one candidate's ask + write + tell: composing the brief, the session (seven answers of the model and six
 tool calls: written broken, compiled, repaired, compiled, interpreted, done; or one completion), accounts and estimates
 of tokens, reading replies, redacting and storing every message, and the log on disk. Processor time is told beside wall
-time, which other work on the machine lengthens.
+time, which other work on the machine lengthens; under `chrt -f 1` it does not.
 
     python benchmarks/writer_overhead.py --count 200 --out benchmarks/results/writer_overhead.json
 """
@@ -103,7 +103,7 @@ def main() -> None:
             "benchmark": "writer_overhead",
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "system": platform.system(),
-                        "load": list(os.getloadavg())},
+                        "load": list(os.getloadavg()), "first_in_first_out": os.sched_getscheduler(0) == os.SCHED_FIFO},
             "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
             "unit": "ms",
             "budget_ms": BUDGET_MS,

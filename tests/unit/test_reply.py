@@ -14,8 +14,8 @@ from kernelevolve.propose.edits import NoFit, apply_diff, apply_search, replace_
 from kernelevolve.propose.reply import LONGEST, Parsed, Unparseable, lacks, parse_reply
 
 REPLIES = Path(__file__).parent / "replies"
-KERNEL = (REPLIES / "kernel.py").read_text()
-PARENT = (REPLIES / "parent.py").read_text()
+KERNEL = (REPLIES / "kernel.source").read_text()
+PARENT = (REPLIES / "parent.source").read_text()
 NAMES = sorted(path.stem for path in REPLIES.glob("*.txt"))
 
 

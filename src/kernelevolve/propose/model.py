@@ -68,12 +68,14 @@ class ModelWriter:
         _refuse_odd(model, mode, steps, useless, opened)
         given = {"temperature": temperature, "effort": effort or None, "max_tokens": max_tokens}
         self._options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        self._bench, self._text, self._mode, self._steps, self._useless = workbench, model, mode, steps, useless
+        self._bench, self._mode, self._steps, self._useless = workbench, mode, steps, useless
         self._ledger: Ledger = workbench.ledger if workbench.ledger is not None else Ledger()
-        self._given = opened
-        self._opened: tuple[asyncio.AbstractEventLoop | None, Model] = (None, opened or self._open())
-        name = self._opened[1].model_name if opened is not None and not model else model
-        self.name = f"model:{name if opened is not None else checked_model(model, self._ledger.money_usd)[0].text}"
+        self._given = opened is not None
+        if opened is None:
+            self._model = open_model(model, self._ledger, **self._options)
+            self.name = f"model:{checked_model(model, self._ledger.money_usd, **self._options)[0].text}"
+        else:
+            self._model, self.name = opened, f"model:{model or opened.model_name}"
         self.reducers: tuple[Reducer, ...] = ()
         self._sessions: Any = None
         self._carried: dict[str, Cost] = {}  # of sessions that the machine broke off, by brief
@@ -90,7 +92,7 @@ class ModelWriter:
                 raise
         from kernelevolve.propose.session import usage_of
 
-        spent = account.cost if account.cost.calls or self._given is None else usage_of(ending.messages)
+        spent = account.cost if account.cost.calls or not self._given else usage_of(ending.messages)
         cost = carried + _without_time(spent) + Cost(seconds=time.monotonic() - start)
         reference = await self._kept(brief, ending, cost)
         return self._answer(ending, cost, reference)
@@ -110,7 +112,7 @@ class ModelWriter:
     async def _session(self, brief: Brief, graph: Graph) -> Ending:
         from kernelevolve.propose import session
 
-        model, settings = self._model(), _settings(self._options, self._given is not None)
+        model, settings = self._model, _settings(self._options, self._given)
         parents = {name: _source(graph, name) for name in brief.parents}
         known = {digest_of(source): name for name, source in parents.items()}
         tools, library = self._bench.tools, self._bench.library
@@ -155,19 +157,6 @@ class ModelWriter:
         }  # fmt: skip
         text = codec.dumps(redact_data(data)).encode("utf-8", "replace")
         return await asyncio.to_thread(self._bench.keep, text)
-
-    def _model(self) -> Model:
-        """The model for the running loop: connections belong to one."""
-        if self._given is not None:
-            return self._given
-        loop, (owner, model) = asyncio.get_running_loop(), self._opened
-        if owner is not None and owner is not loop:
-            model = self._open()
-        self._opened = (loop, model)
-        return model
-
-    def _open(self) -> Model:
-        return open_model(self._text, self._ledger, **self._options)
 
 
 def model_named(text: str) -> Component:
