@@ -266,7 +266,8 @@ def test_the_same_wrong_call_three_times_ends_the_session(wrong):
     scene = Scene(scripted([wrong]), parents=("n0",))
     with pytest.raises(WriterError, match="the same wrong call") as caught:
         scene.write()
-    assert len([m for m in scene.kept[caught.value.session]["messages"] if m["kind"] == "response"]) == 3
+    kinds = [message["kind"] for message in scene.kept[caught.value.session]["messages"]]
+    assert kinds == [*["request", "response"] * 3, "request"]
     assert caught.value.cost.calls == 3
 
 
@@ -444,6 +445,19 @@ def test_auto_takes_completions_where_a_model_has_no_tools():
 
     model = FunctionModel(answer, profile={"supports_tools": False})
     assert Scene(model).write().source == GOOD
+
+
+def test_auto_goes_on_in_completions_where_the_service_takes_no_tools():
+    def answer(messages, info):
+        if info.function_tools:
+            raise ModelFault("ollama: HTTP 400: this model does not support tools", kind="model")
+        return ModelResponse([say(f"```python\n{GOOD}```")])
+
+    scene = Scene(FunctionModel(answer))
+    assert scene.write().source == GOOD
+    assert scene.write().source == GOOD
+    with pytest.raises(ModelFault, match="does not support tools"):
+        Scene(FunctionModel(answer), mode="tools").write()
 
 
 def test_a_diff_of_the_parent_is_applied():

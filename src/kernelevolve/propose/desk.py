@@ -27,6 +27,7 @@ REFERENCE = "reference.py"
 REPEATS = 3
 LONGEST_RESULT = 4000  # characters of a tool's report
 LONGEST_FILE = 40_000  # characters of a file that is read
+LONGEST_ARTICLE = 16_000
 _FEW = 4  # steps left from which results say so
 _CLEAN = "The file is clean: answer with one sentence on what was changed and why, and nothing else."
 
@@ -167,7 +168,7 @@ class Desk:
                 text = str(self._library.article(path.strip().partition("#")[0]).text)
             except UnknownName as error:
                 return self.wrong("look_up", path, str(error))
-            return _shortened(text, LONGEST_FILE)
+            return _shortened(text, LONGEST_ARTICLE)
         hits = self._library.search(query, platform=self._platform, most=6)
         lines = [f"{hit.path}: {hit.heading}: {' '.join(hit.snippet.split())[:240]}" for hit in hits]
         return "\n".join([*lines, "Open one with path=."]) if lines else f"Nothing is known of {query!r:.80}."

@@ -29,7 +29,7 @@ from kernelevolve.propose.desk import FILE, REFERENCE, Desk, digest_of
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
 
-    from kernelevolve.propose.session import Ending
+    from kernelevolve.propose.session import Ending, ToolSession
 
 Mode = Literal["auto", "tools", "single"]
 SCHEMA = 1
@@ -77,7 +77,8 @@ class ModelWriter:
         else:
             self._model, self.name = opened, f"model:{model or opened.model_name}"
         self.reducers: tuple[Reducer, ...] = ()
-        self._sessions: Any = None
+        self._sessions: ToolSession | None = None
+        self._without_tools = False
         self._carried: dict[str, Cost] = {}  # of sessions that the machine broke off, by brief
 
     async def write(self, brief: Brief, graph: Graph) -> Answer:
@@ -110,31 +111,51 @@ class ModelWriter:
         raise WriterError(f"{self.name} ended without a file that can be used: {redact(ending.why)}", cost, reference)
 
     async def _session(self, brief: Brief, graph: Graph) -> Ending:
-        from kernelevolve.propose import session
-
-        model, settings = self._model, _settings(self._options, self._given)
         parents = {name: _source(graph, name) for name in brief.parents}
-        known = {digest_of(source): name for name, source in parents.items()}
+        if not self._has_tools():
+            return await self._completed(brief, parents)
+        ending = await self._talked(brief, parents, graph)
+        if self._mode == "auto" and _takes_no_tools(ending):
+            # Its profile knows the provider; a server of one's own may serve a model that cannot call tools.
+            self._without_tools = True
+            return await self._completed(brief, parents)
+        return ending
+
+    def _has_tools(self) -> bool:
+        from kernelevolve.propose.session import supports_tools
+
+        if self._mode == "auto":
+            return not self._without_tools and supports_tools(self._model)
+        return self._mode == "tools"
+
+    async def _completed(self, brief: Brief, parents: Mapping[str, str]) -> Ending:
+        from kernelevolve.propose.session import Completing
+
+        known, tools = _by_digest(parents), self._bench.tools
+        check = tools.check if tools is not None else None
+        completing = Completing(check, lambda source: known.get(digest_of(source), ""), self._useless)
+        return await completing.run(self._model, brief.prompt, parents, self._settings())
+
+    async def _talked(self, brief: Brief, parents: Mapping[str, str], graph: Graph) -> Ending:
+        from kernelevolve.propose.session import ToolSession
+
         tools, library = self._bench.tools, self._bench.library
-        if self._mode == "single" or (self._mode == "auto" and not session.supports_tools(model)):
-            completing = session.Completing(
-                tools.check if tools is not None else None,
-                lambda source: known.get(digest_of(source), ""),
-                self._useless,
-            )
-            return await completing.run(model, brief.prompt, parents, settings)
         if self._sessions is None:
-            self._sessions = session.ToolSession(
-                trials=tools is not None, articles=library is not None, useless=self._useless
-            )
+            self._sessions = ToolSession(trials=tools is not None, articles=library is not None, useless=self._useless)
         desk = Desk(
             next(iter(parents.values()), ""), read=self._reader(graph),
-            files=(FILE, REFERENCE, *(f"{name}.py" for name in parents)), known=known, tools=tools, library=library,
-            platform=self._bench.platform, steps=self._steps,
+            files=(FILE, REFERENCE, *(f"{name}.py" for name in parents)), known=_by_digest(parents), tools=tools,
+            library=library, platform=self._bench.platform, steps=self._steps,
         )  # fmt: skip
+        settings = self._settings()
         settings["cache"] = True  # each step says again all that was said before
-        ending: Ending = await self._sessions.run(model, brief.prompt, desk, settings)
-        return ending
+        return await self._sessions.run(self._model, brief.prompt, desk, settings)
+
+    def _settings(self) -> Any:
+        """Of each call; a model that was opened by its name has the options already."""
+        if not self._given:
+            return {}
+        return {name: value for name, value in self._options.items() if name in ("temperature", "max_tokens")}
 
     def _reader(self, graph: Graph) -> Callable[[str], str | None]:
         reference = self._bench.problem.source
@@ -194,11 +215,15 @@ def _refuse_odd(model: str, mode: str, steps: int, useless: int, opened: Any) ->
             raise UsageError(f"{name}={value!r} of a model must be a whole number above 0")
 
 
-def _settings(options: Mapping[str, Any], bare: bool) -> Any:
-    """Settings of each call; a model that was opened by its name has the options already."""
-    if not bare:
-        return {}
-    return {name: value for name, value in options.items() if name in ("temperature", "max_tokens")}
+def _takes_no_tools(ending: Ending) -> bool:
+    """Whether the service refused the session's first call because of its tools."""
+    fault = ending.fault
+    refused = isinstance(fault, ModelFault) and fault.kind == "model" and "tool" in str(fault).lower()
+    return refused and not any(message.kind == "response" for message in ending.messages)
+
+
+def _by_digest(parents: Mapping[str, str]) -> dict[str, str]:
+    return {digest_of(source): name for name, source in parents.items()}
 
 
 def _source(graph: Graph, node: str) -> str:
