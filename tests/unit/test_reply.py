@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,21 @@ def test_text_without_code_gives_none(text):
 def test_prose_around_a_block_does_not_matter(prose):
     found = parse_reply(f"{prose}\n\n```python\n{KERNEL}```\n\n{prose}\n")
     assert isinstance(found, Parsed) and found.source == KERNEL
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<think>\n" * 50_000, "```a" + " " * 300_000 + "b", "<a>" + " " * 300_000 + "x", "```\n" * 50_000,
+     "```python\nclass A: pass\n" * 4_000, "```python\nx = 1\n```\n" * 9_000, "> ```\n" * 50_000,
+     "import torch\n" * 20_000, "import torch\n\nThis is a sentence of prose.\n\n" * 9_000, "&lt;" * 60_000,
+     "<a></a>" * 50_000, "@@\n-a\n" * 50_000, "<<<<<<< SEARCH\n=======\n" * 20_000, '{"code": "' * 20_000,
+     "1 | x\n" * 50_000],
+    ids=range(15),
+)  # fmt: skip
+def test_no_text_takes_long(text):
+    start = time.process_time()
+    is_sound(parse_reply(text, {"n3": PARENT}))
+    assert time.process_time() - start < 5.0
 
 
 def test_deep_nesting_and_endless_texts_are_told():

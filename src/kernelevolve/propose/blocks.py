@@ -14,15 +14,15 @@ import re
 import textwrap
 from dataclasses import dataclass
 
-_FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<mark>`{3,}|~{3,})[ \t]*(?P<info>[^\n]*?)[ \t]*$")
+_FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<mark>`{3,}|~{3,})(?P<info>.*)$")
 _THINKING = "think|thinking|thought|thoughts|reasoning|scratchpad|reflection|analysis"
-_THOUGHT = re.compile(rf"^[ \t]*<({_THINKING})>.*?</\1>[ \t]*", re.DOTALL | re.MULTILINE | re.IGNORECASE)
-_THOUGHT_ENDS = re.compile(rf"\A.*?^[ \t]*</(?:{_THINKING})>[ \t]*", re.DOTALL | re.MULTILINE | re.IGNORECASE)
-_THOUGHT_BEGINS = re.compile(rf"^[ \t]*<(?:{_THINKING})>.*\Z", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+_THOUGHT = re.compile(rf"^[ \t]*<(?P<name>{_THINKING})>", re.MULTILINE | re.IGNORECASE)
+_THOUGHT_ENDS = re.compile(rf"^[ \t]*</(?:{_THINKING})>", re.MULTILINE | re.IGNORECASE)
 _TAG = re.compile(r"<(?P<name>[A-Za-z][\w:.-]*)(?:\s[^<>\n]*)?>")
 _CDATA = re.compile(r"<!\[CDATA\[|\]\]>")
 _QUOTED = re.compile(r"^ {0,3}> ?(?:[`~]{3,})", re.MULTILINE)
-_MOST_FENCES = 120
+_MOST_FENCES = 60
+_MOST_ENDS = 6
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,19 @@ class Block:
 
 def without_thoughts(text: str) -> tuple[str, bool]:
     """The text without what a model thought aloud; whether it broke off in the middle of a thought."""
-    text = _THOUGHT.sub("", text)
-    text = _THOUGHT_ENDS.sub("", text)
-    rest = _THOUGHT_BEGINS.sub("", text)
-    return rest, rest != text
+    begins, ends = _THOUGHT.search(text), _THOUGHT_ENDS.search(text)
+    if ends is not None and (begins is None or ends.start() < begins.start()):
+        text = text[ends.end() :]  # some models begin to think without saying so
+    kept: list[str] = []
+    at, lower = 0, text.lower()
+    while (begins := _THOUGHT.search(text, at)) is not None:
+        kept.append(text[at : begins.start()])
+        close = f"</{begins['name'].lower()}>"
+        end = lower.find(close, begins.end())
+        if end < 0:
+            return "".join(kept), True
+        at = end + len(close)
+    return "".join([*kept, text[at:]]), False
 
 
 def unquoted(text: str) -> str:
@@ -73,13 +82,14 @@ def fenced(text: str) -> tuple[Block, ...]:
     inside = -1
     for order, (at, fence) in enumerate(fences):
         nested = at <= inside
-        if nested and not fence["info"]:
+        said = fence["info"].strip()
+        if nested and not said:
             continue
-        ends = [i for i, other in fences[order + 1 :] if _closes(fence, other)]
+        ends = [i for i, other in fences[order + 1 :] if _closes(fence, other)][:_MOST_ENDS]
         last = ends[0] if ends else len(lines)
         if not nested:
             inside = last
-        language, info = _words(fence["info"])
+        language, info = _words(said)
         before = next((line.strip() for line in reversed(lines[max(at - 3, 0) : at]) if line.strip()), "")
         texts = [_inner(lines[at + 1 : end], fence["indent"]) for end in (ends or [last])]
         blocks.append(
@@ -120,9 +130,8 @@ def _places(lines: list[str]) -> list[int]:
 
 
 def _closes(opening: re.Match[str], other: re.Match[str]) -> bool:
-    return (
-        not other["info"] and other["mark"][0] == opening["mark"][0] and len(other["mark"]) >= len(opening["mark"])
-    )
+    same = other["mark"][0] == opening["mark"][0] and len(other["mark"]) >= len(opening["mark"])
+    return same and not other["info"].strip()
 
 
 def _words(info: str) -> tuple[str, str]:

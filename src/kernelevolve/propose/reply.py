@@ -24,8 +24,10 @@ from kernelevolve.propose import blocks as found_in
 from kernelevolve.propose.blocks import Block
 from kernelevolve.propose.edits import NoFit, apply_diff, apply_search, diff_names, is_diff, is_search
 
-LONGEST = 1 << 20  # characters of a reply; no kernel file has as many
+LONGEST = 1 << 19  # characters of a reply; no kernel file may have as many
 LONGEST_NOTE = 300
+_LOOKED_AT = 8  # blocks, the last ones, of which it is said what is wrong
+_LONGEST_TAIL = 40  # lines of prose after a file without a fence
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot|apos|#\d+|#x[0-9a-fA-F]+);")
 _NUMBERED = re.compile(r"^\s*(\d+)\s?[|:→\t]\s?(.*)$")
 _BEGINS = re.compile(r"^(?:import |from \w[\w.]* import |#!|\"\"\"|''')")
@@ -38,6 +40,7 @@ _CODE_LINE = re.compile(
     r"[=({\[,\\]\s*$|^\s*[@)\]}]|^(?:def|class|if|for|with|return|import|from|elif|else|try|while)\b"
 )
 _FILE_NAME = re.compile(r"\b(\w+)\.py\b")
+_IMPORTS = (ast.Import, ast.ImportFrom)
 _INVISIBLE = str.maketrans({"\u00a0": " ", "\u200b": "", "\u200c": "", "\u2060": "", "\ufeff": "", "\u202f": " "})
 
 
@@ -172,13 +175,15 @@ def _whole_files(
 
 def _as_file(block: Block) -> str | None:
     """The file in a block: as it stands, with its first line that follows the fence, or up to a later fence."""
+    if ENTRY not in block.text and not block.longer:
+        return None
     texts = [block.text, *block.longer]
     if block.language in ("import", "from"):
         texts.insert(0, f"{block.language} {block.info}\n{block.text}")
     elif block.info:
         texts.append(f"{block.info}\n{block.text}")
     for text in texts:
-        for source in _mended(text):
+        for source in _mended(text) if ENTRY in text else ():
             if not lacks(source):
                 return _ended(source)
     if not block.closed:
@@ -225,7 +230,7 @@ def _dedented(text: str) -> str:
 def _without_tail(text: str) -> str | None:
     """A file with prose after it: the longest beginning that is a file, where what follows can only be prose."""
     lines = text.split("\n")
-    for end in range(len(lines) - 1, 0, -1):
+    for end in range(len(lines) - 1, max(len(lines) - _LONGEST_TAIL, 0), -1):
         if not _is_prose(lines[end]):
             return None
         if not lines[end - 1].strip() and not lacks(source := "\n".join(lines[:end])):
@@ -247,7 +252,7 @@ def _is_prose(line: str) -> bool:
 def _joined(text: str, blocks: tuple[Block, ...], parents: dict[str, str], cut: bool) -> _File | Unparseable | None:
     """Blocks that are one file together: one defines `ModelNew`, and what it lacks the others define."""
     pieces: list[str] = []
-    for block in blocks:
+    for block in blocks if any(ENTRY in block.text for block in blocks) else ():
         if (cut and not block.closed) or _is_change(block.text):
             continue
         sources = [source for source in _mended(block.text) if not isinstance(_tree(source), str)]
@@ -278,7 +283,15 @@ def _tries_to_join(source: str, blocks: tuple[Block, ...], index: int) -> bool:
     others = (
         other for i, block in enumerate(blocks) if i != index and isinstance(other := _tree(block.text), ast.Module)
     )
-    return bool(wanted) and any(wanted & _defined(other) for other in others if not _defines_entry(other))
+    # That another block, such as a test beside the file, imports something makes them no parts of one file.
+    return bool(wanted) and any(wanted & _made(other) for other in others if not _defines_entry(other))
+
+
+def _made(tree: ast.Module) -> set[str]:
+    """What a file defines at top level: what it imports only where it does nothing else."""
+    if all(isinstance(node, _IMPORTS) for node in tree.body):
+        return _defined(tree)
+    return _defined(tree) - _defined(ast.Module([n for n in tree.body if isinstance(n, _IMPORTS)], []))
 
 
 def _defined(tree: ast.Module) -> set[str]:
@@ -287,7 +300,7 @@ def _defined(tree: ast.Module) -> set[str]:
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+        elif isinstance(node, _IMPORTS):
             names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
         else:
             names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -304,7 +317,7 @@ def _undefined(tree: ast.Module) -> set[str]:
             bound.add(node.arg)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             bound.add(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+        elif isinstance(node, _IMPORTS):
             bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ExceptHandler) and node.name:
             bound.add(node.name)
@@ -403,7 +416,9 @@ def _bare(text: str, blocks: tuple[Block, ...], parents: dict[str, str], cut: bo
 
 def _from_json(text: str, parents: dict[str, str], cut: bool) -> Parsed | Unparseable | None:
     """What a reply that is JSON as a whole, or one block or tag of JSON, says; None where it is none."""
-    body = re.sub(r"^\s*<(\w+)>\s*(.*?)\s*(?:</\1>)?\s*$", r"\2", text.strip(), flags=re.DOTALL)
+    body = text.strip()
+    if tag := re.match(r"<(\w+)>", body):
+        body = body[tag.end() :].removesuffix(f"</{tag[1]}>").strip()
     blocks = found_in.fenced(body)
     if len(blocks) == 1 and (blocks[0].language in ("json", "json5") or blocks[0].text.lstrip()[:1] == "{"):
         body = blocks[0].text.strip()
@@ -450,7 +465,7 @@ def _strings(data: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, st
 
 
 def _why_not(text: str, blocks: tuple[Block, ...], cut: bool) -> Unparseable:
-    code = [block for block in blocks if _is_code(block)]
+    code = [block for block in blocks if _is_code(block)][-_LOOKED_AT:]
     unclosed = [block for block in code if not block.closed]
     if unclosed and (cut or ENTRY in unclosed[-1].text or isinstance(_tree(unclosed[-1].text), str)):
         return Unparseable(
