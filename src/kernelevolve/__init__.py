@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from kernelevolve.evaluation import Timing as Timing
     from kernelevolve.evaluation import Verdict as Verdict
     from kernelevolve.events import Component as Component
+    from kernelevolve.events import Dropped as Dropped
     from kernelevolve.events import Entry as Entry
     from kernelevolve.events import Finished as Finished
     from kernelevolve.feed import Feed as Feed
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from kernelevolve.problem import read_problem as read_problem
     from kernelevolve.propose import Answer as Answer
     from kernelevolve.propose.diagnose import LIMITS as LIMITS
+    from kernelevolve.propose.model import model_named as model_named
     from kernelevolve.propose.warm import seeds_of as seeds_of
     from kernelevolve.race.landscape import Landscape as Landscape
     from kernelevolve.race.landscape import read_landscape as read_landscape
@@ -172,6 +174,7 @@ _PLACES = {
     "Correctness": "evaluation",
     "Cost": "candidate",
     "Earned": "search.arms",
+    "Dropped": "events",
     "Entry": "events",
     "Equipment": "run",
     "Evaluation": "evaluation",
@@ -239,6 +242,7 @@ _PLACES = {
     "lane_for": "settings",
     "library_faults": "knowledge.faults",
     "load_problem": "suites",
+    "model_named": "propose.model",
     "of_device": "settings",
     "open_library": "knowledge.library",
     "open_run": "runs",

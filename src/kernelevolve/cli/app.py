@@ -33,7 +33,6 @@ from kernelevolve import (
     policy_named,
     read_run,
     save_receipt,
-    writers_named,
 )
 from kernelevolve.cli import (
     admitting,
@@ -86,7 +85,7 @@ from kernelevolve.cli.looking import result_of
 from kernelevolve.cli.parallel import AnswerTime, Parallel, side_by_side
 from kernelevolve.cli.remembering import Earlier, MemoryModes, Recall, earlier_runs, remembered
 from kernelevolve.cli.warming import WarmStart
-from kernelevolve.cli.writing import Choose, WriterNames, how_chosen
+from kernelevolve.cli.writing import Choose, Models, WriterNames, how_chosen, resumed, writers_of
 
 app = typer.Typer(
     name="kernelevolve",
@@ -148,7 +147,8 @@ def optimize(
     warm_start: WarmStart = "none",
     policy: Policy = "greedy",
     control: Control = None,
-    writer: WriterNames = ["built-in"],  # noqa: B006
+    writer: WriterNames = [],  # noqa: B006
+    model: Models = [],  # noqa: B006
     choose: Choose = "",
     seed: Annotated[int, typer.Option("--seed", help="of every random choice")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="the run's folder; default: a new one in runs/")] = None,
@@ -173,7 +173,8 @@ def optimize(
     platforms = known_platforms(platform)
     settings = given.chosen(effort, device=device, platforms=platforms)
     search = policy_named(policy, settings)
-    writers, chooser = writers_named(writer), chooser_named(choose, len(writer))
+    writers = writers_of(writer, model)
+    chooser = chooser_named(choose, len(writers))
     wanted = load_problem(problem, suite_path)
     folder = out or places.new_folder(wanted)
     _header(door, wanted, platforms, effort, search, seed, folder, how_chosen(writers, chooser))
@@ -224,7 +225,10 @@ def resume(
         briefed(analysis, lookup, prompt_tokens)
     )  # fmt: skip
     wider = {place: _wider(place, effort, given, device) for place in runs}
-    problem = read_run(runs[0]).created.problem
+    known = read_run(runs[0])
+    problem = known.created.problem
+    if written := resumed(known):
+        print_lines(door, [written])
     with interruptible(door), public.workshop(problem, device, **public.sealing(unsealed)) as equip:
         _carry_on(door, equip, runs, run, wider, by_force=by_force)
 

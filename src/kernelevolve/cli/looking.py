@@ -24,7 +24,7 @@ from kernelevolve import (
     to_data,
 )
 from kernelevolve.cli import artefacts as kept
-from kernelevolve.cli import briefing, places, public, summary, view, words
+from kernelevolve.cli import briefing, places, public, sessions, summary, view, words
 from kernelevolve.cli import doctor as examination
 from kernelevolve.cli.door import Json, RunFolder, SuitePath, door_of, known_platforms, print_lines
 
@@ -36,6 +36,7 @@ def show(
     brief: Annotated[
         bool, typer.Option("--brief", help="the exact prompt of a node's brief, or of brief b7, and its sections")
     ] = False,
+    session: sessions.Session = False,
     as_json: Json = False,
 ) -> None:
     """Shows a run's tree and summary, or everything about one node.
@@ -48,11 +49,19 @@ def show(
     graphs = {place: read_run(place) for place in runs}
     if node is not None and len(graphs) > 1:
         raise UsageError(f"{run} holds {len(graphs)} runs; name one of them: {', '.join(map(str, runs))}")
+    if brief and session:
+        raise UsageError("--brief is what was asked, --session what was answered; give one of them")
     if brief:
         if node is None:
             raise UsageError(f"--brief needs a node or a brief: kernelevolve show {run} n0 --brief")
         ((place, graph),) = graphs.items()
         briefing.show_brief(door, place, graph, node)
+        return
+    if session:
+        ((place, graph),) = graphs.items() if node is not None else ((runs[0], graphs[runs[0]]),)
+        said = sessions.session_of(place, graph, node)
+        door.console.print(sessions.page(said))
+        door.finish({**result_of(graphs), "session": said})
         return
     for place, graph in graphs.items():
         if node is not None:

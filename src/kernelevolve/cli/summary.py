@@ -56,6 +56,7 @@ def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
         "admit_anyway": created.admit_anyway,
         "chooser": to_data(created.chooser),
         "arms": writing.facts(graph),
+        "writers": writing.authors_facts(graph),
         "warm_start": warming.facts(graph),
     }
     if best is not None:
@@ -114,6 +115,7 @@ def lines(graph: Graph, folder: Path, kernel: Path | None) -> list[str]:
     out += admitting.lines(graph)
     out += _moves(graph)
     out += warming.lines(graph)
+    out += writing.authors(graph)
     out += writing.lines(graph)
     reason = graph.finished or "interrupted"
     count = f"{len(graph.nodes)} candidate{'s' * (len(graph.nodes) != 1)}"

@@ -17,7 +17,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from kernelevolve import Check, Correctness, Evaluation, Graph, Node, Resources, Timing
-from kernelevolve.cli import admitting, words
+from kernelevolve.cli import admitting, words, writing
 
 _RUNG_MARK = {"passed": "[green]passed[/]", "failed": "[red]failed[/]", "skipped": "[yellow]skipped[/]"}
 
@@ -116,7 +116,8 @@ def _facts(graph: Graph, node: Node) -> list[tuple[str, str]]:
         ("diagnosis", evaluation.diagnosis),
         ("labels", ", ".join(evaluation.labels)),
         ("admission", admitting.sentence(graph)),
-        ("tokens", f"{candidate.cost.tokens_in + candidate.cost.tokens_out}" if candidate.cost.tokens_in else ""),
+        ("cost", writing.spent(candidate.cost)),
+        ("session", "kept; show it with --session" if candidate.session else ""),
     ]
     return [(name, value) for name, value in facts if value]
 

@@ -9,10 +9,11 @@ first is exact, the second catches keys that reached us otherwise, such as in an
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -73,7 +74,33 @@ def keep_secret(value: str) -> None:
 
 def redact(text: str) -> str:
     """`text` with `[key]` in place of every key."""
-    for value in _values():
+    return _hidden(text, _values())
+
+
+def redact_data(data: Any) -> Any:
+    """JSON data with `[key]` in place of every key in its texts; the names of mappings too."""
+    values = _values()
+
+    # The values are looked for once, and each text is read once: a session says the same names thousands of times.
+    @functools.cache
+    def hidden(text: str) -> str:
+        return _hidden(text, values)
+
+    return _hidden_in(data, hidden)
+
+
+def _hidden_in(data: Any, hidden: Callable[[str], str]) -> Any:
+    if isinstance(data, str):
+        return hidden(data)
+    if isinstance(data, Mapping):
+        return {hidden(str(name)): _hidden_in(value, hidden) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_hidden_in(value, hidden) for value in data]
+    return data
+
+
+def _hidden(text: str, values: list[str]) -> str:
+    for value in values:
         for form in {value, quote(value, safe=""), quote_plus(value)}:
             if form in text:
                 text = text.replace(form, HIDDEN)
@@ -83,17 +110,6 @@ def redact(text: str) -> str:
     if any(hint in text for hint in _SHAPE_HINTS):
         text = _SHAPES.sub(HIDDEN, text)
     return text
-
-
-def redact_data(data: Any) -> Any:
-    """JSON data with `[key]` in place of every key in its texts; the names of mappings too."""
-    if isinstance(data, str):
-        return redact(data)
-    if isinstance(data, Mapping):
-        return {redact(str(name)): redact_data(value) for name, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [redact_data(value) for value in data]
-    return data
 
 
 def looks_secret(text: str) -> bool:

@@ -1,12 +1,14 @@
 """What the evaluations of a run refer to, read back: LaunchPlans, raw samples, the full text of errors.
 
-In: the graph of a run and its blobs. Out: values, verified against the reference in the log. Left to others: making
-them (`evaluate`), storing them before the event that names them (`run`).
+In: the graph of a run and its blobs. Out: values, and what models said, verified against the reference in the log.
+Left to others: making them (`evaluate`, `propose`), storing them before the event that names them (`run`).
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from kernelevolve import codec
 from kernelevolve.errors import StoreError, UnknownName
@@ -63,6 +65,16 @@ class Artefacts:
     def circumstances(self, node: str) -> Circumstances | None:
         """What the evaluation rests on beside problem and candidate; None in an old log."""
         return self._value(Circumstances, node, CIRCUMSTANCES) if CIRCUMSTANCES in self.names(node) else None
+
+    def session(self, reference: str) -> Mapping[str, Any]:
+        """What was said in the session that `Candidate.session` or `Dropped.session` names, as JSON data."""
+        try:
+            data = json.loads(self._blobs.get(reference))
+        except ValueError as error:
+            raise StoreError(f"session {reference} cannot be read: {error}; it needs a newer KernelEvolve") from error
+        if not isinstance(data, dict):
+            raise StoreError(f"session {reference} is no session; it needs a newer KernelEvolve")
+        return data
 
     def _named(self, node: str, kind: str) -> list[str]:
         return [name for name in self.names(node) if name.startswith(f"{kind} ")]
