@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kernelevolve.candidate import Section as Section
     from kernelevolve.codec import from_data as from_data
     from kernelevolve.codec import to_data as to_data
+    from kernelevolve.deferred import on_demand as on_demand
     from kernelevolve.equipment import Workshop as Workshop
     from kernelevolve.equipment import absent_platforms as absent_platforms
     from kernelevolve.errors import BudgetSpent as BudgetSpent
@@ -211,6 +212,7 @@ _PLACES = {
     "lane_for": "settings",
     "load_problem": "suites",
     "of_device": "settings",
+    "on_demand": "deferred",
     "open_run": "runs",
     "open_suite": "suites",
     "optimize": "runs",

@@ -35,7 +35,7 @@ from kernelevolve import (
     save_receipt,
     writers_named,
 )
-from kernelevolve.cli import admitting, judging, live, looking, places, public, racing, rechecking, summary
+from kernelevolve.cli import admitting, guesting, judging, live, looking, places, public, racing, rechecking, summary
 from kernelevolve.cli import selftest as checking
 from kernelevolve.cli.admitting import AdmitAnyway
 from kernelevolve.cli.door import (
@@ -311,6 +311,9 @@ def _wider(place: Path, effort: str | None, given: Limits, device: str) -> Setti
 
 app.command()(judging.evaluate)
 app.command()(admitting.admit)
+app.command("mcp")(guesting.serve)
+app.command()(guesting.ask)
+app.command()(guesting.submit)
 app.command()(rechecking.verify)
 app.command()(rechecking.replay)
 app.command()(looking.show)
