@@ -215,7 +215,7 @@ def test_what_a_guest_gets_wrong_is_named(tmp_path: Path, problem: str) -> None:
             assert error == "ForeignBrief" and "next: give the run that asked" in text
             await guest("submit", run=run, brief=brief["brief"], source=KERNEL)
             error, text = await guest.refused("submit", run=run, brief=brief["brief"], source=KERNEL + "#")
-            assert error == "LateAnswer" and "kept in the log" in text and "next: ask for another" in text
+            assert error == "LateAnswer" and "it became n0, OK_" in text and "ask for another brief" in text
             assert "not both" in (await guest.refused("check", run=run, source=KERNEL, file="x.py"))[1]
             assert "cannot be read" in (await guest.refused("check", run=run, file=str(tmp_path / "x.py")))[1]
             assert (await guest.refused("show", run=run, what="n9"))[0] == "UnknownName"

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kernelevolve import (
+    Answer,
     Brief,
     Cost,
     Equipment,
     Finished,
     Graph,
     KernelEvolveError,
+    LateAnswer,
     Node,
     Problem,
     Run,
@@ -248,7 +250,7 @@ class Desk:
             return ticket
         waits = opened.run.graph.pending.get(brief)
         if waits is None or waits.candidate is None or waits.candidate.source != source:
-            _answer(opened.run, brief, source, note, writer, cost)
+            _answer(opened.run, ticket, source, note, writer, cost)
         self._begin(opened, brief)
         return self._ticket(opened, brief)
 
@@ -403,12 +405,18 @@ class Desk:
         return replace(at, state=STOPPED, said=opened.failed.get(brief, "its evaluation was interrupted"))
 
 
-def _answer(run: Run, brief: str, source: str, note: str, writer: str, cost: Cost | None) -> None:
-    from kernelevolve import Answer
-
+def _answer(run: Run, ticket: Ticket, source: str, note: str, writer: str, cost: Cost | None) -> None:
     if not source.strip():
-        raise UsageError(f"the answer to brief {brief!r} is empty; give a file that defines ModelNew")
-    run.answered(brief, writer, Answer(source, note, cost=cost or Cost()))
+        raise UsageError(f"the answer to brief {ticket.brief!r} is empty; give a file that defines ModelNew")
+    try:
+        run.answered(ticket.brief, writer, Answer(source, note, cost=cost or Cost()))
+    except LateAnswer as error:
+        became = f"it became {ticket.candidate}" if ticket.candidate else "it was dropped"
+        judged = f", {ticket.node.verdict}" if ticket.node is not None else ""
+        raise LateAnswer(
+            f"brief {ticket.brief!r} waits for no answer: {became}{judged}; this answer is kept in the log and not "
+            "evaluated; ask for another brief"
+        ) from error
 
 
 async def _carried(opened: _Open, brief: str) -> None:

@@ -32,6 +32,7 @@ HOST = "127.0.0.1"
 PATH = "/mcp"
 _LEAST_TOKEN = 16
 _LONGEST_LINE = 64 << 20
+_STARTING = 0.02  # seconds between looks
 _GRACE = 3  # seconds for open streams to end
 
 
@@ -72,7 +73,10 @@ async def serve_http(made: MCPServer[Any], desk: Desk, port: int, token: str, re
         with _stopped_by_signals(stop):
             try:
                 serving = asyncio.create_task(http.serve(sockets=[listener]))
-                ready(f"http://{HOST}:{port}{PATH}")
+                while not http.started and not serving.done():
+                    await asyncio.sleep(_STARTING)
+                if http.started:
+                    ready(f"http://{HOST}:{port}{PATH}")
                 await serving
             finally:
                 await desk.close()

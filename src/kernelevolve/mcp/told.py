@@ -15,7 +15,6 @@ _CHECKS = 6
 _NEXT = {
     "RunBusy": "look with show and best, which need no ownership; or have the other process ended, or share one "
     "server: kernelevolve mcp --http",
-    "LateAnswer": "ask for another brief",
     "ForeignBrief": "give the run that asked this brief",
     "RunEnded": "look at best, or have the user give the run more",
     "UnknownName": "use one of the known names",
@@ -68,7 +67,7 @@ def verdict(node: Node, graph: Graph, artefacts: Artefacts | None = None) -> str
             f"{built.kernel} ({built.target}): {built.registers} registers a thread, {built.spill_bytes} bytes "
             f"spilled, {built.shared_bytes} bytes shared, occupancy {built.occupancy:.0%} (compiled)"
         )
-    if found.diagnosis:
+    if found.diagnosis and node.correct:
         lines.append(f"limited by: {found.diagnosis}")
     lines += [f"label: {label}" for label in found.labels]
     best = graph.best
