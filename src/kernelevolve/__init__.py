@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kernelevolve.candidate import Section as Section
     from kernelevolve.codec import from_data as from_data
     from kernelevolve.codec import to_data as to_data
+    from kernelevolve.deferred import on_demand as on_demand
     from kernelevolve.equipment import Workshop as Workshop
     from kernelevolve.equipment import absent_platforms as absent_platforms
     from kernelevolve.errors import BudgetSpent as BudgetSpent
@@ -245,6 +246,7 @@ _PLACES = {
     "model_named": "propose.model",
     "of_device": "settings",
     "open_library": "knowledge.library",
+    "on_demand": "deferred",
     "open_run": "runs",
     "open_suite": "suites",
     "optimize": "runs",

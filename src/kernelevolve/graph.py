@@ -194,6 +194,11 @@ class Graph:
         return self._money
 
     @property
+    def spent(self) -> Cost:
+        """What the writers have used in all; tokens read and written are not told apart."""
+        return Cost(tokens_in=self._tokens, money_usd=self._money)
+
+    @property
     def active_seconds(self) -> float:
         """Time between entries of one opening, summed: pauses between two openings do not count."""
         return self._active

@@ -38,6 +38,7 @@ from kernelevolve.feed import Feed
 from kernelevolve.graph import Graph, Node, Reducer, fold
 from kernelevolve.hardware import HardwareFigures
 from kernelevolve.knowledge.library import Library
+from kernelevolve.llm.ledger import Ledger
 from kernelevolve.propose import Answer, Translator
 from kernelevolve.propose.operator import Operator
 from kernelevolve.propose.steering import refuse_unfitting_note
@@ -133,6 +134,7 @@ class Parts:
     equipment: Equipment
     chooser: Chooser = field(default_factory=First)
     control: bool = False
+    ledger: Ledger = field(default_factory=Ledger)
 
     @property
     def reducers(self) -> tuple[Reducer, ...]:
@@ -164,6 +166,7 @@ class Run:
         self._store, self._lease, self._graph, self._blobs, self._keep = store, lease, graph, blobs, keep
         self._policy, self._operator, self._equipment = parts.policy, parts.operator, parts.equipment
         self._chooser, self._folder = parts.chooser, folder
+        self.ledger = parts.ledger
         self._clock = time.monotonic()
         self._driver: Driver | None = None
         self._spent: Finished | None = None
@@ -365,6 +368,7 @@ class Run:
         candidate = waits.candidate if waits is not None else None
         if candidate is None or candidate.source != source:
             candidate = self.answered(brief, writer, Answer(source, note, cost=cost or Cost()))
+            self.ledger.charge(candidate.cost)
         found = await self.evaluate(candidate)
         # The driver takes over what it thinks nobody evaluates.
         told = self._graph.nodes.get(candidate.id)

@@ -22,6 +22,7 @@ from kernelevolve.evaluate.receipt import receipt_of
 from kernelevolve.events import MADE_FROM, Component, Created, Entry, Event, Noted
 from kernelevolve.family import TOPIC
 from kernelevolve.graph import Graph, fold
+from kernelevolve.llm.ledger import Ledger
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Workbench, Writer, warm
 from kernelevolve.propose.asking import Asker, asker_for
@@ -190,6 +191,7 @@ def open_run(
             parts, kept = _parts(created, equipment, folder, in_force), blobs_of(created, folder)
             kept.sweep()
             graph = replay.graph(parts.reducers)
+            parts.ledger.charge(graph.spent)
             new = [note for note in equipment.notes if note not in notes]
             for note in (*new, *_made_from(parts, notes)):
                 fold(graph, log.append(note, lease))
@@ -349,16 +351,18 @@ def _undone_on_error(undo: Callable[[], None]) -> Iterator[None]:
 def _parts(created: Created, equipment: Equipment, folder: Path, settings: Settings) -> Parts:
     refuse_unfitting(created.problem, created.platform, settings.prompt_tokens)
     policy = choosing.build(created.policy)
+    ledger = Ledger(settings.money_usd, settings.tokens)
     workbench = Workbench(
         created.problem, created.platform, created.seed, equipment.figures, equipment.translator, equipment.tools,
-        library=equipment.library, keep=blobs_of(created, folder).put,
+        equipment.library, ledger, blobs_of(created, folder).put,
     )  # fmt: skip
     writers: list[Writer] = [_build("writers", named, workbench) for named in (created.writer, *created.others)]
     operator = Operator(
         writers[0], others=tuple(writers[1:]), figures=equipment.figures, library=equipment.library,
         analyst=_asker(settings.analysis, workbench), searcher=_asker(settings.lookup, workbench),
     )  # fmt: skip
-    return Parts(policy, operator, equipment, bandit.build(created.chooser), control.share_of(created.settings) > 0)
+    with_control = control.share_of(created.settings) > 0
+    return Parts(policy, operator, equipment, bandit.build(created.chooser), with_control, ledger)
 
 
 def _made_from(parts: Parts, notes: Sequence[Noted]) -> tuple[Noted, ...]:

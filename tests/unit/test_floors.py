@@ -26,7 +26,7 @@ FLOORS: tuple[set[str], ...] = (
     {"suites", "platforms", "knowledge", "llm", "store", "judge", "worker", "translate", "tensors"},
     {"search", "propose", "evaluate", "ship", "drive"},
     {"run", "engineer"},
-    {"runs", "equipment", "testing"},
+    {"runs", "equipment", "deferred", "testing"},
     {"recheck", "race", "briefs", "steer"},
     {"selftest"},
     {"cli", "web", "mcp"},
@@ -36,6 +36,8 @@ DOORS = FLOORS[-1]
 NEIGHBOURLY = FLOORS[0] | FLOORS[1]
 # Who else may import a neighbour: torch code that both sides of a measurement share.
 NEIGHBOURS = {("judge", "tensors"), ("worker", "tensors"), ("translate", "tensors")}
+# The command line starts the server, and both tell of runs and verdicts in the same words.
+NEIGHBOURS |= {("cli", "mcp"), ("mcp", "cli")}
 # Reached as processes only.
 PROCESSES = {"judge", "worker"}
 TORCH = ("torch", "triton")

@@ -36,6 +36,7 @@ from kernelevolve import (
 )
 from kernelevolve.cli import (
     admitting,
+    guesting,
     judging,
     knowing,
     live,
@@ -339,6 +340,9 @@ def _wider(place: Path, effort: str | None, given: Limits, device: str) -> Setti
 
 app.command()(judging.evaluate)
 app.command()(admitting.admit)
+app.command("mcp")(guesting.serve)
+app.command()(guesting.ask)
+app.command()(guesting.submit)
 app.command()(rechecking.verify)
 app.command()(rechecking.replay)
 app.command()(looking.show)

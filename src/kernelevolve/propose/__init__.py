@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from kernelevolve.candidate import Brief, Cost
 from kernelevolve.graph import Graph, Reducer
 from kernelevolve.hardware import HardwareFigures
+from kernelevolve.knowledge.library import Library
+from kernelevolve.llm.ledger import Ledger
 from kernelevolve.problem import Problem
 from kernelevolve.tools import Tools
 
@@ -115,8 +117,8 @@ class Workbench:
     figures: HardwareFigures | None = None
     translator: Translator | None = None
     tools: Tools | None = None
-    library: Any = None
-    ledger: Any = None
+    library: Library | None = None
+    ledger: Ledger | None = None
     keep: Callable[[bytes], str] | None = None
 
 

@@ -33,8 +33,8 @@ from pydantic_ai.settings import ModelSettings
 
 from kernelevolve.candidate import Cost
 from kernelevolve.errors import BudgetSpent, ModelFault
-from kernelevolve.propose.compose import template
 from kernelevolve.propose.desk import Desk
+from kernelevolve.propose.prose import template
 from kernelevolve.propose.reply import Parsed, Unparseable, parse_reply
 from kernelevolve.tools import Report
 
