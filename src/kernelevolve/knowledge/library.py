@@ -13,13 +13,15 @@ import difflib
 import hashlib
 import os
 import posixpath
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
 from kernelevolve.errors import UnknownName, UsageError
-from kernelevolve.knowledge.article import INDEX, Article, BrokenArticle, Link, Module, parse_article
+from kernelevolve.knowledge.article import INDEX, MOST_TEXT, Article, BrokenArticle, Link, Module, parse_article
 from kernelevolve.knowledge.words import WordIndex
 from kernelevolve.plugins import load, names
 
@@ -33,6 +35,7 @@ ANY = "any"
 # Files of people's folders that are no articles.
 NO_ARTICLES = frozenset({"readme.md", "license.md", "changelog.md", "contributing.md"})
 MOST_OF_ONE_ARTICLE = 2
+MOST_BYTES = 4 * MOST_TEXT  # of UTF-8 for a character
 _SHOWN_FAULTS = 5
 
 
@@ -95,7 +98,7 @@ class Library:
         self._quotable = {path: a for path, a in self.articles.items() if not a.is_index}
         self._words: WordIndex | None = None
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of all contents by path, wherever they came from: equal digests give equal answers."""
         hashed = hashlib.sha256()
@@ -106,7 +109,7 @@ class Library:
                 hashed.update(len(data).to_bytes(8, "little") + data)
         return f"sha256:{hashed.hexdigest()}"
 
-    @property
+    @cached_property
     def files(self) -> frozenset[str]:
         """Paths of every article and of every file that one quotes."""
         return frozenset((*self.articles, *self._owners))
@@ -317,6 +320,12 @@ def _read(folder: Path, file: Path, path: str, name: str) -> Article:
 
 def _text(file: Path) -> str:
     try:
+        about = file.stat()
+        # A pipe would be waited for, and a huge file read, before anything could be said of either.
+        if not stat.S_ISREG(about.st_mode):
+            raise BrokenArticle(1, f"{file.name} is no regular file")
+        if about.st_size > MOST_BYTES:
+            raise BrokenArticle(1, f"{file.name} has {about.st_size} bytes, more than {MOST_BYTES}; split it")
         return file.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         line = file.read_bytes()[: error.start].count(b"\n") + 1
