@@ -350,6 +350,21 @@ def test_knowledge_is_offered_where_there_is_some():
     assert "Unknown tool name" in without.said(answer.session)
 
 
+def test_the_knowledge_base_that_is_shipped_can_be_looked_up():
+    from kernelevolve.knowledge.library import open_library
+
+    library = open_library()
+    path = library.search("coalesced access to global memory", platform="h100")[0].path
+    turns = [[call("look_up", query="coalesced access to global memory")], [call("look_up", path=path)]]
+    scene = Scene(scripted(*turns, [call("look_up", query='"odd AND (query')], [call("write", source=GOOD)], DONE),
+                  library=library)  # fmt: skip
+    answer = scene.write()
+    results = [p["content"] for m in scene.kept[answer.session]["messages"] for p in m["parts"]
+               if p["part_kind"] == "tool-return"]  # fmt: skip
+    assert path in results[0] and "Open one with path=" in results[0] and len(results[0]) < 3000
+    assert library.article(path).title in results[1]
+
+
 def test_without_tools_the_file_need_only_be_one():
     scene = Scene(scripted([call("write", source=NO_CHECK)], DONE, [call("write", source=GOOD)], DONE), tools=None)
     answer = scene.write()

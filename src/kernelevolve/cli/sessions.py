@@ -89,6 +89,7 @@ def _part(part: Mapping[str, Any], step: int) -> Iterator[RenderableType]:
         yield from _arguments(part.get("args"))
     elif kind == "tool-return":
         wrong = part.get("outcome") == "retried"
+        yield Text(f"{part.get('tool_name')} says", style="cyan")
         yield _indented(_cut(_plain(content), _RESULT_LINES), "red" if wrong else "")
     elif kind == "user-prompt":
         yield _title("asked")
@@ -109,7 +110,8 @@ def _arguments(args: Any) -> Iterator[RenderableType]:
         except ValueError:
             yield _indented(_cut(str(args), _RESULT_LINES), "red")
             return
-    for name, value in (args or {}).items() if isinstance(args, dict) else (("", args),):
+    named = sorted((args or {}).items(), key=lambda pair: pair[0] == "new") if isinstance(args, dict) else [("", args)]
+    for name, value in named:
         if name in _CODE and isinstance(value, str):
             yield _indented(f"{name}:")
             yield Padding(Syntax("", "python").highlight(value.rstrip("\n")), (0, 0, 0, 4), expand=False)
