@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kernelevolve.candidate import Cost
-from kernelevolve.errors import KernelEvolveError, UsageError
+from kernelevolve.errors import KernelEvolveError
+from kernelevolve.llm.models import checked_model, open_model
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -80,16 +80,12 @@ def asker_for(name: str, ledger: Any = None) -> Asker:
     Raises:
         UsageError: it is no name of a model, its key is missing, or its price is not known and money is capped.
     """
-    try:
-        models = import_module("kernelevolve.llm.models")
-    except ImportError as error:
-        raise UsageError(f"{name!r} cannot be asked, because models are not installed here: {error}") from error
-    models.checked_model(name, ledger.money_usd if ledger is not None else None)
+    checked_model(name, ledger.money_usd if ledger is not None else None)
     opened: list[Any] = []
 
     def open_once() -> Any:
         if not opened:
-            opened.append(models.open_model(name, ledger))
+            opened.append(open_model(name, ledger))
         return opened[0]
 
     return Asker(name, open_once, ledger)
