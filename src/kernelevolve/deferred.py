@@ -19,6 +19,7 @@ from kernelevolve.candidate import Candidate
 from kernelevolve.errors import MachineError, UsageError
 from kernelevolve.evaluation import Evaluation
 from kernelevolve.events import Created
+from kernelevolve.knowledge.library import open_library
 from kernelevolve.propose import Draft, Translator
 from kernelevolve.run import Equip, Equipment
 from kernelevolve.tools import Report, Tools
@@ -37,8 +38,9 @@ def on_demand(equip: Equip) -> Equip:
         names = plugins.names("platforms")
         targets = (created.platform, *(name for name in names if name != created.platform))
         return Equipment(
-            _LateEvaluator(made), figures, _LateTranslator(made), close=made.close, tools=_LateTools(made, targets)
-        )
+            _LateEvaluator(made), figures, _LateTranslator(made), open_library(), close=made.close,
+            tools=_LateTools(made, targets),
+        )  # fmt: skip
 
     return later
 

@@ -122,6 +122,10 @@ def test_every_tool_is_described_and_typed(tmp_path: Path) -> None:
                 "best",
             ]  # fmt: skip
             assert all(tool.description and tool.output_schema for tool in tools)
+            found = (await guest("look_up", query="coalesced access to global memory", most=3))["passages"]
+            assert len(found) == 3 and all(passage["text"] for passage in found)
+            (whole,) = (await guest("look_up", query=found[0]["path"]))["passages"]
+            assert whole["path"] == found[0]["path"] and len(whole["text"]) > 500
             assert "recsys:rms_norm_residual" in (await guest("list_problems", suite="recsys"))["text"]
 
     play(look())

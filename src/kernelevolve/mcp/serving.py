@@ -67,10 +67,15 @@ async def serve_http(made: MCPServer[Any], desk: Desk, port: int, token: str, re
         )
         http = _Server(config)
 
-        def stop() -> None:
+        ending = asyncio.Event()
+
+        async def end() -> None:
+            await ending.wait()
+            await desk.close()  # calls that wait for a verdict are answered before the connections end
             http.should_exit = True
 
-        with _stopped_by_signals(stop):
+        with _stopped_by_signals(ending.set):
+            closing = asyncio.create_task(end())
             try:
                 serving = asyncio.create_task(http.serve(sockets=[listener]))
                 while not http.started and not serving.done():
@@ -79,7 +84,8 @@ async def serve_http(made: MCPServer[Any], desk: Desk, port: int, token: str, re
                     ready(f"http://{HOST}:{port}{PATH}")
                 await serving
             finally:
-                await desk.close()
+                ending.set()
+                await closing
 
 
 def new_token() -> tuple[str, bool]:
