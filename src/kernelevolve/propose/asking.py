@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kernelevolve.candidate import Cost
 from kernelevolve.errors import KernelEvolveError
+from kernelevolve.llm.ledger import Ledger
 from kernelevolve.llm.models import checked_model, open_model
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Asker:
 
     name: str
     open: Callable[[], Model]
-    ledger: Any = None
+    ledger: Ledger | None = None
     seconds: float = SECONDS
 
     async def ask(self, prompt: str, kind: type[T]) -> Reply[T]:
@@ -67,14 +68,15 @@ class Asker:
                 why = f"no answer within {self.seconds:g} s"
             except (AgentRunError, UserError, KernelEvolveError) as error:
                 why = " ".join(str(error).split()) or type(error).__name__
-            if account is not None:
+            # A model that was opened elsewhere keeps no accounts here.
+            if account is not None and (account.cost.calls or not usage.requests):
                 return Reply(said, account.cost, why)
         used = Cost(0.0, usage.input_tokens, usage.output_tokens, 0.0, usage.requests,
                     usage.input_tokens + usage.output_tokens)  # fmt: skip
         return Reply(said, used, why)
 
 
-def asker_for(name: str, ledger: Any = None) -> Asker:
+def asker_for(name: str, ledger: Ledger | None = None) -> Asker:
     """The model `name` for questions; its name is looked at now, its provider when it is first asked.
 
     Raises:
