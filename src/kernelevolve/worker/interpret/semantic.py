@@ -40,11 +40,20 @@ class Size(int):
         return int(self)
 
 
+#: What a scalar has for sizes, shape and number of elements.
+_SCALAR: tuple[tuple[int, ...], Any, Size] = (), tl.tuple([]), Size(1)
+
+
 def _measured(ty: Any) -> tuple[tuple[int, ...], Any, Size]:
-    """Sizes, shape and number of elements of a type, kept on the type since kernels make few types and many tensors."""
+    """Sizes, shape and number of elements of a type, kept on a block's type: kernels make few types and many tensors.
+
+    Nothing is kept on a scalar's type, which is a global of Triton's own: it copies those when it compiles.
+    """
+    if not ty.is_block():
+        return _SCALAR
     known: tuple[tuple[int, ...], Any, Size] | None = getattr(ty, "_ke_measured", None)
     if known is None:
-        sizes = tuple(int(s) for s in ty.shape) if ty.is_block() else ()
+        sizes = tuple(int(s) for s in ty.shape)
         known = sizes, tl.tuple([Size(s) for s in sizes]), Size(math.prod(sizes))
         ty._ke_measured = known
     return known
