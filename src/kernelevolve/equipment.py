@@ -35,13 +35,14 @@ from kernelevolve.nursery import Limits
 from kernelevolve.platforms import Platform
 from kernelevolve.problem import Problem, workload_source
 from kernelevolve.run import Equipment
+from kernelevolve.seal.limits import BACKGROUND
 from kernelevolve.settings import Settings, lane_for
 from kernelevolve.translate.family import family_of
 from kernelevolve.translate.ir import Program
 
 _CAPTURE_SECONDS = 300.0
 _PROBE_SECONDS = 120
-_LIMITS = Limits(memory_bytes=16 << 30)
+_LIMITS = Limits(memory_bytes=16 << 30, nice=BACKGROUND)
 _FULL_CASES = {"quick": 5, "standard": 12, "deep": 30}
 
 

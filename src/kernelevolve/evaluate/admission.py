@@ -26,13 +26,14 @@ from kernelevolve.evaluate.cache import BuildCache
 from kernelevolve.nursery import Limits
 from kernelevolve.problem import Problem
 from kernelevolve.protocol import Description, NullModel, Tolerance, Tried
+from kernelevolve.seal.limits import BACKGROUND
 
 TOPIC = "admission"  # of the note in a run's log
 AGAIN = "the reference again"  # the control whose failure means that the reference is not deterministic
 DECLARED = "declared"
 _SECONDS = 5.0  # of null models per size and distribution; a typical one takes a tenth of a second
 _ASK_SECONDS = 300.0
-_LIMITS = Limits(memory_bytes=16 << 30)
+_LIMITS = Limits(memory_bytes=16 << 30, nice=BACKGROUND)
 
 
 @dataclass(frozen=True)

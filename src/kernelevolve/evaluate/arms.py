@@ -93,6 +93,7 @@ class Arm:
     Args:
         ask: puts a question to it.
         turns: draws the calls of its burst number 0, 1, ...
+        queued: milliseconds that it has stood in line for a processor so far.
 
     Attributes:
         blocks: what was taken of each block's bursts.
@@ -100,8 +101,15 @@ class Arm:
         history: every call before those, the latest last.
     """
 
-    def __init__(self, ask: Ask, turns: Callable[[int, int], list[Call]], shape: Shape, mode: str) -> None:
-        self.ask, self.turns, self.shape, self.mode = ask, turns, shape, mode
+    def __init__(
+        self,
+        ask: Ask,
+        turns: Callable[[int, int], list[Call]],
+        shape: Shape,
+        mode: str,
+        queued: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.ask, self.turns, self.shape, self.mode, self.queued = ask, turns, shape, mode, queued
         self.blocks: list[list[Taken]] = [[]]
         self.pending: list[tuple[Call, Sequence[str]]] = []
         self.history: list[Call] = []
@@ -117,9 +125,9 @@ class Arm:
         # Untimed calls find their slots as they were.
         seeds = [[call.slot, call.case.seed if i >= self.shape.untimed else -1] for i, call in enumerate(due)]
         self.ask("renew", {"calls": seeds, "distribution": due[0].case.distribution, "drop": not self.pending})
-        start = time.monotonic()
+        queued, start = self.queued(), time.monotonic()
         answer = self.ask("burst", {"mode": self.mode, "untimed": self.shape.untimed, "hold": True, "lead": self.lead})
-        wall = (time.monotonic() - start) * 1e3
+        wall, queued = (time.monotonic() - start) * 1e3, self.queued() - queued
         self.ahead = bool(answer.body.get("ahead"))
         times = [float(t) for t in answer.body["milliseconds"]]
         timed = due[self.shape.untimed :]
@@ -127,7 +135,7 @@ class Arm:
         if len(times) != len(timed):
             raise Failed(Verdict.TAMPER, f"the worker reports {len(times)} times of {len(timed)} calls")
         self.replaced = [str(name) for name in answer.body.get("replaced", ())]
-        self.blocks[-1].append(Taken(len(times), wall, sum(times)))
+        self.blocks[-1].append(Taken(len(times), wall, sum(times), queued))
         self.pending += [(call, sums[i] if i < len(sums) else ()) for i, call in enumerate(timed)]
         return times
 

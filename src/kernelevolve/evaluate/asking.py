@@ -19,6 +19,7 @@ from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Re
 from kernelevolve.evaluation import Correctness, LaunchPlan, Resources, Verdict
 from kernelevolve.nursery import Limits
 from kernelevolve.protocol import Description
+from kernelevolve.seal.limits import BACKGROUND
 
 # What a process that holds a candidate may find against it; only the harness finds anything for it.
 _FAULTS = {v.value for v in Verdict if v.family in ("fault", "breach")}
@@ -48,7 +49,7 @@ class Bounds:
     def limits(self) -> Limits:
         """Those that the kernel enforces. Building and interpreting wait for whoever times a kernel on a device: there
         a process that is scheduled late costs everybody's turn."""
-        return Limits(memory_bytes=self.memory_bytes, file_bytes=self.file_bytes, nice=_NICE)
+        return Limits(memory_bytes=self.memory_bytes, file_bytes=self.file_bytes, nice=BACKGROUND)
 
     @property
     def on_device(self) -> Limits:
@@ -56,7 +57,6 @@ class Bounds:
         return Limits(memory_bytes=self.host_bytes, device=True)
 
 
-_NICE = 5
 BOUNDS = Bounds()
 _killed: set[str] = set()  # candidates whose process was killed once
 

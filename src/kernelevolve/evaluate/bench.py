@@ -23,12 +23,13 @@ from kernelevolve.evaluate.secrets import SECRET_BYTES
 from kernelevolve.nursery import Limits
 from kernelevolve.problem import Problem
 from kernelevolve.protocol import Description, Opened
+from kernelevolve.seal.limits import BACKGROUND
 from kernelevolve.wire import Attachment, Message
 
 _DESCRIBE_SECONDS = 300.0
 _JUDGE_SECONDS = 300.0
 _SCRATCHES = 128  # candidates whose folders are kept: more than are ever evaluated side by side
-_JUDGE_LIMITS = Limits(memory_bytes=16 << 30)
+_JUDGE_LIMITS = Limits(memory_bytes=16 << 30, nice=BACKGROUND)
 
 
 class Bench:

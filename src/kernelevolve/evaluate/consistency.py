@@ -43,11 +43,19 @@ APART, APART_MS = 1.5, 0.01  # by what a report may differ between bursts that c
 
 @dataclass(frozen=True)
 class Taken:
-    """One burst: its number of calls, milliseconds that the host waited, milliseconds that the arm reports in all."""
+    """One burst, in milliseconds.
+
+    Attributes:
+        calls: how many.
+        wall: that the host waited.
+        reported: what the arm says that all calls took.
+        waited: that the arm's process stood in line for a processor, by what the system counts.
+    """
 
     calls: int
     wall: float
     reported: float
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,13 @@ class Conversation:
 
     def watch(self, share: float, held: Held) -> None:
         """Ends the child once its processes hold more than `share` of a device's memory."""
-        root = self.role.process_id if self.role.wrapped else self.pid  # in bubblewrap it is counted from 1 again
+        root = self.root
         self._watch = DeviceMemoryWatch(lambda: {root, *descendants(root)}, share, self.abort, held)
+
+    @property
+    def root(self) -> int:
+        """The process above all of the child's, as this process counts them."""
+        return self.role.process_id if self.role.wrapped else self.pid  # in bubblewrap it is counted from 1 again
 
 
 class Role:

@@ -24,6 +24,7 @@ from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.room import SCREEN_SLOTS
 from kernelevolve.evaluate.seat import Stay, Undisturbed
 from kernelevolve.evaluate.secrets import Seeds
+from kernelevolve.evaluate.stalls import Queue, Stalls
 from kernelevolve.evaluate.timing import (
     BURSTS,
     CANDIDATE,
@@ -225,7 +226,7 @@ class Session:
                     device=self.place.name,
                     before=before,
                     after=after,
-                    watch=watch,
+                    watch=Stalls(arms, watch),
                 )
             except NothingCounts as error:
                 raise Failed(Verdict.INCONCLUSIVE, str(error)) from error
@@ -284,8 +285,9 @@ class Session:
         self.visit.give_way()
         for judge in timed.values():
             self.place.hold(self.bench, judge, {**self._warm_body(seed, slots=slots, hold=block.hold), "seconds": 0.0})
-        arms = {CANDIDATE: Arm(worker_asks, turns, shape, mode)}
-        arms |= {name: Arm(self._judge_asks(judge), turns, block, mode) for name, judge in timed.items()}
+        arms = {CANDIDATE: Arm(worker_asks, turns, shape, mode, Queue(worker.root))}
+        for name, judge in timed.items():
+            arms[name] = Arm(self._judge_asks(judge), turns, block, mode, Queue(judge.root))
         for arm in arms.values():
             arm.number = 1  # number 0 was the pilot's
         if "timed-outputs" not in self.lane.defences:

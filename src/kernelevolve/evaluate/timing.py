@@ -32,6 +32,7 @@ Statistic = Callable[[Sequence[float]], float]
 CANDIDATE = "candidate"
 BURSTS = 4  # of each arm in a block
 DROPPED = 0.2  # share of blocks beyond which nothing is said
+AGAIN = 4  # of so many blocks one that was dropped is taken again
 UNEVEN = 1.03  # by how much more than the baselines' a candidate's mean may be above its median
 _PILOT = 3
 _MODES = {"cold": "cold L2", "hot": "inputs just read", "burst": "back to back, warm L2", "graph": "cold L2, replayed"}
@@ -153,7 +154,8 @@ def time_arms(
     done = 0
     confidence = confidence_of(plan.blocks.doublings + 1, plan.candidates)
     for look in range(plan.blocks.doublings + 1):
-        while done < plan.blocks.by(look):
+        asked = plan.blocks.by(look)
+        while done < asked + min(len(dropped), asked // AGAIN):
             before(done)
             start = time.monotonic()
             taken = interleave(arms, done, calls, longer)
