@@ -19,8 +19,9 @@ from kernelevolve.errors import ModelFault, UsageError
 from kernelevolve.events import ANALYSIS, LOOKUP, Asked, Noted
 from kernelevolve.knowledge.library import open_library
 from kernelevolve.propose.asking import Asker, asker_for
-from kernelevolve.propose.deep import look_up, operations_of, wanted
+from kernelevolve.propose.deep import look_up, wanted
 from kernelevolve.propose.diagnose import LIMITS
+from kernelevolve.propose.subject import operations_of
 from kernelevolve.run import Equipment
 from kernelevolve.runs import create_run, open_run, read_run, tail
 from kernelevolve.settings import settings_for

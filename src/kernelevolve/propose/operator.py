@@ -33,6 +33,7 @@ from kernelevolve.propose.deep import Passage, look_up, look_up_by_model, wanted
 from kernelevolve.propose.diagnose import Diagnosis, diagnose
 from kernelevolve.propose.memory import MemoryReducer, remember
 from kernelevolve.propose.steering import SteeringReducer
+from kernelevolve.propose.subject import TracedReducer
 from kernelevolve.propose.warm import WARM, SeedsReducer, answer_by_seed, brief_for_seed
 from kernelevolve.settings import NOBODY, PROMPT_TOKENS, RULES
 
@@ -52,7 +53,7 @@ class Composer:
     @property
     def reducers(self) -> tuple[Reducer, ...]:
         """What it needs of the log at scale."""
-        return (MemoryReducer(), SeedsReducer(), AnalysisReducer(), SteeringReducer())
+        return (MemoryReducer(), SeedsReducer(), AnalysisReducer(), SteeringReducer(), TracedReducer())
 
     def brief(self, graph: Graph, parents: tuple[str, ...], writer: str, prefer: str = "") -> Brief:
         """See `Operator.brief`."""
@@ -84,7 +85,7 @@ class Composer:
             return (), f"lookup is {NOBODY}"
         if self.library is None:
             return (), "nothing was looked up"
-        want = wanted(graph.created.problem, graph.created.platform, diagnosis)
+        want = wanted(graph.created.problem, graph.created.platform, diagnosis, graph.reduced(TracedReducer.name))
         noted = notes_of(graph, parents[0]).get(LOOKUP) if parents else None
         return look_up(self.library, want, noted), "the library has nothing on it"
 
@@ -190,7 +191,7 @@ class Operator:
                 ruled = Diagnosis(str(note.data["limit"]), ruled.evidence, (), directive=str(note.data["directive"]))
         library = self.composer.library
         if self._searcher is not None and library is not None and not candidate.control and LOOKUP not in known:
-            want = wanted(graph.created.problem, graph.created.platform, ruled)
+            want = wanted(graph.created.problem, graph.created.platform, ruled, graph.reduced(TracedReducer.name))
             need = f"Go on from {candidate.id}, which is limited by {ruled}. {ruled.directive}"
             yield await look_up_by_model(self._searcher, library, candidate, want, need)
 
