@@ -41,7 +41,7 @@ reviewed: 2026-11-01
 # {title}
 About {title}.
 ## How to {title}
-Do {title} with care.
+Do {title} with care. Neither profile, nor resources, nor instruction mix say more.
 
 ```python
 x = 1
@@ -217,6 +217,6 @@ def test_what_is_looked_for(library):
     problem = replace(fake_problem(), source=source)
     assert operations_of(problem) == ("softmax", "cumsum")
     want = wanted(problem, "h100", None)
-    assert want.drafting and want.topics == ("softmax", "cumsum") and not want.limit
+    assert want.drafting and want.topics == ("scan", "cumsum", "softmax") and not want.limit
     assert "bandwidth" in LIMITS
     assert look_up(library, replace(want, limit="bandwidth", query=""))[0].why.startswith("helps against bandwidth")

@@ -1,7 +1,7 @@
 """The deep-search sub-agent: which passages of the library a brief quotes, in two steps: the index, then modules.
 
-In: a library and what is wanted: platform, diagnosis, what the problem is about (`subject`). Out: passages with their file, the
-most useful first. Left to others: how rules choose (`knowledge.retrieve`), how many have room (`compose`).
+In: a library and what is wanted: platform, diagnosis, what the problem is about (`subject`). Out: passages with their
+file, the most useful first. Left to others: how rules choose (`knowledge.retrieve`), how many have room (`compose`).
 
 Rules choose by default. A model is asked for the same reason and at the same moment as in `analysis`; the log has the
 names of what it chose, and the library the text, whose digest is in the log too. What rules choose stands behind it.
@@ -81,16 +81,18 @@ def wanted(problem: Problem, platform: str, diagnosis: Diagnosis | None, traced:
     """
     about = subject_of(problem, traced)
     if diagnosis is None:
-        return Want(platform, query=about.query, topics=about.topics, drafting=True)
+        return Want(platform, query=about.query, topics=about.topics, drafting=True, unwanted=about.unwanted)
     query = " ".join((diagnosis.evidence, diagnosis.directive, about.query))
-    return Want(platform, limit=diagnosis.limit, query=query, topics=about.topics)
+    return Want(platform, limit=diagnosis.limit, query=query, topics=about.topics, unwanted=about.unwanted)
 
 
 def look_up(library: Library, want: Want, noted: Mapping[str, Any] | None = None) -> tuple[Passage, ...]:
     """The passages for a brief: those that a model chose before, then those of the rules, none twice."""
     ruled: tuple[Passage, ...] = choose(library, want)
     named = [_quoted(library, *map(str, one)) for one in (noted or {}).get("passages", ())]
-    by = {(p.path, p.heading): p for p in (*(n for n in named if n is not None), *ruled)}
+    by: dict[tuple[str, str], Passage] = {}
+    for passage in (*(one for one in named if one is not None), *ruled):
+        by.setdefault((passage.path, passage.heading), passage)
     return tuple(by.values())
 
 

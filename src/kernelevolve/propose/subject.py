@@ -20,54 +20,65 @@ from kernelevolve.family import TOPIC
 from kernelevolve.graph import Graph
 from kernelevolve.problem import Problem
 
-MOST_OPERATIONS, MOST_WORDS = 24, 40
+MOST_OPERATIONS, MOST_WORDS, _LONGEST = 24, 40, 24
 _OPERATION = re.compile(r"\b(?:torch|nn|F|functional|aten)\.(\w+)|\.(\w+)\(")
-_PLAIN = frozenset(
-    "Module Tensor Parameter size shape super __init__ append randn rand ones zeros empty view reshape unsqueeze "
-    "squeeze float half to dim numel item".split()
-)
+_PLAIN = frozenset(re.findall(r"\w+", """
+    Module Tensor Parameter size shape super __init__ append randn rand ones zeros empty view reshape unsqueeze
+    squeeze float half to dim numel item
+"""))  # fmt: skip
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+\d?[a-z]?|\d+[a-zA-Z]+")
 #: Words that every reference's docstring has.
-_EMPTY = frozenset(
-    "simple model that performs perform applies apply operation operations input output tensor tensors shape "
-    "initializes initialize returns args forward pass torch bool optional default defaults dim size class given "
-    "followed then using module layer level".split()
-)
+_EMPTY = frozenset(re.findall(r"\w+", """
+    simple model that performs perform applies apply operation operations input output tensor tensors shape
+    initializes initialize returns args forward pass torch bool optional default defaults dim size class given
+    followed then using module layer level
+"""))  # fmt: skip
 #: What an op is about, the topics that decide structure first. An op may be about several.
 _TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = tuple(
     (pattern, tuple(topics.split()))
     for pattern, topics in (
         (r"scaled_dot_product\w*|multiheadattention|\w*attention", "attention"),
+        (r"\w*depthwise\w*", "depthwise convolution"),
+        (r"\w*quanti[sz]\w*|int8\w*", "quantisation int8"),
+        (r"f(?:p|loat)8\w*", "fp8"),
         (r"conv(?:olution|[123]d|transpose[123]d|_transpose[123]d)?", "convolution"),
+        (r"lstm\w*|gru\w*|rnn\w*", "recurrence rnn"),
         (r"_?(?:linear|mm|addmm|bmm|baddbmm|matmul|einsum|bilinear|int_mm|outer|ger|mv|dot)", "matmul"),
         (r"\w*(?:cumsum|cumprod|cummax|cummin|logcumsumexp)", "scan cumsum"),
-        (r"lstm\w*|gru\w*|rnn\w*", "recurrence rnn"),
+        (r"hash\w*", "hashing integers"),
+        (r"jagged\w*|ragged|offsets|segment\w*", "jagged"),
         (r"embedding\w*", "embedding gather recsys"),
         (r"gather|index|index_select|take\w*", "gather indexing"),
         (r"scatter\w*|index_add\w*|index_put\w*|segment_reduce", "scatter indexing"),
         (r"sort|argsort|topk|kthvalue", "topk sort"),
         (r"bucketize|searchsorted", "bucketize search"),
-        (r"histc|bincount|histogram\w*", "histogram"),
-        (r"bitwise\w*|remainder|__\w*shift__", "integers hashing"),
+        (r"histc|bincount|histogram\w*", "histogram atomics"),
         (r"\w*pool\w*|unfold|im2col", "pooling windows"),
         (r"\w*(?:batch|group|instance)_?norm\w*", "normalisation channel-norm"),
-        (r"\w*(?:layer|rms)_?norm\w*", "normalisation layernorm"),
+        (r"\w*(?:layer|rms)_?norm\w*", "normalisation"),
         (r"_?(?:log_)?(?:log)?softmax\w*|softmin", "softmax"),
         (r"logsumexp", "softmax reductions"),
-        (r"\w*(?:cross_?entropy|nll|kl_?div|mse|l1|huber|hinge|triplet|margin)\w*(?:loss)?|\w+loss", "loss reductions"),
+        (r"\w*(?:cross_?entropy|nll_?loss|kl_?div|mse|huber|hinge|triplet|margin)\w*|\w+loss", "loss reductions"),
         (r"arg(?:max|min)", "argmax reductions"),
         (r"sum|mean|a?max|a?min|prod|std|var\w*|(?:linalg_)?(?:vector_)?norm|normalize|any|all", "reductions norm"),
         (r"permute|transpose|contiguous|clone|t", "transpose layout"),
         (
             r"\w*relu\d?_?|\w*gelu|silu|swish|\w*sigmoid|\w*tanh|mish|elu|selu|celu|soft(?:plus|sign|shrink)|clamp\w*|"
             r"add|sub|mul|div|exp|log|pow|sqrt|rsqrt|abs|where|dropout|lerp|sin|cos|neg|threshold",
-            "elementwise pointwise",
+            "elementwise",
         ),
     )
 )
 #: What is said of an op's shape of access only where nothing else decides.
-_BESIDE = ("transpose", "layout", "elementwise", "pointwise")
+_BESIDE = ("transpose", "layout", "elementwise")
+#: What ops alone do not show, so that words of the name and the docstring count too.
+_TOLD = frozenset((
+    "attention", "depthwise", "quantisation", "fp8", "scan", "recurrence", "jagged", "hashing", "histogram",
+    "normalisation", "loss",
+))  # fmt: skip
 _PRODUCTS = ("matmul", "convolution", "attention")
+#: What an article may be about beside its subject, which makes it another kernel's.
+_KINDS = ("backward", "quantisation", "fp8", "depthwise")
 
 
 @dataclass(frozen=True)
@@ -77,10 +88,12 @@ class Subject:
     Attributes:
         words: of its name, its ops, its docstring, in this order.
         topics: of the library, what decides the structure first.
+        unwanted: topics of what it is not.
     """
 
     words: tuple[str, ...] = ()
     topics: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ()
 
     @property
     def query(self) -> str:
@@ -115,11 +128,13 @@ def subject_of(problem: Problem, traced: Iterable[str] = ()) -> Subject:
         traced: ATen ops of the captured reference, without overloads; empty where it was not captured.
     """
     written = operations_of(problem)
-    operations = tuple(traced) or written
-    said = f"{problem.name.rpartition('/')[2]} {problem.notes}"
+    operations = (*traced, *(name for name in written if name not in traced))
+    name = problem.name.rpartition("/")[2]
+    said = f"{name} {problem.notes}"
     told = _words(_docstrings(problem.source))
-    words = dict.fromkeys((*_words(said), *(name.strip("_").lower() for name in (*operations, *written)), *told))
-    return Subject(tuple(words)[:MOST_WORDS], _topics(problem, (*operations, *_words(said), *told), operations))
+    words = dict.fromkeys((*_words(said), *(name.strip("_").lower() for name in operations), *told))
+    topics = _topics(problem, (name, *operations, *_words(said), *told), operations)
+    return Subject(tuple(words)[:MOST_WORDS], topics, tuple(topic for topic in _KINDS if topic not in topics))
 
 
 def operations_of(problem: Problem) -> tuple[str, ...]:
@@ -138,13 +153,15 @@ def _topics(problem: Problem, names: Iterable[str], operations: tuple[str, ...])
     done = {name.strip("_").lower() for name in operations}
     found: dict[str, None] = {}
     for pattern, topics in _TOPICS:
-        # Words of a name or docstring tell the kind of a problem; what is everywhere counts only where it is done.
-        among = done if topics[0] in (*_BESIDE, "reductions", "gather", "scatter") else wanted
+        among = wanted if topics[0] in _TOLD else done
         if any(re.fullmatch(pattern, name) for name in among):
             found |= dict.fromkeys(topics)
     deciding = [topic for topic in found if topic not in _BESIDE]
-    if any(topic in _PRODUCTS for topic in deciding):
-        deciding += [problem.precision.partition("-")[0]] + (["epilogue"] if "elementwise" in found else [])
+    if (product := next((topic for topic in deciding if topic in _PRODUCTS), "")):
+        # What a product may be computed in decides its kernel as much as that it is one.
+        after = deciding.index(product) + 1
+        deciding.insert(after, problem.precision.partition("-")[0])
+        deciding += ["epilogue"] if "elementwise" in found else []
     if problem.direction != "forward":
         deciding = ["backward", *deciding]
     raw = [name for name in (one.lower() for one in operations) if name not in found]
@@ -152,9 +169,10 @@ def _topics(problem: Problem, names: Iterable[str], operations: tuple[str, ...])
 
 
 def _words(text: str) -> tuple[str, ...]:
-    """The words of a text, `ConvTranspose2d_BiasAdd` taken apart, each once and in lower case."""
-    found = (match.lower() for match in _WORD.findall(text))
-    return tuple(dict.fromkeys(word for word in found if len(word) > 1 and word not in _EMPTY))
+    """The words of a text, each once and in lower case: `GroupNorm` is `groupnorm`, `group` and `norm`."""
+    whole = re.findall(r"[^\W_]+", text)
+    found = (part.lower() for word in whole for part in (word, *_WORD.findall(word)) if len(word) <= _LONGEST)
+    return tuple(dict.fromkeys(word for word in found if len(word) > 1 and not word.isdigit() and word not in _EMPTY))
 
 
 def _model(source: str) -> str:
