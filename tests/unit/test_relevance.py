@@ -1,7 +1,8 @@
 """What briefs quote: situations of a search, and the articles that an expert would want open in them.
 
 Each situation goes through the doors that a search uses: a run is created, a brief is asked for, and in the second
-table a candidate is submitted whose evaluation limits it in a known way. What counts is what the brief has in its prompt.
+table a candidate is submitted whose evaluation limits it in a known way. What counts is what the brief has in
+its prompt.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ DRAFTS = [
     Draft("37_Matmul_Swish_Sum_GroupNorm", "self.norm(torch.sigmoid(self.mm(x)) * x + self.bias)",
           "hardware/nvidia/fp32-products guidance/performance/channel-norms guidance/performance/matmul-tiling "
           "samples/matmul_grouped", "matmul_fp32_split",
-          "A matrix multiplication, Swish, a sum with a bias, GroupNorm.", "self.mm, self.norm = nn.Linear(8, 8), nn.GroupNorm(2, 8)", ops="addmm sigmoid mul add native_group_norm"),
+          "A matrix multiplication, Swish, a sum with a bias, GroupNorm.",
+          "self.mm, self.norm = nn.Linear(8, 8), nn.GroupNorm(2, 8)", ops="addmm sigmoid mul add native_group_norm"),
     Draft("23_Softmax", "torch.softmax(x, dim=1)", "guidance/performance/row-reductions", "online_softmax",
           ops="_softmax"),
     Draft("40_LayerNorm", "self.ln(x)", "guidance/performance/row-reductions", "rms_norm_residual",
@@ -124,10 +126,10 @@ DRAFTS = [
           "Rows of different lengths, given by offsets.", given="values, starts", ops="index"),
     Draft("bucketize", "torch.bucketize(x, borders)", "guidance/hashing", "bucketize", given="x, borders",
           ops="bucketize"),
-    Draft("histogram", "torch.histc(x, 64)", "hardware/nvidia/atomics", "histogram", ops="histc"),
+    Draft("histogram", "torch.histc(x, 64)", "guidance/determinism", "histogram", ops="histc"),
     Draft("topk", "torch.topk(x, 8)", "samples/topk", "topk", ops="topk"),
     Draft("permute", "x.permute(0, 2, 1).contiguous()", "guidance/performance/transposes", "transpose"),
-    Draft("36_LSTM", "self.lstm(x)[0]", "guidance/performance/scans", init="self.lstm = nn.LSTM(8, 8)"),
+    Draft("36_LSTM", "self.lstm(x)[0]", "guidance/performance/scans", "prefix_scan", init="self.lstm = nn.LSTM(8, 8)"),
 ]
 
 
@@ -150,6 +152,13 @@ class Limited:
 
 USED = Resources("kernel", "sm_90", "aa", 64, 0, 1000, 4, 0.9, {"load": 4, "store": 2, "fma": 3})
 PRODUCT, SOFTMAX, ATTENTION, SCAN = 2, 6, 19, 14
+
+
+#: Samples that are near enough to each problem to be worth their tokens.
+FITTING = {
+    0: (), PRODUCT: ("matmul_fp32_split",), SOFTMAX: ("online_softmax",), ATTENTION: ("flash_attention",),
+    SCAN: ("prefix_scan",),
+}  # fmt: skip
 
 
 def faulty(verdict: Verdict, rung: Rung, message: str) -> Evaluation:
@@ -261,6 +270,8 @@ def test_a_later_brief_quotes_what_helps_against_the_limit(tmp_path: Path, one: 
     assert brief.move["limit"] == one.limit
     names = quoted(brief)
     assert not set(one.wanted.split()) - articles(names), names
+    kernels = {name for name in names if name.endswith(".py")}
+    assert kernels <= {f"samples/{kernel}/kernel.py" for kernel in FITTING[one.draft]}, kernels
     assert keeps_its_share(brief)
 
 

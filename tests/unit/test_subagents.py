@@ -217,6 +217,6 @@ def test_what_is_looked_for(library):
     problem = replace(fake_problem(), source=source)
     assert operations_of(problem) == ("softmax", "cumsum")
     want = wanted(problem, "h100", None)
-    assert want.drafting and want.topics == ("scan", "cumsum", "softmax") and not want.limit
+    assert want.drafting and want.topics == ("scan", "cumsum", "softmax", "reductions") and not want.limit
     assert "bandwidth" in LIMITS
     assert look_up(library, replace(want, limit="bandwidth", query=""))[0].why.startswith("helps against bandwidth")

@@ -36,15 +36,15 @@ _SPECIFIC, _FOR_VENDOR, _STARTING = 0.6, 0.4, 1.0
 _DRAFT_TOPIC, _LATER_TOPIC, _LEAST_TOPIC, _DRAFT_WORDS = 2.0, 0.2, 0.2, 1.5
 # A first kernel is begun from one whole kernel, perhaps with an eye on a second; of an article it needs what to decide.
 MOST_KERNELS, DRAFT_MODULES = 2, 2
-# Sections stand in the order of their use; words of a short query tell little against that. An introduction comes last:
-# it says what the article is about, so that it is found.
-_DRAFT_WORD, _DRAFT_PLACES, _INTRODUCTION = 0.5, (0.6, 0.45, 0.3, 0.15), -1.0
-# What fits far less than the best is not worth its tokens in a first brief, and a whole kernel has many.
+# Sections stand in the order of their use; the words of a problem tell little against that, those of a finding more. An
+# introduction comes last: it says what the article is about, so that it is found.
+_WORD, _DRAFT_WORD, _PLACES, _INTRODUCTION = 2.0, 0.5, (0.6, 0.45, 0.3, 0.15), -1.0
+# What fits far less than the best is not worth its tokens, and a whole kernel has many.
 _LEAST_SHARE, _LEAST_KERNEL = 0.25, 0.57
 # Of an article's second and third module, of a linked article, and of where a module stands.
-_LATER_MODULES = (1.0, 0.6, 0.4)
+_LATER_MODULES = (1.0, 0.7, 0.5)
 _LINKED = 0.4
-_FACET_WORDS, _FIRST_MODULE, _CODE = 0.5, 0.1, 2.0
+_FACET_WORDS, _CODE = 0.5, 2.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Want:
         query: any text: the evidence, ops, a compiler's message.
         topics: facets of the problem.
         drafting: there is no kernel yet: a kernel to begin from goes first, and earlier topics before later ones.
-        unwanted: topics that an article must not have: a sample none of them, another not as its first.
+        others: kinds of problem that this is none of: what has one as its first topic is not quoted.
+        unwanted: topics that speak against a sample wherever they stand, such as a backward pass.
     """
 
     platform: str
@@ -67,6 +68,7 @@ class Want:
     query: str = ""
     topics: tuple[str, ...] = ()
     drafting: bool = False
+    others: tuple[str, ...] = ()
     unwanted: tuple[str, ...] = ()
 
 
@@ -109,13 +111,12 @@ def choose(library: Library, want: Want) -> tuple[Passage, ...]:
         modules = _modules(chosen.article, matches, facets, want.drafting)[:most]
         found += [(chosen.score * part, chosen, m) for part, m in zip(_LATER_MODULES, modules, strict=False)]
     found.sort(key=lambda one: (-one[0], one[2].file, one[2].line))
-    if want.drafting:
-        found = _kernel_first(found, want)
+    found = _with_few_kernels(found, want)
     return tuple(Passage(m.file, m.heading, m.text, c.why, m.line, round(score, 6)) for score, c, m in found)
 
 
-def _kernel_first(found: list[tuple[float, _Chosen, Module]], want: Want) -> list[tuple[float, _Chosen, Module]]:
-    """The kernel that fits best before all else, one more in its place, and no others."""
+def _with_few_kernels(found: list[tuple[float, _Chosen, Module]], want: Want) -> list[tuple[float, _Chosen, Module]]:
+    """No kernels but those that fit: before a first kernel the best one goes first, and perhaps another; later one."""
     kernels = [one for one in found if one[2].file == one[1].article.kernel]
     if want.topics:
 
@@ -124,15 +125,16 @@ def _kernel_first(found: list[tuple[float, _Chosen, Module]], want: Want) -> lis
             other = bool(PRECISIONS.intersection(topics)) and not PRECISIONS.intersection(topics, want.topics)
             return min(map(want.topics.index, set(want.topics).intersection(topics))), other, -one[0]
 
-        fitting = (one for one in kernels if set(want.topics).intersection(one[1].article.topics))
-        kernels = sorted(fitting, key=order)
-    kept = [one for one in kernels[:MOST_KERNELS] if one[0] >= _LEAST_KERNEL * kernels[0][0]]
+        deciding = set(want.topics if want.drafting else want.topics[:1])
+        kernels = sorted((one for one in kernels if deciding.intersection(one[1].article.topics)), key=order)
+    kept = [one for one in kernels[: MOST_KERNELS if want.drafting else 1] if one[0] >= _LEAST_KERNEL * kernels[0][0]]
     best = max((score for score, _, _ in found), default=0.0)
-    rest = [one for one in found if one[0] >= _LEAST_SHARE * best and one not in kept[:1]]
+    first = kept[:1] if want.drafting else []
+    rest = [one for one in found if one[0] >= _LEAST_SHARE * best and one not in first]
     # What is said of a sample explains its kernel, and is of no use without it.
     explained = {chosen.article.path for _, chosen, _ in kept}
     rest = [one for one in rest if not one[1].article.is_sample or one[1].article.path in explained]
-    return [*((best, chosen, m) for _, chosen, m in kept[:1]), *rest]
+    return [*((best, chosen, m) for _, chosen, m in first), *rest]
 
 
 def _matches(library: Library, query: str) -> dict[tuple[str, int], float]:
@@ -169,9 +171,10 @@ def _best_of_article(library: Library, matches: Mapping[tuple[str, int], float])
 
 
 def _may_be_quoted(article: Article, want: Want) -> bool:
-    # Gradients are of no use for a forward problem; an article may speak of them beside its subject, a kernel has them.
-    about = article.topics if article.is_sample else article.topics[:1]
-    if any(topic in about for topic in want.unwanted):
+    if article.topics[:1] and article.topics[0] in want.others:
+        return False
+    # An article may speak of gradients beside its subject; a kernel with gradients is another kernel.
+    if article.is_sample and any(topic in article.topics for topic in want.unwanted):
         return False
     return not article.is_index and not article.is_constraint and holds_for(article, want.platform, want.vendor)
 
@@ -249,10 +252,10 @@ def _modules(
     def merit(number: int, module: Module) -> float:
         place = (article.path, number)
         score = matches.get(place, 0.0) + _FACET_WORDS * facets.get(place, 0.0)
-        if drafting and module.file != article.kernel:
-            place_in_it = _DRAFT_PLACES[min(number, len(_DRAFT_PLACES)) - 1] if number else _INTRODUCTION
-            return _DRAFT_WORD * score + place_in_it
-        return score + (_FIRST_MODULE if number == 0 else 0.0) + (_CODE if module.file == article.kernel else 0.0)
+        if module.file == article.kernel:
+            return score + _CODE
+        place_in_it = _PLACES[min(number, len(_PLACES)) - 1] if number else _INTRODUCTION
+        return (_DRAFT_WORD if drafting or article.is_sample else _WORD) * score + place_in_it
 
     usable = [(n, m) for n, m in enumerate(article.modules) if m.file != article.problem]
     return [m for n, m in sorted(usable, key=lambda one: (-merit(*one), one[0]))]

@@ -81,9 +81,13 @@ def wanted(problem: Problem, platform: str, diagnosis: Diagnosis | None, traced:
     """
     about = subject_of(problem, traced)
     if diagnosis is None:
-        return Want(platform, query=about.query, topics=about.topics, drafting=True, unwanted=about.unwanted)
-    query = " ".join((diagnosis.evidence, diagnosis.directive, about.query))
-    return Want(platform, limit=diagnosis.limit, query=query, topics=about.topics, unwanted=about.unwanted)
+        limit, query = "", about.query
+    else:
+        limit, query = diagnosis.limit, " ".join((diagnosis.evidence, diagnosis.directive, about.query))
+    return Want(
+        platform, limit=limit, query=query, topics=about.topics, drafting=diagnosis is None, others=about.others,
+        unwanted=about.unwanted,
+    )  # fmt: skip
 
 
 def look_up(library: Library, want: Want, noted: Mapping[str, Any] | None = None) -> tuple[Passage, ...]:

@@ -37,12 +37,12 @@ _EMPTY = frozenset(re.findall(r"\w+", """
 _TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = tuple(
     (pattern, tuple(topics.split()))
     for pattern, topics in (
-        (r"scaled_dot_product\w*|multiheadattention|\w*attention", "attention"),
-        (r"\w*depthwise\w*", "depthwise convolution"),
+        (r"scaled_dot_product\w*|multiheadattention|\w*attention", "attention matmul softmax"),
+        (r"\w*depthwise\w*", "depthwise convolution matmul"),
         (r"\w*quanti[sz]\w*|int8\w*", "quantisation int8"),
         (r"f(?:p|loat)8\w*", "fp8"),
-        (r"conv(?:olution|[123]d|transpose[123]d|_transpose[123]d)?", "convolution"),
-        (r"lstm\w*|gru\w*|rnn\w*", "recurrence rnn"),
+        (r"conv(?:olution|[123]d|transpose[123]d|_transpose[123]d)?", "convolution matmul"),
+        (r"lstm\w*|gru\w*|rnn\w*", "recurrence rnn scan"),
         (r"_?(?:linear|mm|addmm|bmm|baddbmm|matmul|einsum|bilinear|int_mm|outer|ger|mv|dot)", "matmul"),
         (r"\w*(?:cumsum|cumprod|cummax|cummin|logcumsumexp)", "scan cumsum"),
         (r"hash\w*", "hashing integers"),
@@ -51,12 +51,12 @@ _TOPICS: tuple[tuple[str, tuple[str, ...]], ...] = tuple(
         (r"gather|index|index_select|take\w*", "gather indexing"),
         (r"scatter\w*|index_add\w*|index_put\w*|segment_reduce", "scatter indexing"),
         (r"sort|argsort|topk|kthvalue", "topk sort"),
-        (r"bucketize|searchsorted", "bucketize search"),
-        (r"histc|bincount|histogram\w*", "histogram atomics"),
+        (r"bucketize|searchsorted", "bucketize search hashing"),
+        (r"histc|bincount|histogram\w*", "histogram"),
         (r"\w*pool\w*|unfold|im2col", "pooling windows"),
-        (r"\w*(?:batch|group|instance)_?norm\w*", "normalisation channel-norm"),
-        (r"\w*(?:layer|rms)_?norm\w*", "normalisation"),
-        (r"_?(?:log_)?(?:log)?softmax\w*|softmin", "softmax"),
+        (r"\w*(?:batch|group|instance)_?norm\w*", "normalisation channel-norm reductions"),
+        (r"\w*(?:layer|rms)_?norm\w*", "normalisation reductions"),
+        (r"_?(?:log_)?(?:log)?softmax\w*|softmin", "softmax reductions"),
         (r"logsumexp", "softmax reductions"),
         (r"\w*(?:cross_?entropy|nll_?loss|kl_?div|mse|huber|hinge|triplet|margin)\w*|\w+loss", "loss reductions"),
         (r"arg(?:max|min)", "argmax reductions"),
@@ -88,11 +88,13 @@ class Subject:
     Attributes:
         words: of its name, its ops, its docstring, in this order.
         topics: of the library, what decides the structure first.
-        unwanted: topics of what it is not.
+        others: kinds of problem that it is none of.
+        unwanted: what a kernel for it does not do.
     """
 
     words: tuple[str, ...] = ()
     topics: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     unwanted: tuple[str, ...] = ()
 
     @property
@@ -134,7 +136,9 @@ def subject_of(problem: Problem, traced: Iterable[str] = ()) -> Subject:
     told = _words(_docstrings(problem.source))
     words = dict.fromkeys((*_words(said), *(name.strip("_").lower() for name in operations), *told))
     topics = _topics(problem, (name, *operations, *_words(said), *told), operations)
-    return Subject(tuple(words)[:MOST_WORDS], topics, tuple(topic for topic in _KINDS if topic not in topics))
+    others = tuple(dict.fromkeys(first for _, (first, *_) in _TOPICS if first not in (*topics, *_BESIDE)))
+    unwanted = tuple(topic for topic in _KINDS if topic not in topics)
+    return Subject(tuple(words)[:MOST_WORDS], topics, (*others, *unwanted), unwanted)
 
 
 def operations_of(problem: Problem) -> tuple[str, ...]:
