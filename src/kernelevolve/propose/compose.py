@@ -107,6 +107,7 @@ class Context:
         notes: by a person.
         prefer: the kind of change to prefer.
         unknown: why there are no passages.
+        rules: of the platform for writers, as Markdown.
     """
 
     problem: Problem
@@ -119,6 +120,7 @@ class Context:
     notes: tuple[str, ...] = ()
     prefer: str = ""
     unknown: str = "nothing was looked up"
+    rules: str = ""
 
 
 def compose(context: Context, most: int = PROMPT_TOKENS) -> tuple[str, tuple[Section, ...]]:
@@ -230,12 +232,13 @@ def _section(part: Part, dropped: Iterable[int]) -> Section:
 def parts_of(context: Context, most: int = PROMPT_TOKENS) -> tuple[Part, ...]:
     """The sections of a prompt of `most` tokens before anything of them is left out, in their order."""
     nodes, diagnosis = context.parents, context.diagnosis
+    figures = fill(template("hardware"), {"figures": hardware_text(context.figures)}).rstrip()
     parts = [
         Part("constraints", "constraints", (Piece(template("constraints").rstrip()),)),
         Part("task", "task", (Piece(problem_text(context.problem, context.platform)),)),
         Part(
             "hardware", "hardware",
-            (Piece(fill(template("hardware"), {"figures": hardware_text(context.figures)}).rstrip(), "hardware"),),
+            tuple(Piece(text, "hardware") for text in (figures, context.rules.strip()) if text), between="\n",
         ),
         Part(
             "notes", "steering", tuple(Piece(f"- {one_line(note)}") for note in context.notes), _STEERING,

@@ -44,11 +44,13 @@ class Composer:
 
     Attributes:
         figures: of the objective platform's hardware; None where they are not known.
+        rules: of that platform for writers, as Markdown.
         library: what is known before the run; None where nothing is.
     """
 
     figures: HardwareFigures | None = None
     library: Library | None = None
+    rules: str = ""
 
     @property
     def reducers(self) -> tuple[Reducer, ...]:
@@ -62,7 +64,7 @@ class Composer:
         passages, unknown = self.retrieve(graph, parents, diagnosis)
         context = Context(
             graph.created.problem, graph.created.platform, tuple(graph.nodes[p] for p in parents), diagnosis, memory,
-            self.figures, passages, tuple(graph.reduced(SteeringReducer.name)), prefer, unknown,
+            self.figures, passages, tuple(graph.reduced(SteeringReducer.name)), prefer, unknown, self.rules,
         )  # fmt: skip
         prompt, sections = compose(context, int(graph.settings.get("prompt_tokens") or PROMPT_TOKENS))
         move = {"from": list(parents), "limit": diagnosis.limit} if diagnosis is not None else {}
@@ -94,7 +96,9 @@ class Composer:
         if self.figures is None and self.library is None:
             return None
         library = self.library.digest if self.library is not None else ""
-        data = {"figures": codec.to_data(self.figures), "library": library, "code": code_digest()}
+        data = {
+            "figures": codec.to_data(self.figures), "rules": self.rules, "library": library, "code": code_digest(),
+        }  # fmt: skip
         return Noted(MADE_FROM, f"briefs quote {f'library {library[:19]}' if library else 'no library'}", data)
 
     def again(self, graph: Graph, brief: Brief) -> Brief:
@@ -119,7 +123,7 @@ class Operator:
     Args:
         writer: who answers.
         others: who else may.
-        figures, library: see `Composer`.
+        figures, rules, library: see `Composer`.
         analyst, searcher: models that diagnose, and that look things up; None where rules do.
     """
 
@@ -129,6 +133,7 @@ class Operator:
         *,
         others: tuple[Writer, ...] = (),
         figures: HardwareFigures | None = None,
+        rules: str = "",
         library: Library | None = None,
         analyst: Asker | None = None,
         searcher: Asker | None = None,
@@ -137,7 +142,7 @@ class Operator:
         names = [each.name for each in self.writers]
         if len(set(names)) != len(names):
             raise UsageError(f"writers must have different names, got {', '.join(names)}; leave one out")
-        self.composer = Composer(figures, library)
+        self.composer = Composer(figures, library, rules)
         self._analyst, self._searcher = analyst, searcher
 
     @property
