@@ -118,13 +118,14 @@ class Made:
     figures: HardwareFigures | None = None
     library: str = ""
     code: str = ""
+    rules: str = ""
 
     @classmethod
     def of(cls, note: Noted) -> Made:
         """Of a note with topic `made from`."""
         data = note.data
         figures = codec.from_data(HardwareFigures, data["figures"]) if data["figures"] else None
-        return cls(figures, str(data["library"]), str(data["code"]))
+        return cls(figures, str(data["library"]), str(data["code"]), str(data.get("rules", "")))
 
 
 def _reducers(created: Created | None) -> tuple[Reducer, ...]:
@@ -141,7 +142,7 @@ def _entries(log: Store, kinds: tuple[str, ...] = ()) -> Iterator[Entry]:
 
 
 def _difference(graph: Graph, asked: Brief, made: Made, library: Library | None) -> Difference | None:
-    composer = Composer(made.figures, library if made.library else None)
+    composer = Composer(made.figures, library if made.library else None, made.rules)
     try:
         again = composer.again(view(graph, asked.control), asked)
     except KernelEvolveError as error:

@@ -123,7 +123,7 @@ class Workshop:
 
         return Equipment(
             ladder, platform.figures, engineer, notes=notes, confirm=again, close=close, family=self.family,
-            measures=device is not None, tools=tools, library=open_library(),
+            measures=device is not None, tools=tools, library=open_library(), rules=platform.rules,
         )  # fmt: skip
 
     def family(self) -> Family | None:

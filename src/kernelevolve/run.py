@@ -97,6 +97,7 @@ class Equipment:
 
     Attributes:
         figures: of the objective platform.
+        rules: of the objective platform for writers, as Markdown.
         translator: for the built-in writer.
         library: what is known before the run; None where nothing is.
         notes: what was found out on the way and belongs in the run's log.
@@ -118,6 +119,7 @@ class Equipment:
     family: Callable[[], Family | None] = _nothing
     measures: bool = True
     tools: Tools | None = None
+    rules: str = ""
 
 
 Equip = Callable[[Created, Path], Equipment]

@@ -358,8 +358,9 @@ def _parts(created: Created, equipment: Equipment, folder: Path, settings: Setti
     )  # fmt: skip
     writers: list[Writer] = [_build("writers", named, workbench) for named in (created.writer, *created.others)]
     operator = Operator(
-        writers[0], others=tuple(writers[1:]), figures=equipment.figures, library=equipment.library,
-        analyst=_asker(settings.analysis, workbench), searcher=_asker(settings.lookup, workbench),
+        writers[0], others=tuple(writers[1:]), figures=equipment.figures, rules=equipment.rules,
+        library=equipment.library, analyst=_asker(settings.analysis, workbench),
+        searcher=_asker(settings.lookup, workbench),
     )  # fmt: skip
     with_control = control.share_of(created.settings) > 0
     return Parts(policy, operator, equipment, bandit.build(created.chooser), with_control, ledger)

@@ -19,8 +19,9 @@ from kernelevolve.errors import ModelFault, UsageError
 from kernelevolve.events import ANALYSIS, LOOKUP, Asked, Noted
 from kernelevolve.knowledge.library import open_library
 from kernelevolve.propose.asking import Asker, asker_for
-from kernelevolve.propose.deep import look_up, operations_of, wanted
+from kernelevolve.propose.deep import look_up, wanted
 from kernelevolve.propose.diagnose import LIMITS
+from kernelevolve.propose.subject import operations_of
 from kernelevolve.run import Equipment
 from kernelevolve.runs import create_run, open_run, read_run, tail
 from kernelevolve.settings import settings_for
@@ -40,7 +41,7 @@ reviewed: 2026-11-01
 # {title}
 About {title}.
 ## How to {title}
-Do {title} with care.
+Do {title} with care. Neither profile, nor resources, nor instruction mix say more.
 
 ```python
 x = 1
@@ -216,6 +217,6 @@ def test_what_is_looked_for(library):
     problem = replace(fake_problem(), source=source)
     assert operations_of(problem) == ("softmax", "cumsum")
     want = wanted(problem, "h100", None)
-    assert want.drafting and want.topics == ("softmax", "cumsum") and not want.limit
+    assert want.drafting and want.topics == ("scan", "cumsum", "softmax", "reductions") and not want.limit
     assert "bandwidth" in LIMITS
     assert look_up(library, replace(want, limit="bandwidth", query=""))[0].why.startswith("helps against bandwidth")

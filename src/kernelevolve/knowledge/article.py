@@ -142,7 +142,8 @@ class Article:
 
     def with_code(self, file: str, source: str) -> Article:
         """The article with a file of a sample as one more module, as a fenced block that quotes it unchanged."""
-        code = Module(posixpath.basename(file), f"```python\n{source.rstrip()}\n```", 1, file)
+        fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`{3,}", source))])
+        code = Module(posixpath.basename(file), f"{fence}python\n{source.rstrip()}\n{fence}", 1, file)
         return replace(self, modules=(*self.modules, code))
 
 

@@ -23,16 +23,28 @@ FOLLOWED = 4
 LINKS_OF_EACH = 3
 # An article for those who have no kernel yet has this topic.
 FIRST_KERNEL = "first-kernel"
+# Topics that name an arithmetic.
+PRECISIONS = frozenset(("fp64", "fp32", "fp16", "bf16", "fp8", "int8"))
 
 # Score of an article: the share of each reason. What limits the kernel weighs as much as the words do.
 _LIMIT, _WORDS, _TOPIC, _MOST_TOPICS = 3.0, 3.0, 1.0, 2
 # One limit among many is a smaller promise than one alone, and an article that speaks of it by name keeps it.
 _FOCUS, _NAMED, _OTHER_SAMPLE = 0.6, 0.8, 0.5
-_SPECIFIC, _FOR_VENDOR, _STARTING, _SAMPLE = 0.6, 0.4, 1.5, 1.0
+_SPECIFIC, _FOR_VENDOR, _STARTING = 0.6, 0.4, 1.0
+# Of a first kernel nothing is known but what the problem is about: its topics weigh more than words, which many
+# articles have in passing, and the topics that decide the structure more than the later ones.
+_DRAFT_TOPIC, _LATER_TOPIC, _LEAST_TOPIC, _DRAFT_WORDS = 2.0, 0.2, 0.2, 1.5
+# A first kernel is begun from one whole kernel, perhaps with an eye on a second; of an article it needs what to decide.
+MOST_KERNELS, DRAFT_MODULES = 2, 2
+# Sections stand in the order of their use; the words of a problem tell little against that, those of a finding more. An
+# introduction comes last: it says what the article is about, so that it is found.
+_WORD, _DRAFT_WORD, _PLACES, _INTRODUCTION = 2.0, 0.5, (0.6, 0.45, 0.3, 0.15), -1.0
+# What fits far less than the best is not worth its tokens, and a whole kernel has many.
+_LEAST_SHARE, _LEAST_KERNEL = 0.25, 0.57
 # Of an article's second and third module, of a linked article, and of where a module stands.
-_LATER_MODULES = (1.0, 0.6, 0.4)
+_LATER_MODULES = (1.0, 0.7, 0.5)
 _LINKED = 0.4
-_FACET_WORDS, _FIRST_MODULE, _CODE = 0.5, 0.1, 2.0
+_FACET_WORDS, _CODE = 0.5, 2.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,9 @@ class Want:
         limit: what limits the kernel, a key of the diagnosis; empty where nothing is known.
         query: any text: the evidence, ops, a compiler's message.
         topics: facets of the problem.
-        drafting: there is no kernel yet: what is broad goes before what is special.
+        drafting: there is no kernel yet: a kernel to begin from goes first, and earlier topics before later ones.
+        others: kinds of problem that this is none of: what has one as its first topic is not quoted.
+        unwanted: topics that speak against a sample wherever they stand, such as a backward pass.
     """
 
     platform: str
@@ -54,6 +68,8 @@ class Want:
     query: str = ""
     topics: tuple[str, ...] = ()
     drafting: bool = False
+    others: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,11 +107,34 @@ def choose(library: Library, want: Want) -> tuple[Passage, ...]:
     articles = _from_index(library, want, matches, facets)
     found: list[tuple[float, _Chosen, Module]] = []
     for chosen in (*articles, *_linked(library, want, articles, matches)):
-        most = MODULES_OF_EACH if chosen in articles else 1
-        modules = _modules(chosen.article, matches, facets)[:most]
+        most = 1 if chosen not in articles else DRAFT_MODULES if want.drafting else MODULES_OF_EACH
+        modules = _modules(chosen.article, matches, facets, want.drafting)[:most]
         found += [(chosen.score * part, chosen, m) for part, m in zip(_LATER_MODULES, modules, strict=False)]
     found.sort(key=lambda one: (-one[0], one[2].file, one[2].line))
+    found = _with_few_kernels(found, want)
     return tuple(Passage(m.file, m.heading, m.text, c.why, m.line, round(score, 6)) for score, c, m in found)
+
+
+def _with_few_kernels(found: list[tuple[float, _Chosen, Module]], want: Want) -> list[tuple[float, _Chosen, Module]]:
+    """No kernels but those that fit: before a first kernel the best one goes first, and perhaps another; later one."""
+    kernels = [one for one in found if one[2].file == one[1].article.kernel]
+    if want.topics:
+
+        def order(one: tuple[float, _Chosen, Module]) -> tuple[int, bool, float]:
+            topics = one[1].article.topics
+            other = bool(PRECISIONS.intersection(topics)) and not PRECISIONS.intersection(topics, want.topics)
+            return min(map(want.topics.index, set(want.topics).intersection(topics))), other, -one[0]
+
+        deciding = set(want.topics if want.drafting else want.topics[:1])
+        kernels = sorted((one for one in kernels if deciding.intersection(one[1].article.topics)), key=order)
+    kept = [one for one in kernels[: MOST_KERNELS if want.drafting else 1] if one[0] >= _LEAST_KERNEL * kernels[0][0]]
+    best = max((score for score, _, _ in found), default=0.0)
+    first = kept[:1] if want.drafting else []
+    rest = [one for one in found if one[0] >= _LEAST_SHARE * best and one not in first]
+    # What is said of a sample explains its kernel, and is of no use without it.
+    explained = {chosen.article.path for _, chosen, _ in kept}
+    rest = [one for one in rest if not one[1].article.is_sample or one[1].article.path in explained]
+    return [*((best, chosen, m) for _, chosen, m in first), *rest]
 
 
 def _matches(library: Library, query: str) -> dict[tuple[str, int], float]:
@@ -132,6 +171,11 @@ def _best_of_article(library: Library, matches: Mapping[tuple[str, int], float])
 
 
 def _may_be_quoted(article: Article, want: Want) -> bool:
+    if article.topics[:1] and article.topics[0] in want.others:
+        return False
+    # An article may speak of gradients beside its subject; a kernel with gradients is another kernel.
+    if article.is_sample and any(topic in article.topics for topic in want.unwanted):
+        return False
     return not article.is_index and not article.is_constraint and holds_for(article, want.platform, want.vendor)
 
 
@@ -149,10 +193,10 @@ def _score(article: Article, want: Want, words: float, named: float) -> _Chosen 
         score += limit + _FOCUS / len(article.helps) + _NAMED * named
         why.append(f"helps against {want.limit}")
     if shared:
-        score += _TOPIC * min(len(shared), _MOST_TOPICS)
+        score += _topics(want, shared)
         why.append(f"about {', '.join(shared)}")
     if words > 0:
-        score += _WORDS * words
+        score += (_DRAFT_WORDS if want.drafting else _WORDS) * words
         why.append("has the words asked for")
     if want.drafting and FIRST_KERNEL in article.topics:
         score += _STARTING
@@ -160,15 +204,21 @@ def _score(article: Article, want: Want, words: float, named: float) -> _Chosen 
     if not why:
         return None
     if want.drafting:
-        # A whole kernel to begin from helps most where its words or topics fit.
-        score += _SAMPLE if article.is_sample and (shared or words > 0) else 0.0
-    elif want.platform in article.platforms:
+        return _Chosen(article, score, "; ".join(why))
+    if want.platform in article.platforms:
         score += _SPECIFIC
         why.append(f"for {want.platform}")
     elif ANY not in article.platforms:
         score += _FOR_VENDOR
         why.append(f"for {facet_of(want.vendor or vendor_of(want.platform))}")
     return _Chosen(article, score, "; ".join(why))
+
+
+def _topics(want: Want, shared: list[str]) -> float:
+    """What an article's topics are worth; the first ones that are wanted decide a first kernel's structure."""
+    if not want.drafting:
+        return _TOPIC * min(len(shared), _MOST_TOPICS)
+    return _DRAFT_TOPIC * sum(max(1 - _LATER_TOPIC * want.topics.index(topic), _LEAST_TOPIC) for topic in shared)
 
 
 def _linked(
@@ -192,14 +242,20 @@ def _linked(
 
 
 def _modules(
-    article: Article, matches: Mapping[tuple[str, int], float], facets: Mapping[tuple[str, int], float]
+    article: Article,
+    matches: Mapping[tuple[str, int], float],
+    facets: Mapping[tuple[str, int], float],
+    drafting: bool = False,
 ) -> list[Module]:
     """The second step: an article's modules, best first; of a sample the kernel goes before the words about it."""
 
     def merit(number: int, module: Module) -> float:
         place = (article.path, number)
         score = matches.get(place, 0.0) + _FACET_WORDS * facets.get(place, 0.0)
-        return score + (_FIRST_MODULE if number == 0 else 0.0) + (_CODE if module.file == article.kernel else 0.0)
+        if module.file == article.kernel:
+            return score + _CODE
+        place_in_it = _PLACES[min(number, len(_PLACES)) - 1] if number else _INTRODUCTION
+        return (_DRAFT_WORD if drafting or article.is_sample else _WORD) * score + place_in_it
 
     usable = [(n, m) for n, m in enumerate(article.modules) if m.file != article.problem]
     return [m for n, m in sorted(usable, key=lambda one: (-merit(*one), one[0]))]

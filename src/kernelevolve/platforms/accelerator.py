@@ -36,17 +36,10 @@ class Accelerator:
 
     @property
     def rules(self) -> str:
-        """What a writer must respect here: the vendor's rules, then the figures that bound a launch."""
+        """What a writer must respect here, as a Markdown list: the vendor's rules, then what builds for this target."""
         text = files("kernelevolve.platforms").joinpath("rules", f"{self.vendor}.md").read_text(encoding="utf-8")
-        f = self.figures
-        return text.rstrip() + (
-            f"\n\n## {f.name}\n"
-            f"- {f.units} units, at most {f.shared_bytes_per_block} bytes of shared memory per block, "
-            f"{f.max_warps_per_unit} warps of {self.target.warp_size} threads and "
-            f"{f.registers_per_unit} registers per unit\n"
-            f"- {f.bandwidth / 1e12:.2f} TB/s, last cache {f.l2_bytes / 2**20:.0f} MiB\n"
-            f"- `tl.dot` builds with input_precision {', '.join(self.input_precisions)}\n"
-        )
+        builds = ", ".join(f"`{precision}`" for precision in self.input_precisions)
+        return f"{text.rstrip()}\n- `tl.dot` of fp32 builds here with `input_precision` {builds}.\n"
 
     def device_answers(self) -> Mapping[str, Any]:
         """See `Platform.device_answers`."""

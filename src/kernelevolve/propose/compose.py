@@ -11,7 +11,7 @@ the file, the task and what a person noted are always there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kernelevolve.candidate import Section
 from kernelevolve.errors import UsageError
@@ -57,7 +57,8 @@ LEFT_OUT: tuple[tuple[str, str], ...] = (
     ("source", "last"),
     ("findings", "last"),
 )
-_ORDER = {kind: at for at, (kind, _) in enumerate(LEFT_OUT)}
+#: Passages of a prompt, and the share of its tokens that they may have together.
+MOST_PASSAGES, KNOWLEDGE_SHARE = 12, 0.4
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Context:
         notes: by a person.
         prefer: the kind of change to prefer.
         unknown: why there are no passages.
+        rules: of the platform for writers, as Markdown.
     """
 
     problem: Problem
@@ -118,6 +120,7 @@ class Context:
     notes: tuple[str, ...] = ()
     prefer: str = ""
     unknown: str = "nothing was looked up"
+    rules: str = ""
 
 
 def compose(context: Context, most: int = PROMPT_TOKENS) -> tuple[str, tuple[Section, ...]]:
@@ -129,7 +132,7 @@ def compose(context: Context, most: int = PROMPT_TOKENS) -> tuple[str, tuple[Sec
     Raises:
         UsageError: not even what is always there fits.
     """
-    parts = parts_of(context)
+    parts = parts_of(context, most)
     frame = _frame(context)
     dropped, total = _fitted(parts, most - frame)
     total += frame
@@ -226,15 +229,16 @@ def _section(part: Part, dropped: Iterable[int]) -> Section:
 # -- what there is to tell
 
 
-def parts_of(context: Context) -> tuple[Part, ...]:
-    """The sections of a prompt with everything in it, in their order."""
+def parts_of(context: Context, most: int = PROMPT_TOKENS) -> tuple[Part, ...]:
+    """The sections of a prompt of `most` tokens before anything of them is left out, in their order."""
     nodes, diagnosis = context.parents, context.diagnosis
+    figures = fill(template("hardware"), {"figures": hardware_text(context.figures)}).rstrip()
     parts = [
         Part("constraints", "constraints", (Piece(template("constraints").rstrip()),)),
         Part("task", "task", (Piece(problem_text(context.problem, context.platform)),)),
         Part(
             "hardware", "hardware",
-            (Piece(fill(template("hardware"), {"figures": hardware_text(context.figures)}).rstrip(), "hardware"),),
+            tuple(Piece(text, "hardware") for text in (figures, context.rules.strip()) if text), between="\n",
         ),
         Part(
             "notes", "steering", tuple(Piece(f"- {one_line(note)}") for note in context.notes), _STEERING,
@@ -251,7 +255,7 @@ def parts_of(context: Context) -> tuple[Part, ...]:
     parts.append(_diagnosis(nodes[0] if nodes else None, diagnosis))
     parts.append(_lost(diagnosis, context.memory))
     parts += _memory(context.memory)
-    parts += _knowledge(context)
+    parts += _knowledge(context, int(KNOWLEDGE_SHARE * most))
     return tuple(parts)
 
 
@@ -330,21 +334,36 @@ def _memory(memory: Memory) -> list[Part]:
     return parts
 
 
-def _knowledge(context: Context) -> list[Part]:
+def _knowledge(context: Context, room: int) -> list[Part]:
+    """Passages in their order, as many as may be quoted; one that does not fit makes room for later, shorter ones."""
     parts: list[Part] = []
-    for passage in context.passages:
-        name = f"knowledge {passage.path}" + (f"#{passage.heading}" if passage.heading else "")
-        if not passage.path.endswith(".py") and has_open_fence(passage.text):
-            parts.append(Part(name, "knowledge", (), why=_OPEN))
-            continue
-        first = not any(part.pieces for part in parts)
-        head = f"From `{passage.path}`{f' ({one_line(passage.why)})' if passage.why else ''}:"
-        kind = "first passage" if first else "passage"
-        text = fenced(passage.text, "python") if passage.path.endswith(".py") else passage.text.strip("\n")
-        if passage.heading and not passage.path.endswith(".py"):
-            text = f"### {one_line(passage.heading)}\n\n{text}"
-        parts.append(Part(name, "knowledge", (Piece(text, kind),), head))
+    quoted = 0
+    for at, passage in enumerate(context.passages):
+        if quoted == MOST_PASSAGES:
+            left = len(context.passages) - at
+            parts.append(Part("knowledge", "knowledge", (), why=f"{left} more passages: {MOST_PASSAGES} are quoted"))
+            break
+        part = _passage(passage, "passage" if quoted else "first passage")
+        size = _size(part, ())
+        if size > room:
+            part = replace(part, pieces=(), why=f"no room for its {size} tokens among what the library may take")
+        room -= size if part.pieces else 0
+        quoted += bool(part.pieces)
+        parts.append(part)
     return parts or [Part("knowledge", "knowledge", (), why=context.unknown)]
+
+
+def _passage(passage: Passage, kind: str) -> Part:
+    name = f"knowledge {passage.path}" + (f"#{passage.heading}" if passage.heading else "")
+    code = passage.path.endswith(".py")
+    # The library quotes code as a block already; other libraries may give it as it is.
+    text = fenced(passage.text, "python") if code and not passage.text.startswith("```") else passage.text.strip("\n")
+    if has_open_fence(text):
+        return Part(name, "knowledge", (), why=_OPEN)
+    if passage.heading and not code:
+        text = f"### {one_line(passage.heading)}\n\n{text}"
+    head = f"From `{passage.path}`{f' ({one_line(passage.why)})' if passage.why else ''}:"
+    return Part(name, "knowledge", (Piece(text, kind),), head)
 
 
 def _now(context: Context) -> str:

@@ -1,7 +1,7 @@
 """The deep-search sub-agent: which passages of the library a brief quotes, in two steps: the index, then modules.
 
-In: a library and what is wanted: platform, diagnosis, the reference's operations. Out: passages with their file, the
-most useful first. Left to others: how rules choose (`knowledge.retrieve`), how many have room (`compose`).
+In: a library and what is wanted: platform, diagnosis, what the problem is about (`subject`). Out: passages with their
+file, the most useful first. Left to others: how rules choose (`knowledge.retrieve`), how many have room (`compose`).
 
 Rules choose by default. A model is asked for the same reason and at the same moment as in `analysis`; the log has the
 names of what it chose, and the library the text, whose digest is in the log too. What rules choose stands behind it.
@@ -9,8 +9,7 @@ names of what it chose, and the library the text, whose digest is in the log too
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,13 +23,12 @@ from kernelevolve.problem import Problem
 from kernelevolve.propose.asking import Asker
 from kernelevolve.propose.diagnose import Diagnosis
 from kernelevolve.propose.prose import fill, one_line, template
+from kernelevolve.propose.subject import subject_of
 
 #: Articles that a model may open, and passages that it may choose from them.
 MOST_OPENED, MOST_CHOSEN = 6, 8
 #: Characters of the articles that it is shown at once.
 MOST_SHOWN = 120_000
-_OPERATION = re.compile(r"\b(?:torch|nn|F|functional|aten)\.(\w+)|\.(\w+)\(")
-_PLAIN = {"Module", "Tensor", "Parameter", "size", "shape", "super", "__init__", "append", "randn", "rand", "view"}
 
 
 class Passage(Protocol):
@@ -75,30 +73,30 @@ class Chosen:
     why: str
 
 
-def wanted(problem: Problem, platform: str, diagnosis: Diagnosis | None) -> Want:
-    """What to look for: for a first kernel by the reference's operations, later by what limits the parent too."""
-    operations = operations_of(problem)
-    query = [problem.name, *operations]
-    if diagnosis is not None:
-        query = [diagnosis.evidence, diagnosis.directive, *query]
-    limit = diagnosis.limit if diagnosis is not None else ""
+def wanted(problem: Problem, platform: str, diagnosis: Diagnosis | None, traced: Iterable[str] = ()) -> Want:
+    """What to look for: for a first kernel by what the problem is about, later by what limits the parent too.
+
+    Args:
+        traced: ATen ops of the captured reference; empty where it was not captured.
+    """
+    about = subject_of(problem, traced)
+    if diagnosis is None:
+        limit, query = "", about.query
+    else:
+        limit, query = diagnosis.limit, " ".join((diagnosis.evidence, diagnosis.directive, about.query))
     return Want(
-        platform, limit=limit, query=" ".join(query), topics=tuple(name.lower() for name in operations),
-        drafting=diagnosis is None,
+        platform, limit=limit, query=query, topics=about.topics, drafting=diagnosis is None, others=about.others,
+        unwanted=about.unwanted,
     )  # fmt: skip
-
-
-def operations_of(problem: Problem) -> tuple[str, ...]:
-    """Names of what the reference calls, each once, in their order."""
-    found = (match[1] or match[2] for match in _OPERATION.finditer(problem.source))
-    return tuple(dict.fromkeys(name for name in found if name not in _PLAIN and not name.startswith("get_")))[:24]
 
 
 def look_up(library: Library, want: Want, noted: Mapping[str, Any] | None = None) -> tuple[Passage, ...]:
     """The passages for a brief: those that a model chose before, then those of the rules, none twice."""
     ruled: tuple[Passage, ...] = choose(library, want)
     named = [_quoted(library, *map(str, one)) for one in (noted or {}).get("passages", ())]
-    by = {(p.path, p.heading): p for p in (*(n for n in named if n is not None), *ruled)}
+    by: dict[tuple[str, str], Passage] = {}
+    for passage in (*(one for one in named if one is not None), *ruled):
+        by.setdefault((passage.path, passage.heading), passage)
     return tuple(by.values())
 
 

@@ -33,6 +33,7 @@ from kernelevolve.propose.deep import Passage, look_up, look_up_by_model, wanted
 from kernelevolve.propose.diagnose import Diagnosis, diagnose
 from kernelevolve.propose.memory import MemoryReducer, remember
 from kernelevolve.propose.steering import SteeringReducer
+from kernelevolve.propose.subject import TracedReducer
 from kernelevolve.propose.warm import WARM, SeedsReducer, answer_by_seed, brief_for_seed
 from kernelevolve.settings import NOBODY, PROMPT_TOKENS, RULES
 
@@ -43,16 +44,18 @@ class Composer:
 
     Attributes:
         figures: of the objective platform's hardware; None where they are not known.
+        rules: of that platform for writers, as Markdown.
         library: what is known before the run; None where nothing is.
     """
 
     figures: HardwareFigures | None = None
     library: Library | None = None
+    rules: str = ""
 
     @property
     def reducers(self) -> tuple[Reducer, ...]:
         """What it needs of the log at scale."""
-        return (MemoryReducer(), SeedsReducer(), AnalysisReducer(), SteeringReducer())
+        return (MemoryReducer(), SeedsReducer(), AnalysisReducer(), SteeringReducer(), TracedReducer())
 
     def brief(self, graph: Graph, parents: tuple[str, ...], writer: str, prefer: str = "") -> Brief:
         """See `Operator.brief`."""
@@ -61,7 +64,7 @@ class Composer:
         passages, unknown = self.retrieve(graph, parents, diagnosis)
         context = Context(
             graph.created.problem, graph.created.platform, tuple(graph.nodes[p] for p in parents), diagnosis, memory,
-            self.figures, passages, tuple(graph.reduced(SteeringReducer.name)), prefer, unknown,
+            self.figures, passages, tuple(graph.reduced(SteeringReducer.name)), prefer, unknown, self.rules,
         )  # fmt: skip
         prompt, sections = compose(context, int(graph.settings.get("prompt_tokens") or PROMPT_TOKENS))
         move = {"from": list(parents), "limit": diagnosis.limit} if diagnosis is not None else {}
@@ -84,7 +87,7 @@ class Composer:
             return (), f"lookup is {NOBODY}"
         if self.library is None:
             return (), "nothing was looked up"
-        want = wanted(graph.created.problem, graph.created.platform, diagnosis)
+        want = wanted(graph.created.problem, graph.created.platform, diagnosis, graph.reduced(TracedReducer.name))
         noted = notes_of(graph, parents[0]).get(LOOKUP) if parents else None
         return look_up(self.library, want, noted), "the library has nothing on it"
 
@@ -93,7 +96,9 @@ class Composer:
         if self.figures is None and self.library is None:
             return None
         library = self.library.digest if self.library is not None else ""
-        data = {"figures": codec.to_data(self.figures), "library": library, "code": code_digest()}
+        data = {
+            "figures": codec.to_data(self.figures), "rules": self.rules, "library": library, "code": code_digest(),
+        }  # fmt: skip
         return Noted(MADE_FROM, f"briefs quote {f'library {library[:19]}' if library else 'no library'}", data)
 
     def again(self, graph: Graph, brief: Brief) -> Brief:
@@ -118,7 +123,7 @@ class Operator:
     Args:
         writer: who answers.
         others: who else may.
-        figures, library: see `Composer`.
+        figures, rules, library: see `Composer`.
         analyst, searcher: models that diagnose, and that look things up; None where rules do.
     """
 
@@ -128,6 +133,7 @@ class Operator:
         *,
         others: tuple[Writer, ...] = (),
         figures: HardwareFigures | None = None,
+        rules: str = "",
         library: Library | None = None,
         analyst: Asker | None = None,
         searcher: Asker | None = None,
@@ -136,7 +142,7 @@ class Operator:
         names = [each.name for each in self.writers]
         if len(set(names)) != len(names):
             raise UsageError(f"writers must have different names, got {', '.join(names)}; leave one out")
-        self.composer = Composer(figures, library)
+        self.composer = Composer(figures, library, rules)
         self._analyst, self._searcher = analyst, searcher
 
     @property
@@ -190,7 +196,7 @@ class Operator:
                 ruled = Diagnosis(str(note.data["limit"]), ruled.evidence, (), directive=str(note.data["directive"]))
         library = self.composer.library
         if self._searcher is not None and library is not None and not candidate.control and LOOKUP not in known:
-            want = wanted(graph.created.problem, graph.created.platform, ruled)
+            want = wanted(graph.created.problem, graph.created.platform, ruled, graph.reduced(TracedReducer.name))
             need = f"Go on from {candidate.id}, which is limited by {ruled}. {ruled.directive}"
             yield await look_up_by_model(self._searcher, library, candidate, want, need)
 
