@@ -150,6 +150,28 @@ class Disturbed:
         self.left -= 1
         return "clocks throttled (0x8)" if self.left >= 0 else ""
 
+    def why_again(self) -> str:
+        return ""
+
+
+class Waiting:
+    """Would have every block taken again."""
+
+    def why_drop(self, start: float, end: float) -> str:
+        return ""
+
+    def why_again(self) -> str:
+        return "a process waited for a processor"
+
+
+def test_of_four_blocks_one_is_taken_again_and_the_others_count_as_they_are() -> None:
+    arms = {n: (lambda calls: [1.0] * calls) for n in (CANDIDATE, "eager")}
+    found = time_arms(
+        arms, workload="w", platform="", choice={}, plan=Blocks(4, 0), device="d", watch=Waiting()
+    )
+    assert found.verdict is Verdict.OK_SAME and len(found.samples.arms["eager"]) == 4 * BURSTS
+    assert "1 of 5 blocks dropped (a process waited" in found.timing.speedup.how
+
 
 def test_disturbed_blocks_do_not_count_and_too_many_leave_nothing_to_say() -> None:
     def measure(disturbed: int) -> Timed:

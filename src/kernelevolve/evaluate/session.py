@@ -226,7 +226,7 @@ class Session:
                     device=self.place.name,
                     before=before,
                     after=after,
-                    watch=Stalls(arms, watch),
+                    watch=Stalls(arms, watch) if self.place.torch_name != "cpu" else watch,
                 )
             except NothingCounts as error:
                 raise Failed(Verdict.INCONCLUSIVE, str(error)) from error

@@ -1,12 +1,12 @@
 """Bursts that took long because their process stood in line for a processor, and not because of the kernel.
 
 In: the bursts of a block, with how long, as the system counts, each process waited for a processor meanwhile. Out: why
-the block should not count. Left to others: dropping (`timing`), counting (`arms`).
+the block should be taken again. Left to others: dropping (`timing`), counting (`arms`).
 
 A call of several launches is submitted by Python. Where more processes want to run than there are processors, that
 stops for a time slice of some milliseconds, the device runs dry, and its clock goes on. Whether that was so is not the
 arm's to say: it is read from outside, and it has to explain most of what a burst is longer by than its neighbours. A
-process can make itself wait; too many dropped blocks leave nothing to say (`timing.DROPPED`).
+process can make itself wait: of four blocks only one is taken again (`timing.AGAIN`), the others count as they are.
 """
 
 from __future__ import annotations
@@ -69,15 +69,17 @@ def stalled(bursts: Iterable[Taken]) -> float:
 
 
 class Stalls:
-    """Speaks against blocks in which a process stood in line for a processor; and against all that `others` do."""
+    """Would have blocks taken again in which a process stood in line for a processor; drops those that `others` do."""
 
     def __init__(self, arms: Mapping[str, Arm], others: Spans) -> None:
         self._arms, self._others = arms, others
 
     def why_drop(self, start: float, end: float) -> str:
-        """Of the block that was taken last."""
-        if why := self._others.why_drop(start, end):
-            return why
+        """What the others say."""
+        return self._others.why_drop(start, end)
+
+    def why_again(self) -> str:
+        """Of the block that was taken last, the first arm's that was stalled."""
         for name, arm in self._arms.items():
             if arm.blocks[-1] and (lost := stalled(arm.blocks[-1])):
                 return f"the {name}'s process waited for a processor, which made a burst {lost:.2g} ms longer"

@@ -72,11 +72,18 @@ class Spans(Protocol):
 
     def why_drop(self, start: float, end: float) -> str: ...
 
+    def why_again(self) -> str:
+        """What makes it better to take the block that was taken last once more, where few were so far."""
+        ...
+
 
 class Undisturbed:
     """Nothing is watched, so nothing is dropped."""
 
     def why_drop(self, start: float, end: float) -> str:
+        return ""
+
+    def why_again(self) -> str:
         return ""
 
 
@@ -143,7 +150,7 @@ def time_arms(
         device: name of the accelerator, for the figures' `how`.
         before: called with each block's number before its first burst.
         after: called with each block's number when its bursts are done: what they gave is compared then.
-        watch: says which blocks do not count.
+        watch: says which blocks do not count, and which are better taken again.
     """
     plan = Plan(plan) if isinstance(plan, Blocks) else plan
     baselines = [name for name in arms if name != CANDIDATE]
@@ -160,6 +167,8 @@ def time_arms(
             start = time.monotonic()
             taken = interleave(arms, done, calls, longer)
             why = watch.why_drop(start, time.monotonic())
+            if not why and len(dropped) < asked // AGAIN:
+                why = watch.why_again()
             after(done)
             done += 1
             if why:

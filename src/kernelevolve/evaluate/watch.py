@@ -71,6 +71,10 @@ class Watch:
             self._once()
         return next((why for when, why in self._seen if start <= when <= end + _SECONDS), "")
 
+    def why_again(self) -> str:
+        """The driver knows of nothing else."""
+        return ""
+
     def _look(self) -> None:
         while not self._stop.wait(_SECONDS):
             self._once()
