@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from kernelevolve.syntax import parse
+
 Choice = int | float | bool | str
 ENTRY = "ModelNew"
 CONFIG_SUFFIX = "_config"  # after a kernel's name: the knob that is the index of its autotune configuration
@@ -196,7 +198,7 @@ def read_autotuned(source: str) -> tuple[Autotuned, ...]:
     Raises:
         SyntaxError: the file is not Python.
     """
-    tree = ast.parse(source)
+    tree = parse(source)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     calls = {f: [d for d in f.decorator_list if _calls(d, _named(tree, "autotune"))] for f in functions}
@@ -284,7 +286,7 @@ def read_knobs(source: str) -> Knobs:
 
 
 def _literal_knobs(source: str) -> Knobs:
-    for node in ast.parse(source).body:
+    for node in parse(source).body:
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         )
@@ -309,7 +311,7 @@ def keeps_table(source: str) -> bool:
 
 def literal_dict(source: str, name: str) -> ast.Dict | None:
     """The dict display that the file assigns to `name` at top level."""
-    for node in ast.parse(source).body:
+    for node in parse(source).body:
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Dict):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             if isinstance(target, ast.Name) and target.id == name:

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 
 from kernelevolve import codec
 from kernelevolve.errors import ProblemError
+from kernelevolve.syntax import parse
 
 Precision = Literal["fp32-strict", "tf32", "fp16", "bf16", "fp8-operands", "fp8-quantise"]
 Direction = Literal["forward", "backward", "both"]
@@ -120,7 +121,7 @@ def parse_problem(source: str, sidecar: str | None, *, name: str, suite: str, pa
         ProblemError: a syntax error, a missing `Model` or `get_inputs`, or a sidecar field that does not fit.
     """
     try:
-        tree = ast.parse(source)
+        tree = parse(source)
     except SyntaxError as error:
         raise ProblemError(f"{path}:{error.lineno}: not Python: {error.msg}") from error
     defined = {n.name for n in tree.body if isinstance(n, (ast.ClassDef, ast.FunctionDef))} | _assigned(tree)
@@ -163,7 +164,7 @@ def replace_constants(source: str, constants: Mapping[str, Constant], path: str)
     lines = source.splitlines(keepends=True)
     found: set[str] = set()
     edits: list[tuple[int, int, int, str]] = []
-    for node in ast.parse(source).body:
+    for node in parse(source).body:
         for name, value in _named_values(node):
             if name in constants and value.lineno == value.end_lineno:
                 found.add(name)

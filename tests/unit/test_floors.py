@@ -18,7 +18,7 @@ ROOT = Path(kernelevolve.__file__).parent
 
 WORDS = {
     "errors", "codec", "problem", "hardware", "candidate", "evaluation", "events", "family", "graph", "node", "packed",
-    "receipt", "snapshot",
+    "receipt", "snapshot", "syntax",
 }  # fmt: skip
 FLOORS: tuple[set[str], ...] = (
     WORDS,

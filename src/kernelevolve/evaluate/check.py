@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from kernelevolve.candidate import ENTRY, Knobs, KnobsError, read_autotuned, read_knobs
 from kernelevolve.evaluation import Verdict
+from kernelevolve.syntax import parse
 
 _MAX_BYTES = 256 << 10
 _USUAL = {
@@ -64,7 +65,7 @@ def check_source(source: str) -> Finding:
     if size > _MAX_BYTES:
         return Finding(Verdict.LOAD_ERROR, f"the file has {size} bytes; at most {_MAX_BYTES}")
     try:
-        tree = ast.parse(source)
+        tree = parse(source)
         knobs = read_knobs(source)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)

@@ -26,6 +26,7 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.structure import Report
 from kernelevolve.evaluation import Verdict
 from kernelevolve.protocol import Case
+from kernelevolve.syntax import parse
 
 GUARD = "sanitizer"
 TOOLS = ("memcheck", "racecheck", "initcheck")
@@ -91,7 +92,7 @@ def _same_write(finding: str) -> bool:
 def kernels_of(source: str) -> tuple[str, ...]:
     """Names of the functions that a `jit` decorator makes kernels; none where the source has none."""
     names = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.FunctionDef) and any("jit" in ast.unparse(d) for d in node.decorator_list):
             names.append(node.name)
     return tuple(names)

@@ -21,6 +21,7 @@ from typing import Any
 from kernelevolve.candidate import Choice
 from kernelevolve.evaluation import Buffer, Launch, LaunchPlan
 from kernelevolve.platforms.cost import Work, copies
+from kernelevolve.syntax import parse
 
 _BYTES = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
 _PRODUCTS = {"ieee": "fp32", "tf32": "tf32", "tf32x3": "tf32x3", "bf16x3": "bf16x3", "bf16x6": "bf16x6"}
@@ -48,7 +49,7 @@ class Sites:
 
 def read_sites(source: str) -> dict[str, Sites]:
     """The sites of every function in the file, by name."""
-    return {n.name: _sites(n) for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef)}
+    return {n.name: _sites(n) for n in ast.walk(parse(source)) if isinstance(n, ast.FunctionDef)}
 
 
 def _sites(function: ast.FunctionDef) -> Sites:

@@ -25,6 +25,7 @@ from kernelevolve.candidate import Candidate, Choice
 from kernelevolve.evaluate.building import Built
 from kernelevolve.evaluate.correct import Failed
 from kernelevolve.evaluation import Evaluation, Guard, Rung, RungReport
+from kernelevolve.syntax import parse
 
 # By these a name can be bound that no reader of the file sees bound.
 _REACHES_NAMES = frozenset(("eval", "exec", "compile", "globals", "locals", "vars", "setattr", "__import__"))
@@ -108,7 +109,7 @@ def host_program(source: str) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a candidate's odd escapes are its own
-            tree = ast.parse(source)
+            tree = parse(source)
         bound = {a.asname or a.name: a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         if bound.get("triton") != "triton" or any(_rebinds(node) for node in ast.walk(tree)):
             return ""

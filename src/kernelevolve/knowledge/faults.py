@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator
 from kernelevolve.knowledge.article import Article, Link, Module
 from kernelevolve.knowledge.library import ANY, VENDORS, Fault, Library
 from kernelevolve.plugins import names
+from kernelevolve.syntax import parse
 
 # About 3,000 tokens: a longer passage is dropped from most briefs as a whole.
 MOST_OF_A_MODULE = 12_000
@@ -128,7 +129,7 @@ def _code_blocks(a: Article) -> Iterator[Fault]:
     """Python that is shown is Python: somebody will take it as it stands."""
     for block in _PYTHON.finditer(a.text):
         try:
-            ast.parse(textwrap.dedent(block[1]))
+            parse(textwrap.dedent(block[1]))
         except (SyntaxError, ValueError) as error:
             line = a.start + a.text[: block.start(1)].count("\n") + (getattr(error, "lineno", None) or 1) - 1
             yield Fault(a.path, line, f"code does not parse: {getattr(error, 'msg', None) or error}", a.folder)
@@ -153,7 +154,7 @@ def _sample(a: Article) -> Iterator[Fault]:
             continue
         source = code.text.removeprefix("```python\n").removesuffix("\n```")
         try:
-            tree = ast.parse(source)
+            tree = parse(source)
         except (SyntaxError, ValueError) as error:
             line = getattr(error, "lineno", None) or 1
             yield Fault(file, line, f"does not parse: {getattr(error, 'msg', None) or error}", a.folder)

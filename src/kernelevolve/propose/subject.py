@@ -19,6 +19,7 @@ from kernelevolve.events import Event, Noted
 from kernelevolve.family import TOPIC
 from kernelevolve.graph import Graph
 from kernelevolve.problem import Problem
+from kernelevolve.syntax import parse
 
 MOST_OPERATIONS, MOST_WORDS, _LONGEST = 24, 40, 24
 _OPERATION = re.compile(r"\b(?:torch|nn|F|functional|aten)\.(\w+)|\.(\w+)\(")
@@ -181,7 +182,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _model(source: str) -> str:
     """The text of class `Model`, or all of it where there is none."""
-    for node in ast.parse(source).body:
+    for node in parse(source).body:
         if isinstance(node, ast.ClassDef) and node.name == "Model":
             return ast.get_source_segment(source, node) or source
     return source
@@ -189,7 +190,7 @@ def _model(source: str) -> str:
 
 def _docstrings(source: str) -> str:
     """What the file and its class `Model` say of themselves, first paragraphs only."""
-    tree = ast.parse(source)
+    tree = parse(source)
     nodes = [tree, *(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Model")]
     texts = (ast.get_docstring(node) or "" for node in nodes if isinstance(node, (ast.Module, ast.ClassDef)))
     return " ".join(text.partition("\n\n")[0] for text in texts)

@@ -27,6 +27,7 @@ from kernelevolve.graph import Graph, Node
 from kernelevolve.problem import Problem
 from kernelevolve.propose import Answer, Translator
 from kernelevolve.store.history import LOG, History, Past, graph_of, history, past_of
+from kernelevolve.syntax import parse
 
 #: Name under which seeds are written, and topic of the note that has them.
 WARM = "warm-start"
@@ -239,7 +240,7 @@ def misfit(source: str, reference: str) -> str:
     Empty where it can, or where the text does not say.
     """
     try:
-        mine, wanted = _class(ast.parse(source), ENTRY), _class(ast.parse(reference), "Model")
+        mine, wanted = _class(parse(source), ENTRY), _class(parse(reference), "Model")
     except SyntaxError as error:
         return f"not Python: {error.msg}"
     if mine is None:

@@ -18,6 +18,8 @@ import hashlib
 import re
 import warnings
 
+from kernelevolve.syntax import parse
+
 # A file that looks at itself by name, text or line may notice a renaming.
 _LOOKS_AT_ITSELF = frozenset(
     ("eval", "exec", "compile", "globals", "locals", "vars", "dir", "getattr", "setattr", "inspect", "__import__")
@@ -32,7 +34,7 @@ def program_digest(source: str) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a candidate's odd escapes are its own
-            tree = ast.parse(source)
+            tree = parse(source)
         names = _Names()
         names.visit(tree)
         if not tree.body or names.used & _LOOKS_AT_ITSELF or (names.attributes | names.used) & _DUNDERS:

@@ -14,6 +14,8 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from kernelevolve.syntax import parse, parse_expression
+
 _LOADS = ("load", "store", "atomic_add")
 _EXCHANGED = {"max": "min", "min": "max", "sum": "max", "cumsum": "sum", "argmax": "argmin"}
 _SIZES = {"M", "N", "K", "width", "rows", "count", "keys", "length", "last", "parts"}
@@ -39,7 +41,7 @@ class Mutant:
 
 def mutants(source: str) -> Iterator[Mutant]:
     """Every mutant of a candidate's text, operator by operator, in the order of the text."""
-    tree = ast.parse(source)
+    tree = parse(source)
     lines = ast.unparse(tree).splitlines()
     for name, operator in OPERATORS.items():
         for number in range(sum(1 for _ in operator(copy.deepcopy(tree)))):
@@ -146,7 +148,7 @@ def _narrow_sums(tree: ast.Module) -> Iterator[Change]:
 
 def _rounded(value: ast.expr) -> ast.expr:
     for dtype in ("bfloat16", "float32"):
-        value = ast.Call(ast.Attribute(value, "to"), [ast.parse(f"tl.{dtype}", mode="eval").body], [])
+        value = ast.Call(ast.Attribute(value, "to"), [parse_expression(f"tl.{dtype}")], [])
     return value
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from kernelevolve.errors import UsageError
 from kernelevolve.problem import REQUIRED, Problem, read_problem
 from kernelevolve.suites import by_prefix, unknown
+from kernelevolve.syntax import parse
 
 
 class Folder:
@@ -47,7 +48,7 @@ class Folder:
 
 def _is_problem(path: Path) -> bool:
     try:
-        body = ast.parse(path.read_text(encoding="utf-8")).body
+        body = parse(path.read_text(encoding="utf-8")).body
     except (SyntaxError, UnicodeDecodeError, OSError):
         return False
     defined = {n.name for n in body if isinstance(n, (ast.ClassDef, ast.FunctionDef))}

@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 
 from kernelevolve.errors import KernelEvolveError
 from kernelevolve.problem import Problem
+from kernelevolve.syntax import parse
 from kernelevolve.tensors.call import run
 from kernelevolve.tensors.load import blamed, build_model, declared_inputs, load_module, seeded
 from kernelevolve.tensors.probe import Cost, Probe, probe
@@ -81,7 +82,7 @@ class Literal:
 def literals(source: str) -> list[Literal]:
     """The candidates, in the order of the text."""
     found = []
-    for statement in ast.parse(source).body:
+    for statement in parse(source).body:
         function = isinstance(statement, ast.FunctionDef) and statement.name in ("get_inputs", "get_init_inputs")
         if function or isinstance(statement, (ast.Assign, ast.AnnAssign)):
             found += [n for n in _numbers(statement) if LEAST <= n.value <= MOST]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from kernelevolve.syntax import parse_expression
 from kernelevolve.translate.errors import TranslateError
 
 Extents = Mapping[str, "Expr"]
@@ -355,7 +356,7 @@ def parse(source: str | int) -> Expr:
 
 @lru_cache(maxsize=100_000)
 def _parse(source: str) -> Expr:
-    return _read(ast.parse(source, mode="eval").body)
+    return _read(parse_expression(source))
 
 
 def _read(node: ast.expr) -> Expr:

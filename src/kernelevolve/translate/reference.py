@@ -11,6 +11,7 @@ import builtins
 import textwrap
 from dataclasses import dataclass
 
+from kernelevolve.syntax import parse
 from kernelevolve.translate.errors import TranslateError
 
 
@@ -40,7 +41,7 @@ def constructor(source: str, class_name: str = "Model") -> Constructor:
     Raises:
         TranslateError: the source has no such class with a ``forward``.
     """
-    tree = ast.parse(source)
+    tree = parse(source)
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     if class_name not in classes:
         raise TranslateError(f"the reference has no class {class_name!r}")

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from kernelevolve.syntax import parse
 from kernelevolve.translate.expr import Expr, const, exact, floordiv, symbol
 
 #: The first factors tried, another one for each literal and variant, so that no two literals move alike.
@@ -51,7 +52,7 @@ class Trial:
 
 def literals(source: str) -> tuple[Literal, ...]:
     """Integers above 1 and floats in module assignments, ``get_inputs`` and ``get_init_inputs``, in order."""
-    tree = ast.parse(source)
+    tree = parse(source)
     roots = [
         node.value if isinstance(node, ast.Assign) else node
         for node in tree.body
