@@ -36,7 +36,8 @@ from kernelevolve.search.islands import ArchipelagoReducer
 from kernelevolve.search.map_elites import ArchiveReducer
 from kernelevolve.testing import fake_folder
 
-RECORDED = sorted((Path(__file__).parents[2] / "benchmarks" / "landscapes").glob("*.jsonl.gz"))
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RECORDED = sorted(file for folder in ("landscapes", "landscapes_h200") for file in (BENCHMARKS / folder).glob("*.gz"))
 
 
 def raced(landscape: Landscape, policy: str, folder: Path, *, seed: int = 0, candidates: int = 60) -> Graph:

@@ -209,10 +209,24 @@ def digest(tensor: Any) -> Any:
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
     if flat.device.type == "cpu":
         return hashlib.sha256(memoryview(flat.numpy())).hexdigest()
+    return word_sum(flat)
+
+
+def word_sum(flat: Any, piece: int = 1 << 28) -> int:
+    """A sum, modulo 2^64, over 64-bit words, each times an odd number of its own.
+
+    Args:
+        flat: bytes in one row, wherever in their storage they begin; the last word is filled up with zeros.
+        piece: bytes that are summed at once, a multiple of 8.
+    """
     total = 0
-    for start in range(0, flat.numel(), 1 << 28):
-        part = flat[start : start + (1 << 28)]
-        words = part[: part.numel() // 8 * 8].view(torch.int64)
-        position = torch.arange(1, words.numel() + 1, device=words.device)
-        total ^= int((words * (2 * position + 1)).sum().item()) ^ int(part[part.numel() // 8 * 8 :].sum().item())
-    return total
+    for start in range(0, flat.numel(), piece):
+        part = flat[start : start + piece]
+        if part.storage_offset() % 8 or part.numel() % 8:  # words begin where a copy has them
+            whole = part.new_zeros(-(-part.numel() // 8) * 8)
+            whole[: part.numel()] = part
+            part = whole
+        words = part.view(torch.int64)
+        position = torch.arange(start // 8 + 1, start // 8 + 1 + words.numel(), device=words.device)
+        total += int((words * (2 * position + 1)).sum().item())
+    return total % (1 << 64)
