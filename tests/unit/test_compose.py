@@ -184,7 +184,7 @@ def test_each_parent_is_said_to_be_better_at_something():
     assert "n0 is 2 times as fast as n1" in text and "measured" in text
     text = "\n".join(compare_parents([node(0, found=fast), node(1, found=wrong, verdict=Verdict.WRONG_VALUE)]))
     assert "n1 is not correct (WRONG_VALUE)" in text and "check rms of declared under D4" in text
-    assert "n0: 2 launches" in text and "n1: 1 launch, at most 64 registers, 8 bytes spilled" in text
+    assert "n0: 2 kernels" in text and "n1: 1 kernel, at most 64 registers, 8 bytes spilled" in text
     assert compare_parents([node(0)]) == ()
 
 
