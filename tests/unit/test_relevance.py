@@ -89,7 +89,7 @@ DRAFTS = [
           init="self.linear = nn.Linear(8, 8)", ops="addmm gelu", precision="bf16"),
     Draft("37_Matmul_Swish_Sum_GroupNorm", "self.norm(torch.sigmoid(self.mm(x)) * x + self.bias)",
           "hardware/nvidia/fp32-products guidance/performance/channel-norms guidance/performance/matmul-tiling "
-          "samples/matmul_grouped", "matmul_fp32_split",
+          "samples/matmul_grouped", "matmul_fp32_planes",
           "A matrix multiplication, Swish, a sum with a bias, GroupNorm.",
           "self.mm, self.norm = nn.Linear(8, 8), nn.GroupNorm(2, 8)", ops="addmm sigmoid mul add native_group_norm"),
     Draft("23_Softmax", "torch.softmax(x, dim=1)", "guidance/performance/row-reductions", "online_softmax",
@@ -156,7 +156,7 @@ PRODUCT, SOFTMAX, ATTENTION, SCAN = 2, 6, 19, 14
 
 #: Samples that are near enough to each problem to be worth their tokens.
 FITTING = {
-    0: (), PRODUCT: ("matmul_fp32_split",), SOFTMAX: ("online_softmax",), ATTENTION: ("flash_attention",),
+    0: (), PRODUCT: ("matmul_fp32_split", "matmul_fp32_planes"), SOFTMAX: ("online_softmax",), ATTENTION: ("flash_attention",),
     SCAN: ("prefix_scan",),
 }  # fmt: skip
 
