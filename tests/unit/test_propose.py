@@ -119,6 +119,11 @@ def test_a_later_brief_has_parents_findings_diagnosis_and_memory():
     assert "Best so far:\n\n- n2 (from n0): OK_FASTER, fitness 1.6 x (measured). note 2" in going_on.prompt
 
 
+def test_what_failed_is_told_to_whoever_goes_on():
+    graph = story(((), 1.2), (("n0",), Verdict.WRONG_VALUE))
+    assert "- n1 (from n0): WRONG_VALUE, correct: WRONG_VALUE. note 1" in operator().brief(graph, ("n0",)).prompt
+
+
 @pytest.mark.parametrize(
     ("evidence", "worth", "lost"),
     [(Evidence.MEASURED, 1.19, True), (Evidence.MODELLED, 1.19, False), (Evidence.MODELLED, 1.1, True)],

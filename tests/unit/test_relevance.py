@@ -156,8 +156,8 @@ PRODUCT, SOFTMAX, ATTENTION, SCAN = 2, 6, 19, 14
 
 #: Samples that are near enough to each problem to be worth their tokens.
 FITTING = {
-    0: (), PRODUCT: ("matmul_fp32_split", "matmul_fp32_planes"), SOFTMAX: ("online_softmax",), ATTENTION: ("flash_attention",),
-    SCAN: ("prefix_scan",),
+    0: (), PRODUCT: ("matmul_fp32_split", "matmul_fp32_planes"), SOFTMAX: ("online_softmax",),
+    ATTENTION: ("flash_attention",), SCAN: ("prefix_scan",),
 }  # fmt: skip
 
 

@@ -26,6 +26,8 @@ from kernelevolve.settings import MEMORY_MODES, RECALL
 CHILDREN = 8
 ANCESTORS = 8
 REPEATS = 4
+#: Characters of what a faulty candidate's line says of its fault.
+LONGEST_FAULT = 240
 #: Modelled times that differ by a smaller share than this are the same for all that the model knows.
 MODEL_TELLS = 0.05
 #: Most notes of earlier runs that a run keeps, and of one run among them.
@@ -211,9 +213,13 @@ def _repeat(node: Node) -> str:
 
 
 def line(node: Node) -> str:
-    """`n3 (from n1): OK_FASTER, fitness 1.31 x (measured). Note by the writer.`"""
+    """`n3 (from n1): OK_FASTER, fitness 1.31 x (measured). Note by the writer.`; of a faulty one what failed."""
     came = f"from {', '.join(node.parents)}" if node.parents else "fresh"
-    fitness = f"fitness {node.fitness.value:.3g} {node.fitness.unit} ({node.fitness.evidence.value})"
+    found = f"fitness {node.fitness.value:.3g} {node.fitness.unit} ({node.fitness.evidence.value})"
     said = f". {node.candidate.note}" if node.candidate.note else ""
     again = f", duplicate of {node.duplicate_of}" if node.duplicate_of else ""
-    return f"{node.id} ({came}): {node.verdict.value}, {fitness}{again}{said}"
+    failed = next((rung for rung in node.evaluation.rungs if rung.status == "failed"), None)
+    if not node.correct and failed is not None:
+        why = " ".join(failed.message.split())
+        found = f"{failed.rung.value}: {why if len(why) <= LONGEST_FAULT else f'{why[:LONGEST_FAULT]}...'}"
+    return f"{node.id} ({came}): {node.verdict.value}, {found}{again}{said}"
