@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernelevolve.candidate import Candidate
+from kernelevolve.candidate import Candidate, keeps_table
 from kernelevolve.errors import UsageError
 from kernelevolve.evaluate.check import check_source
 from kernelevolve.evaluation import Check, Correctness, Evidence, Figure, Resources, Rung, RungReport, Verdict
@@ -203,6 +203,7 @@ def test_the_example_in_the_rules_is_a_kernel():
     found = check_source(source)
     assert found.verdict is None and not found.hints, found
     assert found.kernels == ("scale_kernel",) and found.knobs.values["num_warps"] == (4, 8)
+    assert set(found.knobs.by_vendor) == {"amd"} and keeps_table(source)
 
 
 def test_an_estimate_is_a_little_above_what_a_tokeniser_counts():
