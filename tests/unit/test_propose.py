@@ -20,6 +20,7 @@ from kernelevolve.propose.compose import fill
 from kernelevolve.propose.diagnose import LIMITS, diagnose
 from kernelevolve.propose.memory import CHILDREN, remember
 from kernelevolve.propose.operator import Operator
+from kernelevolve.propose.prose import details
 from kernelevolve.testing import FakeTranslator, FakeWriter, fake_evaluation, fake_problem
 
 FIGURES = HardwareFigures(
@@ -117,6 +118,13 @@ def test_a_later_brief_has_parents_findings_diagnosis_and_memory():
     assert "came about:\n\n- n0 (fresh): OK_FASTER, fitness 1.2 x (measured). note 0" in brief.prompt
     going_on = operator().brief(graph, ("n0",))
     assert "Best so far:\n\n- n2 (from n0): OK_FASTER, fitness 1.6 x (measured). note 2" in going_on.prompt
+
+
+def test_a_label_says_what_it_means():
+    found = replace(fake_evaluation(1.2), labels=("dead parameter fc.bias", "odd"))
+    lines = details(found)
+    assert "label: dead parameter fc.bias (no output of the reference depends on it, whatever its values)" in lines
+    assert "label: odd" in lines
 
 
 def test_what_failed_is_told_to_whoever_goes_on():

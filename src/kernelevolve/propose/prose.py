@@ -198,7 +198,12 @@ def details(evaluation: Evaluation) -> list[str]:
     lines += [_rung(replace(r, message=r.message.partition("; not seen here")[0]))
               + " (at the default knobs)" * (tuned and r.rung is Rung.BUILD)
               for r in evaluation.rungs if r.status != "failed"]  # fmt: skip
-    return lines + [f"label: {one_line(label)}" for label in evaluation.labels]
+    return lines + [f"label: {one_line(label)}{_explained(label)}" for label in evaluation.labels]
+
+
+def _explained(label: str) -> str:
+    dead = label.startswith(("dead parameter ", "dead input "))
+    return " (no output of the reference depends on it, whatever its values)" if dead else ""
 
 
 def _rung(report: RungReport) -> str:
