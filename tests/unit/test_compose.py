@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernelevolve.candidate import Candidate
+from kernelevolve.candidate import Candidate, keeps_table
 from kernelevolve.errors import UsageError
 from kernelevolve.evaluate.check import check_source
 from kernelevolve.evaluation import Check, Correctness, Evidence, Figure, Resources, Rung, RungReport, Verdict
@@ -184,7 +184,7 @@ def test_each_parent_is_said_to_be_better_at_something():
     assert "n0 is 2 times as fast as n1" in text and "measured" in text
     text = "\n".join(compare_parents([node(0, found=fast), node(1, found=wrong, verdict=Verdict.WRONG_VALUE)]))
     assert "n1 is not correct (WRONG_VALUE)" in text and "check rms of declared under D4" in text
-    assert "n0: 2 launches" in text and "n1: 1 launch, at most 64 registers, 8 bytes spilled" in text
+    assert "n0: 2 kernels" in text and "n1: 1 kernel, at most 64 registers, 8 bytes spilled" in text
     assert compare_parents([node(0)]) == ()
 
 
@@ -203,6 +203,7 @@ def test_the_example_in_the_rules_is_a_kernel():
     found = check_source(source)
     assert found.verdict is None and not found.hints, found
     assert found.kernels == ("scale_kernel",) and found.knobs.values["num_warps"] == (4, 8)
+    assert set(found.knobs.by_vendor) == {"amd"} and keeps_table(source)
 
 
 def test_an_estimate_is_a_little_above_what_a_tokeniser_counts():

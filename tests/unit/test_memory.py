@@ -47,7 +47,7 @@ def graph_of(
 
 @pytest.mark.parametrize(
     ("mode", "best", "lineage", "children"),
-    [("none", 0, 0, 0), ("trajectory", 1, 2, 0), ("siblings", 1, 0, 2), ("both", 1, 2, 2)],
+    [("none", 0, 0, 0), ("trajectory", 1, 1, 0), ("siblings", 1, 0, 2), ("both", 1, 1, 2)],
 )
 def test_each_mode_tells_what_it_says(mode, best, lineage, children) -> None:
     memory = remember(graph_of((), ("n0",), ("n1",), ("n1",), memory=(mode,)), ("n1",))

@@ -20,6 +20,7 @@ from kernelevolve.propose.compose import fill
 from kernelevolve.propose.diagnose import LIMITS, diagnose
 from kernelevolve.propose.memory import CHILDREN, remember
 from kernelevolve.propose.operator import Operator
+from kernelevolve.propose.prose import details
 from kernelevolve.testing import FakeTranslator, FakeWriter, fake_evaluation, fake_problem
 
 FIGURES = HardwareFigures(
@@ -69,14 +70,14 @@ def test_every_fault_has_a_diagnosis(verdict):
     assert diagnose(evaluation(verdict=verdict)).limit in LIMITS
 
 
-def story(*steps, source="# n{}\n", plans=None):
+def story(*steps, source="# n{}\n", plans=None, evidence=Evidence.MEASURED):
     """A graph; each step is (parents, quality or verdict)."""
     created = Created("r", fake_problem(), "h100", 0, Component("greedy"), Component("fake"), {}, "0")
     events = [created]
     for i, (parents, outcome) in enumerate(steps):
         verdict = outcome if isinstance(outcome, Verdict) else None
         found = fake_evaluation(1.0 if verdict else outcome, verdict=verdict)
-        worth = Figure(0.0 if verdict else outcome, "x", Evidence.MEASURED, "test")
+        worth = Figure(0.0 if verdict else outcome, "x", evidence, "test")
         events += [
             Asked(Brief(f"b{i}", i, parents, "")),
             Written(Candidate(f"n{i}", f"b{i}", "fake", source.format(i), f"note {i}", (plans or {}).get(i, {}))),
@@ -113,7 +114,32 @@ def test_a_later_brief_has_parents_findings_diagnosis_and_memory():
     assert "Go on from n1; take over from n2 what is better there" in brief.prompt
     assert brief.move == {"from": ["n1", "n2"], "limit": "wrong-values"}
     assert brief.diagnosis.startswith("wrong-values: ")
-    assert "Best so far:\n\n- n2 (from n0): OK_FASTER, fitness 1.6 x (measured). note 2" in brief.prompt
+    assert "Best so far" not in brief.prompt, "the best is a parent, and the prompt has the parents"
+    assert "came about:\n\n- n0 (fresh): OK_FASTER, fitness 1.2 x (measured). note 0" in brief.prompt
+    going_on = operator().brief(graph, ("n0",))
+    assert "Best so far:\n\n- n2 (from n0): OK_FASTER, fitness 1.6 x (measured). note 2" in going_on.prompt
+
+
+def test_a_label_says_what_it_means():
+    found = replace(fake_evaluation(1.2), labels=("dead parameter fc.bias", "odd"))
+    lines = details(found)
+    assert "label: dead parameter fc.bias (no output of the reference depends on it, whatever its values)" in lines
+    assert "label: odd" in lines
+
+
+def test_what_failed_is_told_to_whoever_goes_on():
+    graph = story(((), 1.2), (("n0",), Verdict.WRONG_VALUE))
+    assert "- n1 (from n0): WRONG_VALUE, correct: WRONG_VALUE. note 1" in operator().brief(graph, ("n0",)).prompt
+
+
+@pytest.mark.parametrize(
+    ("evidence", "worth", "lost"),
+    [(Evidence.MEASURED, 1.19, True), (Evidence.MODELLED, 1.19, False), (Evidence.MODELLED, 1.1, True)],
+)
+def test_what_a_model_cannot_tell_apart_is_not_lost(evidence, worth, lost):
+    graph = story(((), 1.2), (("n0",), worth), evidence=evidence)
+    told = "Already tried, and lost; do not repeat:" in operator().brief(graph, ("n0",)).prompt
+    assert told == lost
 
 
 def test_what_a_candidate_says_fills_no_blank():

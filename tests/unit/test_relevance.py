@@ -85,11 +85,16 @@ DRAFTS = [
           "matmul_fp32_split", given="x, y", ops="mm"),
     Draft("1_Square_matrix_multiplication", "x @ y", "hardware/amd/fp32-products hardware/amd/mfma",
           "matmul_fp32_split", given="x, y", ops="mm", platform="mi300x"),
+    Draft("sampled_softmax", "torch.log_softmax(users @ items.T / 8.0 - log_sampled, dim=-1)",
+          "hardware/nvidia/fp32-products guidance/performance/row-reductions samples/matmul_grouped",
+          "matmul_fp32_planes", given="users, items, log_sampled"),
     Draft("bf16_linear_gelu", "F.gelu(self.linear(x))", "guidance/performance/matmul-tiling", "matmul_grouped",
           init="self.linear = nn.Linear(8, 8)", ops="addmm gelu", precision="bf16"),
+    Draft("tf32_product", "x @ y", "guidance/performance/matmul-tiling", "matmul_grouped", given="x, y", ops="mm",
+          precision="tf32"),
     Draft("37_Matmul_Swish_Sum_GroupNorm", "self.norm(torch.sigmoid(self.mm(x)) * x + self.bias)",
           "hardware/nvidia/fp32-products guidance/performance/channel-norms guidance/performance/matmul-tiling "
-          "samples/matmul_grouped", "matmul_fp32_split",
+          "samples/matmul_grouped", "matmul_fp32_planes",
           "A matrix multiplication, Swish, a sum with a bias, GroupNorm.",
           "self.mm, self.norm = nn.Linear(8, 8), nn.GroupNorm(2, 8)", ops="addmm sigmoid mul add native_group_norm"),
     Draft("23_Softmax", "torch.softmax(x, dim=1)", "guidance/performance/row-reductions", "online_softmax",
@@ -151,13 +156,16 @@ class Limited:
 
 
 USED = Resources("kernel", "sm_90", "aa", 64, 0, 1000, 4, 0.9, {"load": 4, "store": 2, "fma": 3})
-PRODUCT, SOFTMAX, ATTENTION, SCAN = 2, 6, 19, 14
+PRODUCT, SOFTMAX, ATTENTION, SCAN = (
+    next(i for i, one in enumerate(DRAFTS) if one.name == name)
+    for name in ("1_Square_matrix_multiplication", "23_Softmax", "43_CausalAttention", "89_cumsum")
+)
 
 
 #: Samples that are near enough to each problem to be worth their tokens.
 FITTING = {
-    0: (), PRODUCT: ("matmul_fp32_split",), SOFTMAX: ("online_softmax",), ATTENTION: ("flash_attention",),
-    SCAN: ("prefix_scan",),
+    0: (), PRODUCT: ("matmul_fp32_split", "matmul_fp32_planes"), SOFTMAX: ("online_softmax",),
+    ATTENTION: ("flash_attention",), SCAN: ("prefix_scan",),
 }  # fmt: skip
 
 

@@ -127,7 +127,13 @@ def _with_few_kernels(found: list[tuple[float, _Chosen, Module]], want: Want) ->
 
         deciding = set(want.topics if want.drafting else want.topics[:1])
         kernels = sorted((one for one in kernels if deciding.intersection(one[1].article.topics)), key=order)
-    kept = [one for one in kernels[: MOST_KERNELS if want.drafting else 1] if one[0] >= _LEAST_KERNEL * kernels[0][0]]
+    kept = kernels[:1]
+    others = [one for one in kernels[1:] if one[0] >= _LEAST_KERNEL * kernels[0][0]] if want.drafting else []
+    if others:
+        # What the first one lacks is worth more than the same once more.
+        lacking = [topic for topic in want.topics if topic not in kept[0][1].article.topics]
+        firsts = [one for topic in lacking for one in others if topic in one[1].article.topics]
+        kept = [*kept, *(firsts or others)[: MOST_KERNELS - 1]]
     best = max((score for score, _, _ in found), default=0.0)
     first = kept[:1] if want.drafting else []
     rest = [one for one in found if one[0] >= _LEAST_SHARE * best and one not in first]

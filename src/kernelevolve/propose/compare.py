@@ -88,7 +88,7 @@ def _resources(nodes: Sequence[Node]) -> list[str]:
 
 def _used(launches: Sequence[Resources]) -> str:
     return (
-        f"{len(launches)} launch{'es' * (len(launches) > 1)}, at most {max(r.registers for r in launches)} registers, "
+        f"{len(launches)} kernel{'s' * (len(launches) > 1)}, at most {max(r.registers for r in launches)} registers, "
         f"{max(r.spill_bytes for r in launches)} bytes spilled, {max(r.shared_bytes for r in launches)} bytes shared, "
         f"least occupancy {min(r.occupancy for r in launches):.2f}"
     )

@@ -27,6 +27,8 @@ from kernelevolve.propose.subject import subject_of
 
 #: Articles that a model may open, and passages that it may choose from them.
 MOST_OPENED, MOST_CHOSEN = 6, 8
+#: First topic of articles on counters and traces.
+PROFILING = "profiling"
 #: Characters of the articles that it is shown at once.
 MOST_SHOWN = 120_000
 
@@ -73,11 +75,19 @@ class Chosen:
     why: str
 
 
-def wanted(problem: Problem, platform: str, diagnosis: Diagnosis | None, traced: Iterable[str] = ()) -> Want:
+def wanted(
+    problem: Problem,
+    platform: str,
+    diagnosis: Diagnosis | None,
+    traced: Iterable[str] = (),
+    *,
+    measured: bool = False,
+) -> Want:
     """What to look for: for a first kernel by what the problem is about, later by what limits the parent too.
 
     Args:
         traced: ATen ops of the captured reference; empty where it was not captured.
+        measured: whether an accelerator is there, so that reading its counters is of use.
     """
     about = subject_of(problem, traced)
     if diagnosis is None:
@@ -85,8 +95,8 @@ def wanted(problem: Problem, platform: str, diagnosis: Diagnosis | None, traced:
     else:
         limit, query = diagnosis.limit, " ".join((diagnosis.evidence, diagnosis.directive, about.query))
     return Want(
-        platform, limit=limit, query=query, topics=about.topics, drafting=diagnosis is None, others=about.others,
-        unwanted=about.unwanted,
+        platform, limit=limit, query=query, topics=about.topics, drafting=diagnosis is None,
+        others=(*about.others, *(() if measured else (PROFILING,))), unwanted=about.unwanted,
     )  # fmt: skip
 
 

@@ -163,7 +163,7 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
     if launches:
         least, most = min(r.occupancy for r in launches), max(r.registers for r in launches)
         yield (
-            f"{len(launches)} launch{'es' * (len(launches) > 1)}, least occupancy {least:.2f}, most registers {most}, "
+            f"{len(launches)} kernel{'s' * (len(launches) > 1)}, least occupancy {least:.2f}, most registers {most}, "
             f"most shared bytes {max(r.shared_bytes for r in launches)} (compiled)"
         )
     wrong = [c for correctness in evaluation.correctness for c in correctness.checks if not c.passed]

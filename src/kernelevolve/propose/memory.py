@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from kernelevolve.evaluation import Evidence
 from kernelevolve.events import Evaluated, Event, Noted
 from kernelevolve.graph import Graph, Node
 from kernelevolve.problem import Problem
@@ -25,6 +26,10 @@ from kernelevolve.settings import MEMORY_MODES, RECALL
 CHILDREN = 8
 ANCESTORS = 8
 REPEATS = 4
+#: Characters of what a faulty candidate's line says of its fault.
+LONGEST_FAULT = 240
+#: Modelled times that differ by a smaller share than this are the same for all that the model knows.
+MODEL_TELLS = 0.05
 #: Most notes of earlier runs that a run keeps, and of one run among them.
 EARLIER, EARLIER_PER_RUN = 16, 4
 #: Topic of the note that holds them.
@@ -37,12 +42,12 @@ class Memory:
 
     Attributes:
         best: of the run; empty in mode `none`.
-        lineage: the latest of the first parent's line of descent.
+        lineage: the latest of what the first parent descends from.
         children: latest siblings of what is asked for: what was written from the same parents.
         repeats: latest answers to the same parents that repeated a kernel; in every mode.
         earlier: notes from earlier runs.
         mode: as drawn, with what of the earlier notes was.
-        lost: those of `children` that are faulty or no better than a parent of theirs.
+        lost: those of `children` that are faulty, repeats, or worse than a parent of theirs as far as times tell.
     """
 
     best: str
@@ -110,16 +115,17 @@ def remember(graph: Graph, parents: tuple[str, ...]) -> Memory:
     modes = tuple(graph.settings.get("memory") or MEMORY_MODES[-1:])
     mode = rng.choice(modes)
     earlier, said = _recalled(graph, rng)
-    best = line(graph.best) if graph.best is not None and mode != "none" else ""
+    # The prompt has the parents themselves.
+    best = line(graph.best) if graph.best is not None and mode != "none" and graph.best.id not in parents else ""
     siblings = _siblings(graph, parents) if mode in ("siblings", "both") else ()
     return Memory(
         best,
-        lineage_of(graph, parents) if mode in ("trajectory", "both") else (),
+        lineage_of(graph, graph.nodes[parents[0]].parents) if parents and mode in ("trajectory", "both") else (),
         tuple(map(line, siblings)),
         _repeated(graph, parents) if parents or mode != "none" else (),
         earlier,
         f"{mode}; {said}" if said else mode,
-        tuple(line(node) for node in siblings if parents and not _gained(graph, node)),
+        tuple(line(node) for node in siblings if parents and _lost(graph, node)),
     )
 
 
@@ -141,8 +147,15 @@ def _siblings(graph: Graph, parents: tuple[str, ...]) -> tuple[Node, ...]:
     return tuple(graph.nodes[name] for name in dict.fromkeys(names))
 
 
-def _gained(graph: Graph, node: Node) -> bool:
-    return node.correct and not node.duplicate_of and all(node.rank > graph.nodes[p].rank for p in node.parents)
+def _lost(graph: Graph, node: Node) -> bool:
+    return not node.correct or bool(node.duplicate_of) or not all(_may_gain(node, graph.nodes[p]) for p in node.parents)
+
+
+def _may_gain(node: Node, parent: Node) -> bool:
+    """Whether it is better than its parent, or, by a model that cannot tell them apart, perhaps is."""
+    if node.fitness.evidence is Evidence.MEASURED:
+        return node.rank > parent.rank
+    return not parent.correct or node.fitness.value > (1 - MODEL_TELLS) * parent.fitness.value
 
 
 def _repeated(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
@@ -200,9 +213,13 @@ def _repeat(node: Node) -> str:
 
 
 def line(node: Node) -> str:
-    """`n3 (from n1): OK_FASTER, fitness 1.31 x (measured). Note by the writer.`"""
+    """`n3 (from n1): OK_FASTER, fitness 1.31 x (measured). Note by the writer.`; of a faulty one what failed."""
     came = f"from {', '.join(node.parents)}" if node.parents else "fresh"
-    fitness = f"fitness {node.fitness.value:.3g} {node.fitness.unit} ({node.fitness.evidence.value})"
+    found = f"fitness {node.fitness.value:.3g} {node.fitness.unit} ({node.fitness.evidence.value})"
     said = f". {node.candidate.note}" if node.candidate.note else ""
     again = f", duplicate of {node.duplicate_of}" if node.duplicate_of else ""
-    return f"{node.id} ({came}): {node.verdict.value}, {fitness}{again}{said}"
+    failed = next((rung for rung in node.evaluation.rungs if rung.status == "failed"), None)
+    if not node.correct and failed is not None:
+        why = " ".join(failed.message.split())
+        found = f"{failed.rung.value}: {why if len(why) <= LONGEST_FAULT else f'{why[:LONGEST_FAULT]}...'}"
+    return f"{node.id} ({came}): {node.verdict.value}, {found}{again}{said}"

@@ -20,7 +20,7 @@ from pathlib import Path
 from kernelevolve import codec
 from kernelevolve.candidate import Brief, Candidate
 from kernelevolve.errors import NoMovesLeft, UncoveredOp, UsageError
-from kernelevolve.evaluation import Evaluation
+from kernelevolve.evaluation import Evaluation, Evidence
 from kernelevolve.events import ANALYSIS, LOOKUP, MADE_FROM, Noted
 from kernelevolve.graph import Graph, Reducer
 from kernelevolve.hardware import HardwareFigures
@@ -87,7 +87,10 @@ class Composer:
             return (), f"lookup is {NOBODY}"
         if self.library is None:
             return (), "nothing was looked up"
-        want = wanted(graph.created.problem, graph.created.platform, diagnosis, graph.reduced(TracedReducer.name))
+        want = wanted(
+            graph.created.problem, graph.created.platform, diagnosis, graph.reduced(TracedReducer.name),
+            measured=any(_is_measured(graph.nodes[parent].evaluation) for parent in parents),
+        )  # fmt: skip
         noted = notes_of(graph, parents[0]).get(LOOKUP) if parents else None
         return look_up(self.library, want, noted), "the library has nothing on it"
 
@@ -106,6 +109,10 @@ class Composer:
         if brief.writer == WARM and (seed := brief_for_seed(graph)) is not None:
             return seed
         return self.brief(graph, brief.parents, brief.writer, str(brief.move.get("prefer", "")))
+
+
+def _is_measured(evaluation: Evaluation) -> bool:
+    return any(timing.candidate.evidence is Evidence.MEASURED for timing in evaluation.timings)
 
 
 @functools.cache
@@ -196,7 +203,10 @@ class Operator:
                 ruled = Diagnosis(str(note.data["limit"]), ruled.evidence, (), directive=str(note.data["directive"]))
         library = self.composer.library
         if self._searcher is not None and library is not None and not candidate.control and LOOKUP not in known:
-            want = wanted(graph.created.problem, graph.created.platform, ruled, graph.reduced(TracedReducer.name))
+            want = wanted(
+                graph.created.problem, graph.created.platform, ruled, graph.reduced(TracedReducer.name),
+                measured=_is_measured(found),
+            )  # fmt: skip
             need = f"Go on from {candidate.id}, which is limited by {ruled}. {ruled.directive}"
             yield await look_up_by_model(self._searcher, library, candidate, want, need)
 

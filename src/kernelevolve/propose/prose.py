@@ -12,10 +12,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
-from kernelevolve.evaluation import Evaluation, Figure, RungReport
+from kernelevolve.evaluation import Evaluation, Figure, Rung, RungReport
 from kernelevolve.graph import Node
 from kernelevolve.hardware import HardwareFigures
 from kernelevolve.problem import Problem
@@ -185,14 +186,24 @@ def findings(evaluation: Evaluation, fitness: Figure | None = None) -> list[str]
 def details(evaluation: Evaluation) -> list[str]:
     """What else is known: what the compiler made of each launch, the rungs that passed, labels."""
     launches = evaluation.resources.get(evaluation.platform, ())
+    # The rung builds the defaults; what is listed by kernel was built as the tuner left it.
+    tuned = any(timing.knobs for timing in evaluation.timings)
     lines = [
         f"{r.kernel}: {r.registers} registers, {r.spill_bytes} bytes spilled, {r.shared_bytes} bytes shared, "
-        f"{r.warps} warps, occupancy {r.occupancy:.2f} (compiled)"
+        f"{r.warps} warps, occupancy {r.occupancy:.2f} (compiled{', at the tuned knobs' * tuned})"
         for r in launches[:MOST_LAUNCHES]
     ]
     lines += [f"and {len(launches) - MOST_LAUNCHES} more launches"] if len(launches) > MOST_LAUNCHES else []
-    lines += [_rung(r) for r in evaluation.rungs if r.status != "failed"]
-    return lines + [f"label: {one_line(label)}" for label in evaluation.labels]
+    # What the interpreter cannot see is the same of every candidate: the rules of the file say it once.
+    lines += [_rung(replace(r, message=r.message.partition("; not seen here")[0]))
+              + " (at the default knobs)" * (tuned and r.rung is Rung.BUILD)
+              for r in evaluation.rungs if r.status != "failed"]  # fmt: skip
+    return lines + [f"label: {one_line(label)}{_explained(label)}" for label in evaluation.labels]
+
+
+def _explained(label: str) -> str:
+    dead = label.startswith(("dead parameter ", "dead input "))
+    return " (no output of the reference depends on it, whatever its values)" if dead else ""
 
 
 def _rung(report: RungReport) -> str:

@@ -23,6 +23,7 @@ from kernelevolve.syntax import parse
 
 MOST_OPERATIONS, MOST_WORDS, _LONGEST = 24, 40, 24
 _OPERATION = re.compile(r"\b(?:torch|nn|F|functional|aten)\.(\w+)|\.(\w+)\(")
+_OPERATORS = {ast.MatMult: "matmul", ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Pow: "pow"}
 _PLAIN = frozenset(re.findall(r"\w+", """
     Module Tensor Parameter size shape super __init__ append randn rand ones zeros empty view reshape unsqueeze
     squeeze float half to dim numel item
@@ -77,6 +78,8 @@ _TOLD = frozenset((
     "attention", "depthwise", "quantisation", "fp8", "scan", "recurrence", "jagged", "hashing", "histogram",
     "normalisation", "loss",
 ))  # fmt: skip
+#: What a precision is called in topics; a single product of narrow operands is written the same way for all of them.
+_ARITHMETIC = {"fp16": ("fp16", "bf16"), "tf32": ("tf32", "bf16")}
 _PRODUCTS = ("matmul", "convolution", "attention")
 #: What an article may be about beside its subject, which makes it another kernel's.
 _KINDS = ("backward", "quantisation", "fp8", "depthwise")
@@ -133,20 +136,22 @@ def subject_of(problem: Problem, traced: Iterable[str] = ()) -> Subject:
     written = operations_of(problem)
     operations = (*traced, *(name for name in written if name not in traced))
     name = problem.name.rpartition("/")[2]
-    said = f"{name} {problem.notes}"
-    told = _words(_docstrings(problem.source))
-    words = dict.fromkeys((*_words(said), *(name.strip("_").lower() for name in operations), *told))
-    topics = _topics(problem, (name, *operations, *_words(said), *told), operations)
+    called, told = _words(name), _words(f"{_docstrings(problem.source)} {problem.notes}")
+    words = dict.fromkeys((*called, *(name.strip("_").lower() for name in operations), *told))
+    topics = _topics(problem, (name, *operations, *called, *told), operations)
     others = tuple(dict.fromkeys(first for _, (first, *_) in _TOPICS if first not in (*topics, *_BESIDE)))
     unwanted = tuple(topic for topic in _KINDS if topic not in topics)
     return Subject(tuple(words)[:MOST_WORDS], topics, (*others, *unwanted), unwanted)
 
 
 def operations_of(problem: Problem) -> tuple[str, ...]:
-    """Names of what the reference's text calls, each once, in their order; `@` is `matmul`."""
-    source = _model(problem.source)
+    """Names of what the reference's text calls, each once, in their order, then its operators: `@` is `matmul`."""
+    model = next((n for n in parse(problem.source).body if isinstance(n, ast.ClassDef) and n.name == "Model"), None)
+    source = (ast.get_source_segment(problem.source, model) if model is not None else "") or problem.source
     found = [match[1] or match[2] for match in _OPERATION.finditer(source)]
-    found += ["matmul"] if re.search(r"^(?!\s*@).*\s@\s", source, re.MULTILINE) else []
+    forward = [n for n in getattr(model, "body", ()) if isinstance(n, ast.FunctionDef) and n.name == "forward"]
+    operators = (type(n.op) for f in forward for n in ast.walk(f) if isinstance(n, (ast.BinOp, ast.AugAssign)))
+    found += [_OPERATORS[one] for one in operators if one in _OPERATORS]
     return tuple(dict.fromkeys(name for name in found if name not in _PLAIN and not name.startswith("get_")))[
         :MOST_OPERATIONS
     ]
@@ -165,7 +170,8 @@ def _topics(problem: Problem, names: Iterable[str], operations: tuple[str, ...])
     if (product := next((topic for topic in deciding if topic in _PRODUCTS), "")):
         # What a product may be computed in decides its kernel as much as that it is one.
         after = deciding.index(product) + 1
-        deciding.insert(after, problem.precision.partition("-")[0])
+        allowed = problem.precision.partition("-")[0]
+        deciding[after:after] = _ARITHMETIC.get(allowed, (allowed,))
         deciding += ["epilogue"] if "elementwise" in found else []
     if problem.direction != "forward":
         deciding = ["backward", *deciding]
@@ -178,14 +184,6 @@ def _words(text: str) -> tuple[str, ...]:
     whole = re.findall(r"[^\W_]+", text)
     found = (part.lower() for word in whole for part in (word, *_WORD.findall(word)) if len(word) <= _LONGEST)
     return tuple(dict.fromkeys(word for word in found if len(word) > 1 and not word.isdigit() and word not in _EMPTY))
-
-
-def _model(source: str) -> str:
-    """The text of class `Model`, or all of it where there is none."""
-    for node in parse(source).body:
-        if isinstance(node, ast.ClassDef) and node.name == "Model":
-            return ast.get_source_segment(source, node) or source
-    return source
 
 
 def _docstrings(source: str) -> str:

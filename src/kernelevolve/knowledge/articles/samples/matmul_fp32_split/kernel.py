@@ -17,7 +17,7 @@ KNOBS = {
     "SCHEME": ["ieee"],
     "num_warps": [8, 4],
     "nvidia": {"SCHEME": ["tf32x3", "bf16x6"], "num_stages": [3, 2]},
-    "amd": {"SCHEME": ["bf16x6", "ieee"], "num_stages": [2]},
+    "amd": {"SCHEME": ["ieee", "bf16x6"], "num_stages": [2]},
 }
 CHOICE = {}
 CHOICES = {}
