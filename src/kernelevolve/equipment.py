@@ -25,6 +25,7 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import ON_DEVICE, Device
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Refusal, Roles
+from kernelevolve.evaluate.room import told
 from kernelevolve.evaluate.tools import LadderTools
 from kernelevolve.evaluate.twins import Twins
 from kernelevolve.evaluation import Evaluation
@@ -106,6 +107,7 @@ class Workshop:
         tools = LadderTools(
             bench, (platform, *others), settings, engineer, seed=created.seed, builder=ladder.builder
         )  # fmt: skip
+        names = [workload.name for workload in self.problem.workloads]
         notes = (Noted(TOPIC, admission.sentence, codec.to_data(admission)),)
 
         def confirm(screened: Evaluation, count: int) -> Ladder:
@@ -123,7 +125,8 @@ class Workshop:
 
         return Equipment(
             ladder, platform.figures, engineer, notes=notes, confirm=again, close=close, family=self.family,
-            measures=device is not None, tools=tools, library=open_library(), rules=platform.rules,
+            measures=device is not None, tools=tools, library=open_library(),
+            rules=f"{platform.rules.rstrip()}\n{told(map(bench.full, names), platform.figures)}\n",
         )  # fmt: skip
 
     def family(self) -> Family | None:

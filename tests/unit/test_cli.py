@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,24 @@ def test_a_new_folder_never_meets_an_old_one(tmp_path: Path) -> None:
     first = places.new_folder(problem, tmp_path)
     first.mkdir()
     assert places.new_folder(problem, tmp_path) != first
+
+
+def test_those_who_begin_in_the_same_moment_get_folders_of_their_own(tmp_path: Path) -> None:
+    problem = Problem("p", "folder", "p.py", "")
+    together = threading.Barrier(8)
+
+    def begin(_: int) -> Path:
+        together.wait()
+        with places.claimed(problem, tmp_path / "runs") as folder:
+            (folder / "log.sqlite").touch()
+            return folder
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(begin, range(8)))
+    assert len(set(found)) == 8
+    with pytest.raises(KeyboardInterrupt), places.claimed(problem, tmp_path) as folder:
+        raise KeyboardInterrupt
+    assert not folder.exists(), "an empty one is left to nobody"
 
 
 def test_a_run_ends_by_the_users_limits_and_prints_the_figures_behind_it(door: Door) -> None:

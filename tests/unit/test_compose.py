@@ -104,7 +104,7 @@ def test_the_order_of_leaving_out_is_the_stated_one():
         node(0, lines(900)), node(1, lines(700)),
         passages=[Quote(f"p{i}.md", "x", lines(100 + i)) for i in range(6)],
         memory=Memory("best", ("line a", "line b"), ("child a", "child b", "child c"), ("repeat",), ("old a", "old b"),
-                      lost=("child a",)),
+                      lost=("child a",), beside=("beside a", "beside b")),
     )  # fmt: skip
     whole, _ = compose(about, MOST_PROMPT)
     kinds = [kind for kind, _ in LEFT_OUT]
@@ -122,8 +122,8 @@ def test_the_order_of_leaving_out_is_the_stated_one():
         for s in sections:
             if not s.kept and "no room" in s.why:
                 room.setdefault(s.name, most)
-    order = ["memory earlier", *(f"knowledge p{i}.md#x" for i in (5, 4, 3, 2, 1)), "memory lineage", "memory siblings",
-             "memory repeats", "memory best", "parent n1", "knowledge p0.md#x"]  # fmt: skip
+    order = ["memory earlier", *(f"knowledge p{i}.md#x" for i in (5, 4, 3, 2, 1)), "memory beside", "memory lineage",
+             "memory siblings", "memory repeats", "memory best", "parent n1", "knowledge p0.md#x"]  # fmt: skip
     assert [room[name] for name in order] == sorted((room[name] for name in order), reverse=True)
     assert len({room[name] for name in order}) > 6
 

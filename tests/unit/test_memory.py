@@ -61,6 +61,16 @@ def test_drafts_are_siblings_of_each_other() -> None:
     assert remember(graph_of((), (), memory=("trajectory",)), ()).children == ()
 
 
+def test_what_was_written_beside_the_first_parent_is_told_to_who_goes_on_from_it() -> None:
+    # Drafts n0 to n3, the best of which is n3; n4 came of n1.
+    made = graph_of((), (), (), (), ("n1",), memory=("both",))
+    assert [text.split(" ")[0] for text in remember(made, ("n2",)).beside] == ["n0", "n1", "n3"]
+    assert remember(made, ("n4",)).beside == (), "nothing else came of n1"
+    assert remember(made, ()).beside == ()
+    alone = graph_of((), (), (), memory=("trajectory",))
+    assert remember(alone, ("n0",)).beside == ()
+
+
 @given(st.lists(st.sampled_from(MODES), min_size=1, max_size=4), st.integers(0, 50), st.integers(0, 99))
 @examples(max_examples=60)
 def test_each_brief_draws_one_of_the_modes_by_seed_and_index(modes, asks, seed) -> None:

@@ -177,14 +177,14 @@ def optimize(
     writers = writers_of(writer, model)
     chooser = chooser_named(choose, len(writers))
     wanted = load_problem(problem, suite_path)
-    folder = out or places.new_folder(wanted)
-    _header(door, wanted, platforms, effort, search, seed, folder, how_chosen(writers, chooser))
-    door.folder = folder
-    with interruptible(door), public.workshop(wanted, device, **public.sealing(unsealed)) as equip:
-        runs = _new_runs(folder, wanted, platforms, equip, settings, search, seed, admit_anyway, known,
-                         {"writer": writers, "choose": chooser, "warm_start": warm_start,
-                          "history": folder.parent})  # fmt: skip
-        _carry_on(door, equip, runs, folder, {})
+    with contextlib.nullcontext(out) if out else places.claimed(wanted) as folder:
+        _header(door, wanted, platforms, effort, search, seed, folder, how_chosen(writers, chooser))
+        door.folder = folder
+        with interruptible(door), public.workshop(wanted, device, **public.sealing(unsealed)) as equip:
+            runs = _new_runs(folder, wanted, platforms, equip, settings, search, seed, admit_anyway, known,
+                             {"writer": writers, "choose": chooser, "warm_start": warm_start,
+                              "history": folder.parent})  # fmt: skip
+            _carry_on(door, equip, runs, folder, {})
 
 
 @app.command()

@@ -7,6 +7,7 @@ verdict. Left to others: what a page looks like (`view`), the judging itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,20 +84,20 @@ def evaluate(
         settings = replace(settings, distributions=wide.distributions, seeds=wide.seeds)
     (name,) = known_platforms([platform])
     wanted, source = load_problem(problem, suite_path), places.read_kernel(candidate)
-    folder = out or places.new_folder(wanted)
-    door.folder = folder
-    with (
-        interruptible(door),
-        public.workshop(wanted, device, **public.sealing(unsealed)) as equip,
-        create_run(folder, wanted, name, equip, settings=settings, seed=seed, admit_anyway=admit_anyway,
-                   findable=False) as run,
-    ):
-        node = asyncio.run(run.submit(run.ask().id, source, f"from {candidate.name}"))
-        run.finish(Finished("one kernel evaluated", "evaluate"))
-        graph = run.graph
-        found = judged(run, node)
-        if receipt is not None:
-            found["receipt"] = written(receipt, receipt_of(graph, run.artefacts, node.id))
+    with contextlib.nullcontext(out) if out else places.claimed(wanted) as folder:
+        door.folder = folder
+        with (
+            interruptible(door),
+            public.workshop(wanted, device, **public.sealing(unsealed)) as equip,
+            create_run(folder, wanted, name, equip, settings=settings, seed=seed, admit_anyway=admit_anyway,
+                       findable=False) as run,
+        ):
+            node = asyncio.run(run.submit(run.ask().id, source, f"from {candidate.name}"))
+            run.finish(Finished("one kernel evaluated", "evaluate"))
+            graph = run.graph
+            found = judged(run, node)
+            if receipt is not None:
+                found["receipt"] = written(receipt, receipt_of(graph, run.artefacts, node.id))
     door.console.print(view.node_page(graph, node))
     door.console.print(kept.page(run.artefacts, node.id))
     door.finish(summary.result(graph, folder, places.save_kernel(graph, folder)) | found)

@@ -7,8 +7,10 @@ A run is one folder. Several platforms are siblings: `FOLDER/h100`, `FOLDER/mi30
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from kernelevolve import Graph, Problem, UsageError
@@ -27,6 +29,20 @@ def new_folder(problem: Problem, within: Path = Path("runs")) -> Path:
         folder = within / f"{name}-{number}"
         number += 1
     return folder
+
+
+@contextlib.contextmanager
+def claimed(problem: Problem, within: Path = Path("runs")) -> Iterator[Path]:
+    """A new folder that no other process takes in the same moment; gone again where an error leaves it empty."""
+    while not made(folder := new_folder(problem, within)):
+        if not folder.exists():  # it cannot be made: the run's store says why
+            break
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def made(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from kernelevolve import Check, Correctness, Evaluation, Graph, Node, Resources, Timing
+from kernelevolve import Check, Correctness, Evaluation, Graph, Node, Resources, Timing, Verdict
 from kernelevolve.cli import admitting, words, writing
 
 _RUNG_MARK = {"passed": "[green]passed[/]", "failed": "[red]failed[/]", "skipped": "[yellow]skipped[/]"}
@@ -101,11 +101,12 @@ def node_page(graph: Graph, node: Node) -> RenderableType:
 
 def _facts(graph: Graph, node: Node) -> list[tuple[str, str]]:
     evaluation, candidate = node.evaluation, node.candidate
+    judged = evaluation.verdict is not Verdict.UNJUDGED
     facts = [
         ("node", node.id + (" (best)" if graph.best is not None and graph.best.id == node.id else "")),
         ("control", "asked for anew, apart from the search" if node.candidate.control else ""),
         ("verdict", f"{evaluation.verdict} on {evaluation.platform}"),
-        ("fitness", f"{words.figure(node.fitness)}, {node.fitness.how}"),
+        ("fitness", f"{words.figure(node.fitness)}, {node.fitness.how}" if judged else ""),
         ("correctness", words.correctness(evaluation)),
         ("writer", candidate.writer),
         ("change", words.change(graph, node)),
@@ -113,7 +114,7 @@ def _facts(graph: Graph, node: Node) -> list[tuple[str, str]]:
         ("lineage", " -> ".join(graph.lineage(node.id))),
         ("isolation", evaluation.isolation),
         ("versions", ", ".join(f"{k} {v}" for k, v in evaluation.versions.items())),
-        ("diagnosis", evaluation.diagnosis),
+        ("diagnosis", evaluation.diagnosis if judged else ""),
         ("labels", ", ".join(evaluation.labels)),
         ("admission", admitting.sentence(graph)),
         ("cost", writing.spent(candidate.cost)),

@@ -84,6 +84,8 @@ def change(graph: Graph, node: Node) -> str:
 
 def effect(graph: Graph, node: Node) -> str:
     """`accepted` if a correct node beats its best parent, else why not."""
+    if node.verdict is Verdict.UNJUDGED:
+        return "none: the climb ended before anything was judged"
     if not node.correct:
         return f"rejected: {node.verdict}"
     if node.duplicate_of:

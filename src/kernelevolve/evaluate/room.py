@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from kernelevolve.hardware import HardwareFigures
 from kernelevolve.protocol import Description, InputSpec, OutputSpec, StateSpec
 
 RING_BYTES, SLOTS = 4 << 30, 20  # most that `tensors.ring` takes for a ring
@@ -36,6 +37,25 @@ def nbytes(leaves: Iterable[InputSpec | StateSpec | OutputSpec]) -> int:
 def footprint(description: Description) -> int:
     """Bytes of one set of inputs, parameters and outputs."""
     return nbytes(description.inputs) + nbytes(description.state) + nbytes(description.outputs)
+
+
+def told(descriptions: Iterable[Description], figures: HardwareFigures) -> str:
+    """For writers, as Markdown: what a forward pass moves at least at each size, and how long that takes.
+
+    The time is the bytes over the bandwidth of the sheet: no kernel is faster, and the best reach some 0.85 of it.
+    """
+    return "\n".join(f"- {_moved(d, figures)}" for d in descriptions)
+
+
+def _moved(d: Description, figures: HardwareFigures) -> str:
+    named = (("inputs", d.inputs), ("parameters and buffers", d.state), ("results", d.outputs))
+    sizes = ", ".join(f"{what} {nbytes(leaves) / 1e6:.3g} MB" for what, leaves in named if nbytes(leaves))
+    least = footprint(d) / figures.bandwidth * 1e6
+    return (
+        f"Workload {d.variant.workload} at full size: {sizes or 'no tensors'}. Moved once each that is {least:.3g} us "
+        f"at {figures.bandwidth / 1e12:.3g} TB/s (modelled); what is read again costs its time again, parameters that "
+        "every row reads too, unless the last cache still has it"
+    )
 
 
 def screen_share(descriptions: Iterable[Description], memory: int) -> float:

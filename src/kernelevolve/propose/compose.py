@@ -43,6 +43,7 @@ from kernelevolve.settings import PROMPT_TOKENS
 LEFT_OUT: tuple[tuple[str, str], ...] = (
     ("earlier", "last"),
     ("passage", "last"),
+    ("beside", "first"),
     ("lineage", "first"),
     ("sibling", "first"),
     ("repeat", "first"),
@@ -322,6 +323,8 @@ def _memory(memory: Memory) -> list[Part]:
         ("best", "best", "Best so far:", (memory.best,) if memory.best else ()),
         ("lineage", "lineage", "How the first parent came about:", memory.lineage),
         ("siblings", "sibling", "Already tried from here:", gained),
+        ("beside", "beside",
+         "Written beside the first parent, not from it; what gained there may be taken over:", memory.beside),
         ("repeats", "repeat",
          "Repeats: these were kernels that the run had already; change what is computed or how:", memory.repeats),
         ("earlier", "earlier", "From earlier runs (other problems or machines may differ):", memory.earlier),

@@ -48,6 +48,7 @@ class Memory:
         earlier: notes from earlier runs.
         mode: as drawn, with what of the earlier notes was.
         lost: those of `children` that are faulty, repeats, or worse than a parent of theirs as far as times tell.
+        beside: latest siblings of the first parent; without those that another line tells.
     """
 
     best: str
@@ -57,6 +58,7 @@ class Memory:
     earlier: tuple[str, ...] = ()
     mode: str = "both"
     lost: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 Key = tuple[str, ...]
@@ -126,6 +128,7 @@ def remember(graph: Graph, parents: tuple[str, ...]) -> Memory:
         earlier,
         f"{mode}; {said}" if said else mode,
         tuple(line(node) for node in siblings if parents and _lost(graph, node)),
+        _beside(graph, parents) if parents and mode in ("siblings", "both") else (),
     )
 
 
@@ -145,6 +148,12 @@ def _siblings(graph: Graph, parents: tuple[str, ...]) -> tuple[Node, ...]:
     told = [child for parent in parents for child in graph.children(parent, last=CHILDREN)]
     names = told if parents else latest.drafts
     return tuple(graph.nodes[name] for name in dict.fromkeys(names))
+
+
+def _beside(graph: Graph, parents: tuple[str, ...]) -> tuple[str, ...]:
+    """What was written from where the first parent was written from: what its writer could not know yet."""
+    told = {*parents, graph.best.id if graph.best is not None else ""}
+    return tuple(line(n) for n in _siblings(graph, graph.nodes[parents[0]].parents) if n.id not in told)
 
 
 def _lost(graph: Graph, node: Node) -> bool:
