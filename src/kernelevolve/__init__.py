@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kernelevolve import plugins as plugins
     from kernelevolve.briefs import BriefsReplayed as BriefsReplayed
     from kernelevolve.briefs import Difference as Difference
+    from kernelevolve.briefs import draft_brief as draft_brief
     from kernelevolve.briefs import read_brief as read_brief
     from kernelevolve.briefs import replay_briefs as replay_briefs
     from kernelevolve.candidate import Brief as Brief
@@ -279,6 +280,7 @@ _PLACES = {
     "Delivered": "steer",
     "replay_briefs": "briefs",
     "read_brief": "briefs",
+    "draft_brief": "briefs",
     "Difference": "briefs",
     "BriefsReplayed": "briefs",
     "compare_with_control": "search.control",

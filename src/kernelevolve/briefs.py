@@ -81,6 +81,28 @@ def read_brief(folder: Path, name: str, *, store: str = "sqlite") -> Brief:
     raise UnknownName("brief", name, known[-20:])
 
 
+def draft_brief(folder: Path, *, library: Library | None = None, store: str = "sqlite") -> Brief:
+    """The brief that a fresh draft of the run in `folder` would get now; nothing is asked and nothing is logged.
+
+    Args:
+        library: that it quotes; default: where the run has one, ours with the folders of `KERNELEVOLVE_KNOWLEDGE`.
+
+    Raises:
+        StoreError: there is no run, or its log is damaged.
+    """
+    log: Store = plugins.load("stores", store)(folder)
+    replay = Replay(log, folder)
+    graph, made = Graph(_reducers(replay.created), replay.shelf()), Made()
+    for entry in _entries(log):
+        if isinstance(entry.event, Noted) and entry.event.topic == MADE_FROM:
+            made = Made.of(entry.event)
+        fold(graph, entry)
+    if made.library and library is None:
+        library = open_library()
+    composer = Composer(made.figures, library if made.library else None, made.rules)
+    return composer.brief(view(graph, False), (), graph.created.writer.name)
+
+
 def replay_briefs(folder: Path, *, library: Library | None = None, store: str = "sqlite") -> BriefsReplayed:
     """Composes every brief of the run in `folder` again, each from the log as it was before it was asked.
 

@@ -84,6 +84,12 @@ def searched(tmp_path_factory):
     return folder / "run", code
 
 
+def test_a_draft_brief_is_the_one_that_was_asked(searched):
+    folder, _ = searched
+    asked = ke.read_brief(folder, "b0")
+    assert "as a user" not in asked.prompt and ke.draft_brief(folder).prompt.startswith(asked.prompt[:2000])
+
+
 def test_the_model_repairs_its_kernel_by_what_the_tools_say(searched):
     folder, code = searched
     graph = ke.read_run(folder)
@@ -118,6 +124,7 @@ def test_header_and_summary_say_who_wrote(searched, capsys):
     assert main(["show", str(folder)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "written by model:scripted:" in shown and "1 candidate, 1 correct, the best n0" in shown
+    assert "cost 7,700 tokens, 0 US dollars; no percent is verified: the best's time is modelled" in shown
     assert main(["resume", str(folder), "--device", "none"]) == 0
     assert "writer scripted:" in capsys.readouterr().out
 

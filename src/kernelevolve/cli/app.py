@@ -36,6 +36,7 @@ from kernelevolve import (
 )
 from kernelevolve.cli import (
     admitting,
+    billing,
     guesting,
     judging,
     knowing,
@@ -184,6 +185,8 @@ def optimize(
             runs = _new_runs(folder, wanted, platforms, equip, settings, search, seed, admit_anyway, known,
                              {"writer": writers, "choose": chooser, "warm_start": warm_start,
                               "history": folder.parent})  # fmt: skip
+            for place in runs:
+                print_lines(door, billing.expected(place, read_run(place)))
             _carry_on(door, equip, runs, folder, {})
 
 

@@ -24,7 +24,7 @@ from kernelevolve import (
     compare_with_control,
     to_data,
 )
-from kernelevolve.cli import admitting, warming, words, writing
+from kernelevolve.cli import admitting, billing, warming, words, writing
 
 # What holds where everything that the seal asks for is granted.
 SEALED = ("namespaces+landlock+seccomp", "bwrap+landlock+seccomp")
@@ -57,6 +57,7 @@ def result(graph: Graph, folder: Path, kernel: Path | None) -> dict[str, Any]:
         "chooser": to_data(created.chooser),
         "arms": writing.facts(graph),
         "writers": writing.authors_facts(graph),
+        "cost": billing.bill_facts(graph),
         "warm_start": warming.facts(graph),
     }
     if best is not None:
@@ -116,6 +117,7 @@ def lines(graph: Graph, folder: Path, kernel: Path | None) -> list[str]:
     out += _moves(graph)
     out += warming.lines(graph)
     out += writing.authors(graph)
+    out += billing.bill(graph)
     out += writing.lines(graph)
     reason = graph.finished or "interrupted"
     count = f"{len(graph.nodes)} candidate{'s' * (len(graph.nodes) != 1)}"
