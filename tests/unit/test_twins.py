@@ -117,3 +117,23 @@ def test_who_has_the_same_launches_and_other_python_is_no_twin(two: str) -> None
 def test_where_a_kernel_may_be_a_function_that_python_runs_nobody_is_a_twin(imports: str) -> None:
     one, two = text(imports=imports), text("x += 0", imports=imports)
     assert twin_of((built("aa"), built("bb")), one=one, two=two) is None
+
+
+def test_twins_launch_the_same_for_their_gradients_too() -> None:
+    def both(code: str, unrecorded: str = "") -> Built:
+        one = built("aa")
+        backward = fake_plan(Candidate("n", "b", "fake", ""))
+        extra = Resources("backward", "sm_90", code, 32, 0, 0, 4, 1.0)
+        (launch,) = backward.launches
+        gradients = replace(backward, launches=(replace(launch, kernel="backward"),))
+        return Built(one.plan, (*one.resources, extra), None if unrecorded else gradients, unrecorded)
+
+    def twin(first: Built, second: Built) -> bool:
+        twins = Twins()
+        builder = Table({ONE: (first, first), TWO: (second, second)})
+        twins.tell(Candidate("n0", "b0", "fake", ONE), KNOBS, [first], measured())
+        return twins.of(Candidate("n1", "b1", "fake", TWO), KNOBS, [second], builder) is not None
+
+    assert twin(both("bb"), both("bb"))
+    assert not twin(both("bb"), both("cc")), "another backward kernel"
+    assert not twin(both("bb", "no data"), both("bb", "no data")), "nobody knows what autograd launches"

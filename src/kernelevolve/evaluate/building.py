@@ -33,10 +33,18 @@ BINARY_BYTES = 256 << 20  # of one workload's kernels, together
 
 @dataclass(frozen=True)
 class Built:
-    """One workload's plan and what the compiler made of its distinct launches."""
+    """One workload's plan and what the compiler made of its distinct launches.
+
+    Attributes:
+        resources: of the plan's launches, then of those that only `gradients` has.
+        gradients: the plan of a call with its gradients; None where the direction is `forward`, or with `unrecorded`,
+            which says why there is none.
+    """
 
     plan: LaunchPlan
     resources: tuple[Resources, ...]
+    gradients: LaunchPlan | None = None
+    unrecorded: str = ""
 
     def for_launches(self) -> tuple[Resources | None, ...]:
         """Resources in the order of the plan's launches, by kernel name and then by order of appearance."""
@@ -112,7 +120,7 @@ class Builder:
 
     def _build_one(self, description: Description, source: str, choice: Mapping[str, Choice]) -> Built:
         role = self.bench.roles["builder"]
-        facts = (source, description.variant.source, self.platform.name, dict(choice), self._rules())
+        facts = ("with gradients", source, description.variant.source, self.platform.name, dict(choice), self._rules())
         key = self.bench.cache.key(*facts, role.known_versions())
         answer = self.bench.cache.get(key)
         if answer is None:
@@ -123,7 +131,8 @@ class Builder:
             allowed = "views, allocations, fills and copies"
             raise Failed(Verdict.POLICY, f"forward runs {forbidden[0]}; only {allowed} are allowed beside kernels")
         resources = tuple(codec.from_data(Resources, r) for r in answer["resources"])
-        return Built(codec.from_data(LaunchPlan, answer["plan"]), resources)
+        gradients = codec.from_data(LaunchPlan | None, answer["gradients"])  # type: ignore[arg-type]
+        return Built(codec.from_data(LaunchPlan, answer["plan"]), resources, gradients, answer["unrecorded"])
 
     def pack(self, source: str, choice: Mapping[str, Choice], workload: str) -> Packed:
         """The plan of one workload ready to be carried out, or why there is none.

@@ -218,7 +218,11 @@ class Ladder:
                     return "launches that do not compile"
             climb.gathered.planned(b.plan for b in built)
             launches = sum(len(b.plan.launches) for b in built)
-            return f"{launches} launch{'es' * (launches != 1)} for {len(built)} workload{'s' * (len(built) > 1)}"
+            said = f"{launches} launch{'es' * (launches != 1)} for {len(built)} workload{'s' * (len(built) > 1)}"
+            backward = sum(len(b.gradients.launches) for b in built if b.gradients)
+            said += f", {backward} with gradients" if backward else ""
+            unrecorded = next((b.unrecorded for b in built if b.unrecorded), "")
+            return f"{said}; what autograd launches is not recorded: {unrecorded}" if unrecorded else said
 
         climb.rung(Rung.PLAN, plan)
 

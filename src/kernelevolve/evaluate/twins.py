@@ -24,7 +24,7 @@ from kernelevolve import codec
 from kernelevolve.candidate import Candidate, Choice
 from kernelevolve.evaluate.building import Built
 from kernelevolve.evaluate.correct import Failed
-from kernelevolve.evaluation import Evaluation, Guard, Rung, RungReport
+from kernelevolve.evaluation import Evaluation, Guard, LaunchPlan, Rung, RungReport
 from kernelevolve.syntax import parse
 
 # By these a name can be bound that no reader of the file sees bound.
@@ -94,10 +94,12 @@ def _tuned(builder: Builds, candidate: Candidate, choice: Mapping[str, Choice], 
 
 
 def _key(knobs: Knobs, built: Sequence[Built], candidate: Candidate) -> str:
-    """A digest of everything that counts; empty where the compiler said nothing of a launch, or the file cannot be
-    split into kernels and Python."""
+    """A digest of everything that counts; empty where the compiler said nothing of a launch, where not all launches are
+    known, or where the file cannot be split into kernels and Python."""
     host = host_program(candidate.source)
     if not host or not built or not all(one.resources and all(r.binary for r in one.resources) for one in built):
+        return ""
+    if any(one.unrecorded for one in built):
         return ""
     facts = [host, {name: list(allowed) for name, allowed in knobs.items()}, [_facts(one) for one in built]]
     return hashlib.sha256(codec.dumps(facts).encode()).hexdigest()
@@ -135,8 +137,13 @@ def _rebinds(node: ast.AST) -> bool:
 
 
 def _facts(built: Built) -> list[object]:
-    plan = built.plan
-    kernels = {name: i for i, name in enumerate(dict.fromkeys(launch.kernel for launch in plan.launches))}
+    plans = [built.plan, built.gradients] if built.gradients is not None else [built.plan]
+    kernels = {name: i for i, name in enumerate(dict.fromkeys(run.kernel for plan in plans for run in plan.launches))}
+    code = [[kernels.get(r.kernel, -1), r.binary, r.warps, r.shared_bytes] for r in built.resources]
+    return [*(_planned(plan, kernels) for plan in plans), code]
+
+
+def _planned(plan: LaunchPlan, kernels: Mapping[str, int]) -> list[object]:
     launches = [
         [
             kernels[launch.kernel], launch.grid, launch.options, list(launch.signature.values()),
@@ -144,5 +151,4 @@ def _facts(built: Built) -> list[object]:
         ]
         for launch in plan.launches
     ]  # fmt: skip
-    code = [[kernels.get(r.kernel, -1), r.binary, r.warps, r.shared_bytes] for r in built.resources]
-    return [plan.workload, plan.buffers, launches, plan.fills, plan.copies, code]
+    return [plan.workload, plan.buffers, launches, plan.fills, plan.copies]

@@ -7,7 +7,7 @@ In: a message and what the conversation remembers. Out: the answer on the channe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -22,6 +22,8 @@ from kernelevolve.tensors import load, outputs
 from kernelevolve.wire import Attachment, Channel, Message, memory_bytes
 from kernelevolve.worker import ipc, pack, plan, sanitized, structure, timed
 from kernelevolve.worker.build import build
+from kernelevolve.worker.fault import Fault
+from kernelevolve.worker.gradients import Gradients
 from kernelevolve.worker.interpret import interpreting
 from kernelevolve.worker.load import build_candidate, choose, load_candidate, silence_autotune
 from kernelevolve.worker.run import Runner, guarded
@@ -64,6 +66,8 @@ def _meta_inputs(opened: Opened, problem: Any) -> list[Any]:
 def _plan(state: State, message: Message, channel: Channel) -> None:
     """`plan {platform, target, figures, answers, choice, build, pack?}`: the LaunchPlan, its census, its Resources.
 
+    Where the direction is not `forward`, `gradients` is the plan of a call with its gradients, or None, and
+    `unrecorded` says why; the Resources are of the launches of both.
     With `pack` also the PackedPlan, or in `unpacked` why there is none; its binaries are attached by digest.
     """
     body = message.body
@@ -71,21 +75,25 @@ def _plan(state: State, message: Message, channel: Channel) -> None:
     target, figures = codec.from_data(Target, body["target"]), codec.from_data(HardwareFigures, body["figures"])
     choose(state["module"], body["choice"])
     index = state["devices"].setdefault(body["platform"], len(state["devices"]))
-    recorded, recording = plan.record_plan(
-        state["model"],
-        (state["inputs"], {}),
-        workload=opened.description.variant.workload,
-        platform=body["platform"],
-        target=target,
-        answers=body["answers"],
-        device_index=index,
-    )
-    resources = [build(c, target, figures) for c in _distinct(recording)] if body["build"] else []
-    answer = {
-        "plan": codec.to_data(recorded),
-        "forbidden": recording.forbidden,
-        "resources": codec.to_data(resources),
+    rules = {
+        "workload": opened.description.variant.workload,
+        "platform": body["platform"],
+        "target": target,
+        "answers": body["answers"],
+        "device_index": index,
     }
+    recorded, recording = plan.record_plan(state["model"], (state["inputs"], {}), **rules)
+    launched, backward = [recording], None
+    answer = {"plan": codec.to_data(recorded), "forbidden": recording.forbidden, "unrecorded": ""}
+    if opened.direction != "forward":
+        try:
+            model = Gradients(state["model"], opened.direction)
+            backward, gradients = plan.record_plan(model, (state["inputs"], {}), **rules)
+            launched.append(gradients)
+        except Fault as fault:  # on a device it may be right all the same: there its tensors have data
+            answer["unrecorded"] = str(fault)
+    resources = [build(c, target, figures) for c in _distinct(launched)] if body["build"] else []
+    answer |= {"gradients": codec.to_data(backward), "resources": codec.to_data(resources)}
     if not body.get("pack"):
         channel.send("planned", answer)
         return
@@ -116,9 +124,9 @@ def _pack(
     return {"packed": codec.to_data(packed), "unpacked": ""}, files
 
 
-def _distinct(recording: plan.Recording) -> Iterator[plan.Compilable]:
+def _distinct(recordings: Iterable[plan.Recording]) -> Iterator[plan.Compilable]:
     seen: set[str] = set()
-    for compilable in recording.compilables:
+    for compilable in (c for recording in recordings for c in recording.compilables):
         key = repr((compilable.function.__name__, compilable.signature, compilable.constants, compilable.attributes))
         key += repr(compilable.options)
         if key not in seen:
