@@ -3,6 +3,7 @@ comparing and timing. The device is a driver that runs the kernels on the CPU.""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,6 +63,7 @@ class NearConversation:
     state: dict[str, Any] = field(default_factory=dict)
     isolation: str = "none"
     about: str = ""
+    root: int = field(default_factory=os.getpid)
 
     def __post_init__(self) -> None:
         self.ours, self.theirs = Channel.pair()
