@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--seconds", type=float, default=480.0, help="after which no further specimen begins")
+    parser.add_argument("--jobs", type=int, default=1, help="problems at the same time")
     parser.add_argument("--again", action="store_true", help="run again what came out wrong")
     parser.add_argument("--matrix", action="store_true", help="the rows of the matrix; --only then takes guards")
     parser.add_argument("--aa", type=int, default=0, metavar="N", help="time a kernel against itself N times")
@@ -53,6 +54,7 @@ def of_corpus(asked: argparse.Namespace, kept: Kept) -> tuple[list[str], list[st
         tuple(s for s in wanted if s.id not in done),
         device=asked.device,
         within=asked.seconds,
+        jobs=asked.jobs,
         progress=lambda line: print(line, flush=True),
     )
     found = to_data(report)
@@ -75,6 +77,7 @@ def of_matrix(asked: argparse.Namespace, kept: Kept) -> tuple[list[str], list[st
         tuple(r for r in rows if (r.specimen, *r.guards) not in done),
         device=asked.device,
         within=asked.seconds,
+        jobs=asked.jobs,
         progress=lambda line: print(line, flush=True),
     )
     for shown in report.shown:

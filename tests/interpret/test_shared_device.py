@@ -193,3 +193,27 @@ def test_who_is_built_to_the_same_launches_as_a_measured_one_holds_no_device(lad
     assert host.correct and host.device_seconds > 0
     wrong = ladder.climb(Candidate("n2", "b2", "guest", KINDS["wrong"][0]), rungs.append, lambda data: "kept")
     assert not wrong.correct and wrong.device_seconds > 0
+
+
+def test_baselines_with_rings_of_different_lengths_are_timed_on_the_slots_that_all_have(
+    ladder: Ladder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = ladder.bench
+    bench.problem = dataclasses.replace(bench.problem, baselines=("one", "other"))
+    place, *others = (Device("cpu", "this CPU", full_cases=1) for _ in range(3))
+    made = dict(zip(bench.problem.baselines, others, strict=True))
+    monkeypatch.setattr(place, "baseline", lambda of, workload, arm: made[arm].baseline(of, workload, "eager"))
+    ahead = {"seed": 5, "distribution": "declared", "seconds": 0.0, "hold": 0}
+    # Each takes what memory leaves it: here the first one less.
+    for arm, most in (("one", 4), ("other", 6)):
+        bench.judged(place.baseline(bench, "declared", arm), "warm", {**ahead, "slots": 0, "most": most})
+    try:
+        judges, facts = place.warm_baselines(bench, "declared", {**ahead, "slots": 0, "most": 6})
+        assert list(judges) == ["one", "other"] and facts["slots"] == 4
+        for judge in judges.values():
+            calls = [[slot, slot] for slot in range(facts["slots"])]
+            bench.judged(judge, "renew", {"calls": calls, "distribution": "declared"})
+            assert len(bench.judged(judge, "burst", {"mode": "cold", "untimed": 1}).body["milliseconds"]) == 3
+    finally:
+        for one in others:
+            one.free()

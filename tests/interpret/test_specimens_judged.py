@@ -4,10 +4,12 @@ names its fault, and no honest oddity is refused. `kernelevolve selftest` takes 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
 from court import Court
+from planned import loaded, opened_for, recorded
 
 from kernelevolve import plugins
 from kernelevolve.evaluation import Verdict
@@ -15,6 +17,9 @@ from kernelevolve.protocol import Case
 from kernelevolve.selftest.specimen import Specimen, read
 from kernelevolve.selftest.specimens import honest, mathematics, memory, numerics, values
 from kernelevolve.settings import LANES
+from kernelevolve.tensors import load
+from kernelevolve.worker.interpret import CannotBeSeen, interpreting
+from kernelevolve.worker.plan import LaunchStep, Recording
 from kernelevolve.worker.pose import posing
 
 # What the comparison alone cannot see: admission refuses the problem, the build refuses the launch, the structure tests
@@ -60,7 +65,7 @@ def test_an_honest_oddity_passes(specimen: Specimen) -> None:
 
 
 def test_streams_and_events_can_be_planned_without_a_device() -> None:
-    with posing(plugins.load("platforms", "h100").device_answers()):
+    with posing(plugins.load("platforms", "h100").device_answers(), Recording()):
         here, side, begun = torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.Event()
         begun.record(here)
         side.wait_event(begun)
@@ -69,3 +74,15 @@ def test_streams_and_events_can_be_planned_without_a_device() -> None:
             x.record_stream(side)
         here.wait_stream(side)
         assert side.query() and x.is_cuda
+
+
+def test_a_graph_is_planned_as_what_its_replays_launch_and_left_to_the_device(tmp_path: Path) -> None:
+    (specimen,) = (s for s in honest.SPECIMENS if s.id == "L2")
+    recording, _, _ = recorded(opened_for(read(specimen.problem).source), specimen.source, tmp_path)
+    names = [step.compilable.function.__name__ for step in recording.steps if isinstance(step, LaunchStep)]
+    # Once to warm up and once when it is replayed: capturing itself runs nothing.
+    assert names == ["relu_gemm"] * 2 and len(recording.launches) == 2
+    module = loaded(specimen.source, tmp_path)
+    model = module.ModelNew(*load.load_module(read(specimen.problem).source).get_init_inputs())
+    with interpreting(), pytest.raises(CannotBeSeen, match="a CUDA graph"):
+        model(torch.randn(96, 64))

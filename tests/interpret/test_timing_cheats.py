@@ -225,6 +225,15 @@ def test_a_time_that_is_none_is_tampering_or_the_end_of_the_process(time_it: Tim
     assert failed.verdict in (Verdict.TAMPER, Verdict.CRASH), str(failed)
 
 
+@pytest.mark.parametrize("claim", ["1e-9", "1e-300"])
+def test_a_time_in_which_nothing_can_be_called_is_refused_before_anything_is_made_of_it(
+    time_it: Time, claim: str
+) -> None:
+    failed = refused(time_it, candidate("return self.work(x)", before=PATCHED_CLOCK.format(claim=claim)))
+    assert failed.verdict is Verdict.TIMER_INCONSISTENT and failed.artefact["guard"] == "clock"
+    assert f"the worker reports {claim}" in str(failed).replace("e-09", "e-9")
+
+
 def test_a_time_below_what_the_memory_can_do_is_refused(time_it: Time) -> None:
     slow_memory = dataclasses.replace(H200.figures, bandwidth=1e6)
     failed = refused(time_it, HONEST, figures=slow_memory)

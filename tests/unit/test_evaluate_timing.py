@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import sys
 
 import pytest
 
@@ -249,3 +250,9 @@ def test_what_two_processes_have_apart_is_in_the_interval_whatever_the_blocks_sa
         assert (interval.low > 1) is faster
     assert apart(0.02, 0.02) == pytest.approx(0.006)
     assert apart(0.02, 2.0) == pytest.approx(0.006 / math.sqrt(2), rel=1e-3)
+
+
+def test_an_interval_wider_than_numbers_go_still_is_one() -> None:
+    found = log_interval([math.log(1e-300), math.log(1e300)])
+    assert (found.value, found.low) == (pytest.approx(1.0), 0.0) and found.high == pytest.approx(sys.float_info.max)
+    assert judge_ratio(found) is Verdict.INCONCLUSIVE

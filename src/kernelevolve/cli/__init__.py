@@ -7,6 +7,7 @@ with `--json`, and an exit code (`errors`). Left to others: all work; this door 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from kernelevolve.cli.app import app
     from kernelevolve.cli.door import UNEXPECTED, Door, unexpected
 
+    os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")  # the screen is the run's
     given = list(sys.argv[1:] if arguments is None else arguments)
     door = Door(json="--json" in given)
     try:

@@ -51,7 +51,7 @@ def selftest(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", min=1, help="problems at the same time; default: the cores, at most 8; 1 on a device"),
+        typer.Option("--jobs", min=1, help="problems at the same time; default: the cores, at most 8"),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -62,7 +62,7 @@ def selftest(
     the cheat passes without it. With --aa: if equal kernels are told apart more often than chance allows.
     """
     door = door_of(context, as_json)
-    some = jobs or (min(MOST_JOBS, len(os.sched_getaffinity(0))) if device == "none" else 1)
+    some = jobs or min(MOST_JOBS, len(os.sched_getaffinity(0)))
     if matrix and (only or lane or aa):
         raise UsageError("--matrix takes --weaken, --device and --jobs; leave out --only, --lane and --aa")
     if aa and (only or lane or weaken):

@@ -1,4 +1,4 @@
-"""Structure tests and hidden sizes of one workload on a device, in a fresh worker.
+"""Structure tests, ragged and hidden sizes of one workload on a device, in a fresh worker.
 
 In: a candidate at its choice, a device, the lane, the secret. Out: labels; each guard reports. Left to others: the
 tests themselves (`structure`, `hidden`), comparing at full size and timing (`measure`).
@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kernelevolve.candidate import Choice
-from kernelevolve.evaluate.asking import BOUNDS, Bounds, Trial
+from kernelevolve.evaluate.asking import BOUNDS, Bounds, Failed, Trial, refuses
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import compare
-from kernelevolve.evaluate.hidden import compare_hidden
+from kernelevolve.evaluate.hidden import DECLARED_ONLY, compare_hidden
 from kernelevolve.evaluate.sanitizer import GUARD as SANITIZER
 from kernelevolve.evaluate.sanitizer import sanitize
 from kernelevolve.evaluate.secrets import Seeds
@@ -72,10 +72,29 @@ class Behaviour:
             sizes = self.bench.hidden(workload, self.device, seed, self.lane.hidden)
             near = replace(trial, description=scaled)
             labels += compare_hidden(self.bench, near, sizes, self.seeds, evidence, report, keep=screen)
+        if self.device != "cpu":
+            labels += self._ragged(trial)
         if SANITIZER in self.lane.structure and self.device != "cpu":
             cases = [self.seeds.case("sanitizer", self.distribution)]
             sanitize(self.bench, replace(trial, description=scaled), cases, report)
         return labels
+
+    def _ragged(self, trial: Trial) -> list[str]:
+        """One call at sizes that no tile divides: on the CPU the interpreter's part, which not everything can be."""
+        workload = trial.description.variant.workload
+        for description in self.bench.small():
+            if description.variant.workload == workload and description.variant.size == "ragged":
+                case = self.seeds.case("ragged", self.distribution)
+                try:
+                    compare(self.bench, replace(trial, description=description), [case], Evidence.MEASURED)
+                except Failed as failed:
+                    if not refuses(failed):
+                        raise
+                    return [DECLARED_ONLY]
+                finally:
+                    if self.lane.name != "screen":
+                        self.bench.forget(description, self.device)
+        return []
 
     def _scaled(self, workload: str) -> Description:
         return next(d for d in self.bench.small() if d.variant.workload == workload and d.variant.size == "scaled")

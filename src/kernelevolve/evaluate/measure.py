@@ -13,7 +13,7 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -194,7 +194,7 @@ class Device:
         with self.seat.unplaced() as share, share.alone():
             for key in (k for k in keys if k not in self.pilots):
                 judges = {arm: self._baselines[key[0], key[1], arm] for arm in bench.problem.baselines}
-                slots = int(self._warmed[next(iter(judges.values()))][1]["slots"])
+                slots = int(self._common(judges.values())["slots"])
                 state = self._ranking.seed("baseline") >> 1
                 turns = turns_of(self._ranking, f"first/{key[1]}", slots, state)
                 asks = {arm: partial(bench.judged, judge) for arm, judge in judges.items()}
@@ -389,7 +389,7 @@ class Device:
     def warm_baselines(
         self, bench: Bench, workload: str, body: Mapping[str, Any]
     ) -> tuple[dict[str, Conversation], Mapping[str, Any]]:
-        """The baselines' conversations by arm, warm, and what the last of them said of its ring and memory.
+        """The baselines' conversations by arm, warm, and what they said of their rings and memory, see `_common`.
 
         Those that were warmed up not long ago are taken as they are.
 
@@ -403,7 +403,13 @@ class Device:
                     facts = bench.judged(judge, "warm", body).body
                     self._warmed[judge] = time.monotonic(), facts
                     self._holds.pop(judge, None)
-            return judges, self._warmed[judge][1]
+            return judges, self._common(judges.values())
+
+    def _common(self, judges: Iterable[Conversation]) -> dict[str, Any]:
+        """What the last of them said, with as many slots as all of them have: each made its ring from the memory that
+        was free just then, and all arms visit the same slots."""
+        said = [self._warmed[judge][1] for judge in judges]
+        return {**said[-1], "slots": min(int(facts["slots"]) for facts in said)}
 
     def hold(self, bench: Bench, judge: Conversation, body: Mapping[str, Any]) -> None:
         """Has a baseline keep as many results as a candidate does, which takes the same time; once is enough."""

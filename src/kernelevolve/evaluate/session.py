@@ -7,6 +7,7 @@ of the clock (`consistency`), what the driver says (`watch`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,6 +49,8 @@ SCREEN_WARM = 0.25  # of the usual time
 WARM_SECONDS = {"cuda": 0.2, "cpu": 0.02}  # of work, so that clocks are up
 FLOOR = 0.9  # of the least time: peaks and clocks are known no better
 SLOW_MS = 10.0
+SHORTEST_MS = 1e-4  # of a call that does nothing at all
+SHORT_MS = 0.1  # of a baseline, up to which a screen looks more sharply at claims
 PILOT_ROUNDS = 5  # in a screen, where it decides against whom all candidates are timed
 PILOT_HOW = "median of the first look at the baselines, not interleaved with a candidate"
 _MORE_BLOCKS = 12  # before anybody is accused of a false clock
@@ -186,6 +189,9 @@ class Session:
 
         def burst(calls: int) -> Sequence[float]:
             times = candidate(calls)
+            if not all(math.isfinite(ms) and ms >= SHORTEST_MS for ms in times):
+                told = f"the worker reports {', '.join(f'{ms:.3g}' for ms in times)} ms for calls"
+                raise self._refused("clock", Verdict.TIMER_INCONSISTENT, f"{told}; nothing takes below {SHORTEST_MS:g}")
             if looks is not None and shape.by_burst:
                 looks.look(candidate, candidate.number)
                 candidate.compared()
@@ -205,6 +211,13 @@ class Session:
                 look(block)
             for arm in arms.values():
                 arm.next_block(keep=arm is candidate and looks is not None)
+
+        def settle() -> None:
+            """Whatever is held is compared, and another block begins."""
+            if looks is not None and candidate.pending:
+                looks.look(candidate, len(candidate.blocks))
+            for arm in arms.values():
+                arm.next_block()
 
         def one_more(block: int) -> None:
             before(block)
@@ -230,7 +243,7 @@ class Session:
                 )
             except NothingCounts as error:
                 raise Failed(Verdict.INCONCLUSIVE, str(error)) from error
-            self._clock(arms, timed.timing.against, one_more, after)
+            self._clock(arms, timed, one_more, settle)
         if looks is not None and candidate.pending:
             self.visit.give_way()
             looks.look(candidate, len(candidate.blocks))
@@ -302,15 +315,16 @@ class Session:
     def _clock(
         self,
         arms: Mapping[str, Arm],
-        against: str,
+        timed: Timed,
         one_more: Callable[[int], None],
-        after: Callable[[int], None],
+        settle: Callable[[], None],
     ) -> None:
         """Refuses times that this process's own clock contradicts; looks longer before it does."""
         if "clock" not in self.lane.defences:
             return
         if names := arms[CANDIDATE].replaced:
             raise self._refused("clock", Verdict.TIMER_INCONSISTENT, f"the candidate has replaced {', '.join(names)}")
+        against = timed.timing.against
         found = self._consistency(arms, against)
         if not found.holds:
             done = len(arms[CANDIDATE].blocks)
@@ -319,15 +333,25 @@ class Session:
             found = self._consistency(arms, against)
         if not found.holds:
             raise self._refused("clock", Verdict.TIMER_INCONSISTENT, f"{found}")
-        sharper = self._sharpened(arms[CANDIDATE], arms[against], lambda: after(len(arms[CANDIDATE].blocks)))
+        sharper = ""
+        if not self.screen or self._doubtful(found, timed):
+            sharper = self._sharpened(arms[CANDIDATE], arms[against], settle)
         self._held("clock", f"{found}{sharper}", ran=found.blocks >= 2)
 
-    def _sharpened(self, candidate: Arm, baseline: Arm, compare: Callable[[], None]) -> str:
-        """Looks more sharply at the clock where that is possible: short calls on a device, in no screen."""
-        if candidate.mode != "cold" or self.lane.name == "screen" or self.place.torch_name == "cpu":
+    @staticmethod
+    def _doubtful(found: Consistency, timed: Timed) -> bool:
+        """Whether a short call is claimed to be faster by no more than what the wide look may have overlooked."""
+        claimed, usual = timed.timing.candidate.value, timed.timing.baselines[timed.timing.against].value
+        faster = timed.verdict is Verdict.OK_FASTER
+        return faster and usual <= SHORT_MS and claimed + found.limit + found.noise >= usual
+
+    def _sharpened(self, candidate: Arm, baseline: Arm, settle: Callable[[], None]) -> str:
+        """Looks more sharply at the clock where that is possible: short calls on a device."""
+        if candidate.mode != "cold" or self.place.torch_name == "cpu":
             return ""
+        settle()
         longest = min(candidate.shape.slots - candidate.shape.untimed, candidate.shape.hold - 1)
-        sharp = sharpen(candidate, baseline, longest, compare)
+        sharp = sharpen(candidate, baseline, longest, settle)
         if not sharp.holds:
             raise self._refused("clock", Verdict.TIMER_INCONSISTENT, f"{sharp}")
         return f"; {sharp}"

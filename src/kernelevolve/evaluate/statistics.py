@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,6 +79,9 @@ class Interval:
 PROCESSES_MS, PROCESSES_FREEDOM = 1.2e-4, 9
 
 
+_LARGEST = math.log(sys.float_info.max)
+
+
 def apart(first_ms: float, second_ms: float) -> float:
     """The relative standard deviation of a ratio of two processes' times that no number of calls makes smaller."""
     return PROCESSES_MS * math.sqrt((first_ms**-2 + second_ms**-2) / 2)
@@ -95,7 +99,12 @@ def log_interval(logs: Sequence[float], confidence: float = 0.95, apart: float =
     half = t_quantile(len(logs) - 1, confidence) * statistics.stdev(logs) / math.sqrt(len(logs))
     if apart:
         half = math.hypot(half, t_quantile(PROCESSES_FREEDOM, confidence) * apart)
-    return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+    return Interval(_exp(mean), _exp(mean - half), _exp(mean + half))
+
+
+def _exp(exponent: float) -> float:
+    """exp, at most the largest float: whatever arms report has an interval."""
+    return math.exp(min(exponent, _LARGEST))
 
 
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float], confidence: float = 0.95) -> Interval:

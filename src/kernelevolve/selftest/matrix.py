@@ -180,7 +180,6 @@ def run_matrix(
 
     Raises:
         MissingDevice: the device is not here.
-        UsageError: several jobs on a device.
     """
     start = time.monotonic()
     known: Mapping[str, Specimen] = {s.id: s for s in corpus()}

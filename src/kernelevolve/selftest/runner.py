@@ -1,4 +1,4 @@
-"""Takes specimens up the ladder, several problems at the same time where nothing is timed.
+"""Takes specimens up the ladder, several problems at the same time.
 
 In: specimens, a device or none, guards to leave out. Out: a `Report`. Left to others: one problem (`station`), what
 each guard alone stops (`matrix`).
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kernelevolve import plugins
 from kernelevolve.equipment import find_devices, is_platform
-from kernelevolve.errors import MissingDevice, UnknownName, UsageError
+from kernelevolve.errors import MissingDevice, UnknownName
 from kernelevolve.evaluate.roles import Roles
 from kernelevolve.platforms import Platform
 from kernelevolve.selftest.honest import KNOWN_GOOD
@@ -74,12 +74,11 @@ def run_selftest(
         lane: in place of each specimen's own.
         weaken: guards and distributions to leave out.
         within: seconds after which no further specimen begins.
-        jobs: problems at the same time; on a device it must be one.
+        jobs: problems at the same time; on a device they share it as the candidates of a search do.
 
     Raises:
         MissingDevice: it is not here.
         UnknownName: a guard or distribution that no lane has.
-        UsageError: several jobs on a device.
     """
     start = time.monotonic()
     without(LANES["screen"], weaken)  # says at once that a name is wrong
@@ -137,14 +136,7 @@ class Sitting:
         self._due = deque(sorted(parts, key=lambda part: -len(part[1])))  # the longest first
 
     def run(self, jobs: int) -> None:
-        """Does all of it, `jobs` problems at the same time, each thread with its own processes.
-
-        Raises:
-            UsageError: several jobs on a device.
-        """
-        if jobs > 1 and self.device != "none":
-            shared = "candidates that share a device disturb each other's times"
-            raise UsageError(f"{jobs} jobs on {self.device}: {shared}; use 1")
+        """Does all of it, `jobs` problems at the same time, each thread with its own processes."""
         with _canaries(), ThreadPoolExecutor(jobs) as pool:
             working = [pool.submit(self._work) for _ in range(min(jobs, len(self._due)))]
             try:

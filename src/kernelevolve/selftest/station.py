@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from kernelevolve.settings import Lane, Settings, settings_for
 _MEMORY = 3 << 30
 _PATIENCE = 2.0  # seconds
 _ON_CPU = ("declared", "D1", "D3", "D4", "D6", "D7", "D8", "D9")
+_LEAVING = threading.Lock()  # of specimens that leave processes behind: whose they are shows while there is only one
 _SLOPES = ("clock", "floor")  # looked at by a slope and its noise, or right behind what is
 
 
@@ -89,6 +91,10 @@ class Station:
         Args:
             weaken: guards and distributions that are left out.
         """
+        with _LEAVING if MARK in specimen.source else nullcontext():
+            return self._outcome(specimen, lane, weaken)
+
+    def _outcome(self, specimen: Specimen, lane: Lane, weaken: Collection[str]) -> Outcome:
         start = time.monotonic()
         facts = (specimen.id, specimen.family, specimen.title, specimen.verdicts)
         short = without(self._short(lane, specimen), weaken)

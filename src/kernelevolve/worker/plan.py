@@ -89,6 +89,23 @@ class Recording:
         """Count of each ATen op."""
         return self.census.ops
 
+    def mark(self) -> tuple[int, int]:
+        """How much was recorded so far."""
+        return len(self.launches), len(self.steps)
+
+    def cut(self, mark: tuple[int, int]) -> tuple[list[Any], list[Any]]:
+        """What was recorded since `mark`, taken out: it was captured in a graph and did not run. Its kernels stay among
+        what is built."""
+        launches, steps = mark
+        part = self.launches[launches:], self.steps[steps:]
+        del self.launches[launches:], self.steps[steps:]
+        return part
+
+    def play(self, part: tuple[list[Any], list[Any]]) -> None:
+        """A graph is replayed: what was captured in it runs."""
+        self.launches += part[0]
+        self.steps += part[1]
+
     @property
     def forbidden(self) -> list[str]:
         """See `Census.forbidden`."""
@@ -213,7 +230,8 @@ def record_plan(
     driver = StandInDriver(target, answers, device_index)
     args, kwargs = inputs
     try:
-        with torch.no_grad(), posing(answers) as pose, _recording_launches(recording, driver), recording.census:
+        recorded = _recording_launches(recording, driver)
+        with torch.no_grad(), posing(answers, recording) as pose, recorded, recording.census:
             result = model(*args, **kwargs)
             recording.result, recording.addresses = result, pose.addresses
     except (Exception, SystemExit) as error:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 from unittest import mock
 
 import torch
@@ -93,13 +94,60 @@ class _Stream:
         return None
 
 
+class Tape(Protocol):
+    """What is recorded of a call, as far as graphs need it."""
+
+    def mark(self) -> Any:
+        """Where the recording is now."""
+
+    def cut(self, mark: Any) -> Any:
+        """What was recorded since, which is taken out: capturing runs nothing."""
+
+    def play(self, part: Any) -> None:
+        """Records that part again."""
+
+
+class _Graph:
+    """A CUDA graph of the device that is not here: a part of the tape."""
+
+    def __init__(self, tape: Tape, *args: Any, **kwargs: Any) -> None:
+        self._tape = tape
+        self._since: Any = None
+        self._part: Any = None
+
+    def capture_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._since = self._tape.mark()
+
+    def capture_end(self) -> None:
+        self._part = self._tape.cut(self._since)
+
+    def replay(self) -> None:
+        if self._part is None:
+            raise RuntimeError("CUDAGraph.replay before a capture has ended")
+        self._tape.play(self._part)
+
+    def reset(self) -> None:
+        self._part = None
+
+    def pool(self) -> tuple[int, int]:
+        return (0, 0)
+
+    @contextlib.contextmanager
+    def capturing(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """What `torch.cuda.graph` does with it."""
+        self.capture_begin()
+        yield
+        self.capture_end()
+
+
 @contextlib.contextmanager
-def posing(answers: Mapping[str, Any]) -> Iterator[_Pose]:
+def posing(answers: Mapping[str, Any], tape: Tape) -> Iterator[_Pose]:
     """Within this context meta tensors and `torch.cuda` answer as the device that `answers` describes.
 
     Args:
         answers: `multi_processor_count`, `name`, `total_memory`, `major`, `minor`, `warp_size`,
             `shared_memory_per_block_optin` and so on, as `torch.cuda.get_device_properties` has them.
+        tape: on which launches are recorded.
     """
     properties = SimpleNamespace(**answers)
     capability = (int(answers.get("major", 9)), int(answers.get("minor", 0)))
@@ -117,6 +165,9 @@ def posing(answers: Mapping[str, Any]) -> Iterator[_Pose]:
         "Stream": _Stream,
         "Event": _Stream,
         "synchronize": lambda device=None: None,
+        "CUDAGraph": partial(_Graph, tape),
+        "graph": lambda graph, *args, **kwargs: graph.capturing(),
+        "graph_pool_handle": lambda: (0, 0),
     }
     with contextlib.ExitStack() as stack:
         for name, answer in stand_ins.items():

@@ -158,6 +158,12 @@ def _cuda_functions(answers: Answers) -> dict[str, Any]:
     def always(value: Any) -> Callable[..., Any]:
         return lambda *args, **kwargs: value
 
+    def unseen(what: str) -> Callable[..., Any]:
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise CannotBeSeen(what, "the candidate's host code")
+
+        return refuse
+
     return {
         "is_available": always(True),
         "device_count": lambda: answers.get("device_count", 1),
@@ -178,6 +184,8 @@ def _cuda_functions(answers: Answers) -> dict[str, Any]:
         "set_device": nothing,
         "set_stream": nothing,
         "synchronize": nothing,
+        "CUDAGraph": unseen("a CUDA graph"),
+        "graph": unseen("a CUDA graph"),
         "empty_cache": nothing,
         "manual_seed": nothing,
         "manual_seed_all": nothing,
