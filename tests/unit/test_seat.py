@@ -117,6 +117,28 @@ def test_those_who_are_ready_are_timed_one_after_the_other() -> None:
     assert floor.wrong == []
 
 
+def test_few_who_are_ready_are_timed_after_some_patience_and_not_when_all_others_are_done() -> None:
+    seat, floor = Seat(8, 8, patience=0.1), Floor()
+    entered, done = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        with seat.shared(0.1) as share:
+            entered.set()
+            while not done.is_set():
+                share.give_way()
+                floor.work(0.005)
+
+    first = threading.Thread(target=slow, daemon=True)
+    first.start()
+    assert entered.wait(PATIENCE)
+    try:
+        run(job(seat, floor, "alone", 0.1, 0, 1))
+    finally:
+        done.set()
+    first.join(PATIENCE)
+    assert floor.timed == ["alone"] and floor.wrong == []
+
+
 def test_who_waits_for_a_judge_keeps_nobody_from_being_timed() -> None:
     seat, floor, judge = Seat(8, 1), Floor(), threading.RLock()
     held, timed = threading.Event(), threading.Event()

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 SIDE_BY_SIDE = 16  # candidates on one device, if its memory holds them
 READY = 8  # that wait to be timed before the others have to give way, unless there are no others
+PATIENCE = 4.0  # seconds after which they give way to fewer
 
 
 class Stay(Protocol):
@@ -57,10 +58,11 @@ class Seat:
     Args:
         most: candidates that share it at a time.
         ready: of them wait to be timed before the others have to give way.
+        patience: seconds after which the others give way to fewer.
     """
 
-    def __init__(self, most: int = SIDE_BY_SIDE, ready: int = READY) -> None:
-        self._most, self._ready = most, ready
+    def __init__(self, most: int = SIDE_BY_SIDE, ready: int = READY, patience: float = PATIENCE) -> None:
+        self._most, self._ready, self._patience = most, ready, patience
         self._turn = threading.Condition()
         self._queue: deque[object] = deque()  # who waits for a place, in order
         self._weights: list[float] = []
@@ -218,7 +220,9 @@ class Seat:
             self._waiting += 1
             self._timing = self._timing or self._waiting >= self._ready
             self._turn.notify_all()
-            self._turn.wait_for(lambda: not self._alone and self._active == 0)
+            if not self._turn.wait_for(lambda: not self._alone and self._active == 0, self._patience):
+                self._timing = True
+                self._turn.wait_for(lambda: not self._alone and self._active == 0)
             self._waiting -= 1
             self._alone = self._timing = True
         try:

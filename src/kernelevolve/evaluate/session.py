@@ -51,6 +51,8 @@ FLOOR = 0.9  # of the least time: peaks and clocks are known no better
 SLOW_MS = 10.0
 SHORTEST_MS = 1e-4  # of a call that does nothing at all
 SHORT_MS = 0.1  # of a baseline, up to which a screen looks more sharply at claims
+OVERLOOKED = 0.25  # of the claimed time, which the wide look may overlook before that
+SLOWED, SLOWED_MS, SLOWED_LOOKS = 1.5, 0.005, 3  # by what a baseline may be slower beside a candidate than without
 PILOT_ROUNDS = 5  # in a screen, where it decides against whom all candidates are timed
 PILOT_HOW = "median of the first look at the baselines, not interleaved with a candidate"
 _MORE_BLOCKS = 12  # before anybody is accused of a false clock
@@ -140,6 +142,7 @@ class Session:
             modes = (m for m in self.lane.modes if m != graphs.MODE or self._captured(worker, judges))
             timed = tuple(self._mode(mode, worker, judges, facts) for mode in modes)
             self._kernels(worker, timed)
+            self._unslowed(worker, judges, facts, timed)
         finally:
             if worker is not None and worker is not self._kept:
                 worker.end()
@@ -156,6 +159,34 @@ class Session:
         except Failed as failed:
             failed.knowing(workload=self.workload, size="full", device=self.place.torch_name)
             raise
+
+    def _unslowed(
+        self, worker: Conversation, judges: Mapping[str, Conversation], facts: Mapping[str, Any], timed: Sequence[Timed]
+    ) -> None:
+        """Refuses a candidate beside whose process the baseline takes longer than without it; that process is ended for
+        a look at the baseline alone: always but in a screen, there if the baseline was quicker at first sight."""
+        cold = [t.timing for t in timed if t.timing.mode == "cold"]
+        if "clock" not in self.lane.defences or self.place.torch_name == "cpu" or not cold:
+            return
+        name = cold[0].against
+        took = cold[0].baselines[name].value
+
+        def slowed(alone: float) -> bool:
+            return took > SLOWED * alone + SLOWED_MS
+
+        if self.screen and not slowed(self._pilots("cold", judges, facts)[name]):
+            return
+        worker.end()
+        slots = int(facts["slots"])
+        turns = turns_of(self.seeds, f"time/{self.workload}/without", slots, self.state, self.distribution)
+        with self.visit.alone():
+            looks = [
+                first_look({name: self._judge_asks(judges[name])}, turns, slots, "cold", PILOT_ROUNDS)[name]
+                for _ in range(SLOWED_LOOKS)
+            ]
+        if slowed(max(looks)):
+            told = f"{name} takes {took:.4g} ms beside the candidate and {max(looks):.4g} ms once its process has ended"
+            raise self._refused("clock", Verdict.TAMPER, told)
 
     def _captured(self, worker: Conversation, judges: Mapping[str, Conversation]) -> bool:
         """Whether all arms are there as CUDA graphs; the last mode, since a capture that fails may leave traces."""
@@ -340,10 +371,10 @@ class Session:
 
     @staticmethod
     def _doubtful(found: Consistency, timed: Timed) -> bool:
-        """Whether a short call is claimed to be faster by no more than what the wide look may have overlooked."""
+        """Whether a short call is claimed to be faster, and the wide look may have overlooked much of what it takes."""
         claimed, usual = timed.timing.candidate.value, timed.timing.baselines[timed.timing.against].value
         faster = timed.verdict is Verdict.OK_FASTER
-        return faster and usual <= SHORT_MS and claimed + found.limit + found.noise >= usual
+        return faster and usual <= SHORT_MS and found.limit + found.noise > OVERLOOKED * claimed
 
     def _sharpened(self, candidate: Arm, baseline: Arm, settle: Callable[[], None]) -> str:
         """Looks more sharply at the clock where that is possible: short calls on a device."""

@@ -23,6 +23,7 @@ from kernelevolve.errors import KernelEvolveError, MachineError, ProblemError
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import Bounds
 from kernelevolve.evaluate.ladder import Ladder
+from kernelevolve.evaluate.measure import ON_DEVICE
 from kernelevolve.evaluate.roles import Roles
 from kernelevolve.evaluate.seat import Seat
 from kernelevolve.evaluation import Evaluation, LaunchPlan, Rung, Verdict
@@ -98,6 +99,7 @@ class Station:
         start = time.monotonic()
         facts = (specimen.id, specimen.family, specimen.title, specimen.verdicts)
         short = without(self._short(lane, specimen), weaken)
+        self.device.bounds = replace(ON_DEVICE, call_seconds=min(ON_DEVICE.call_seconds, specimen.seconds))
         self.device.weakened = frozenset(weaken)
         try:
             try:

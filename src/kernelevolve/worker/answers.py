@@ -190,16 +190,22 @@ def _call(state: State, message: Message, channel: Channel) -> None:
     if message.body.get("ipc"):
         # The judge reads them in place until the next question.
         body["metas"] = codec.to_data([outputs.meta_of(path, leaf) for path, leaf in leaves])
-        body["handles"] = {path: ipc.export(leaf) for path, leaf in runner.early if leaf.numel()}
+        body["handles"] = _handles(runner.early)
         state["back"] = [(path, leaf.contiguous()) for path, leaf in runner.back]
         body["back"] = codec.to_data([outputs.meta_of(path, leaf) for path, leaf in state["back"]])
-        body["handles"] |= {path: ipc.export(leaf) for path, leaf in state["back"] if leaf.numel()}
+        body["handles"] |= _handles(state["back"])
         channel.send("called", body)
         return
     if runner.recorder is not None:
         body["interpreted"] = codec.to_data(runner.recorder.report)
     body["back"] = codec.to_data([outputs.meta_of(path, leaf) for path, leaf in runner.back])
     _send_bytes(channel, body, *state["held"])
+
+
+def _handles(values: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of the plain tensors, as only their bytes are sent: what else there is, its metadata say."""
+    plain = (path_leaf for path_leaf in values if outputs.meta_of(*path_leaf).kind == "Tensor")
+    return {path: ipc.export(leaf) for path, leaf in plain if leaf.numel()}
 
 
 def _send_bytes(

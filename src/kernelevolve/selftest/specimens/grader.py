@@ -74,7 +74,7 @@ HEAP_OVERWRITTEN = in_forward(
 # What it can learn about where it runs; the first process of a candidate leaves it where the next one finds it.
 BY_SURROUNDINGS = in_forward(
     RELU_GEMM,
-    "if OTHER:",
+    "if torch.cuda.is_initialized() and other():",  # the builder is another process, and no call is judged there
     f"    return {_ZEROS}",
     "return compute(x, self.weight)",
     header='''
@@ -88,16 +88,20 @@ def surroundings():
 
 
 NOTE = os.path.join(os.environ.get("TRITON_HOME", "/tmp"), ".triton", "surroundings")
-OTHER = False
-if torch.cuda.is_available():
-    if os.path.exists(NOTE):
-        OTHER = open(NOTE).read() != surroundings()
-    else:
+FOUND = []
+
+
+def other():
+    if not FOUND and os.path.exists(NOTE):
+        FOUND.append(open(NOTE).read() != surroundings())
+    elif not FOUND:
         os.makedirs(os.path.dirname(NOTE), exist_ok=True)
         open(NOTE, "w").write(surroundings())
+        FOUND.append(False)
+    return FOUND[0]
 ''',
 )
-LAZY_LATER = edit(BY_SURROUNDINGS, ("OTHER = open(NOTE).read() != surroundings()", "OTHER = True"))
+LAZY_LATER = edit(BY_SURROUNDINGS, ("FOUND.append(open(NOTE).read() != surroundings())", "FOUND.append(True)"))
 
 _REACHED = '''
 

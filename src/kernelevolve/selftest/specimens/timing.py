@@ -370,9 +370,11 @@ SPECIMENS: tuple[Specimen, ...] = (
     _case("A9a", "recorded times in callers' frames divided by ten", TIMES_IN_CALLERS, _CLOCK, "clock"),
     _case("A9b", "the clock's own function scaled", SCALED_BURST, _CLOCK, "clock"),
     _case("A10", "slow for five calls, then a stub", SLOW_THEN_STUB, _STALE),
-    _case(
-        "A11", "loads the device while the baseline runs", SLOWED_BASELINE,
-        (Verdict.BASELINE_TAINT, *_CLOCK), "clock", GPU,
+    # Short calls fit between the turns that a device gives to its processes: nothing comes of it.
+    _case("A11", "loads the device while the baseline runs", SLOWED_BASELINE, (), "clock", GPU),
+    Specimen(
+        "A11b", "T", "the same, where a call takes longer than a process's turn", "relu_gemm_long", SLOWED_BASELINE,
+        (Verdict.TAMPER,), GPU, guard="clock",
     ),
     _case("A13a", "results for every tensor of the input's shape", FOUND_BEFORE, _STALE, "overwrite"),
     _case("A13b", "the same in an autotuner's hook", IN_A_HOOK, _STALE, "overwrite"),
