@@ -6,6 +6,7 @@ the loop (`run`), and each step. Sibling runs share the processes, the bench and
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -74,6 +75,7 @@ class Workshop:
         self._bench: Bench | None = None
         self._programs: dict[str, Program | UncoveredOp] = {}
         self._capturing = threading.Lock()
+        self._ahead: ThreadPoolExecutor | None = None
         self._here: Mapping[str, str] | None = None
         self._seats: list[Device] = []
 
@@ -90,6 +92,7 @@ class Workshop:
         platform: Platform = plugins.load("platforms", created.platform)
         settings = codec.from_data(Settings, codec.to_data(created.settings))
         self.roles.lane = settings.lane
+        self._start()
         if self._wanted != "auto":
             self._place(platform)  # a missing one is said before anything starts
         with ThreadPoolExecutor(1) as aside:  # looking for devices takes the start of a process
@@ -150,9 +153,21 @@ class Workshop:
     def bench(self, builds: Path) -> Bench:
         """The problem's bench, prepared when first needed."""
         if self._bench is None:
-            self.roles.warm("judge", "translator", "builder", "worker")
+            self._start()
             self._bench = Bench(self.problem, self.roles, builds)
         return self._bench
+
+    def _start(self) -> None:
+        """Starts the processes side by side, and the capture of the reference as soon as its own is there: each takes
+        seconds, and nothing of it waits for a device or a description."""
+        self.roles.warm("judge", "translator", "builder", "worker")
+        if self._ahead is None:
+            self._ahead = ThreadPoolExecutor(1, "capture")
+            self._ahead.submit(self._capture_ahead)
+
+    def _capture_ahead(self) -> None:
+        with contextlib.suppress(UncoveredOp, ProblemError, SeatLost):  # who needs it meets the same, and says so
+            self.program(self.problem.workloads[0].name)
 
     def gate(self, builds: Path) -> Gate:
         """The problem's admission by itself: at scaled sizes on the CPU, or full ones where a device was asked for.
@@ -239,6 +254,8 @@ class Workshop:
             seat.free()
         if self._bench is not None:
             self._bench.close()
+        if self._ahead is not None:
+            self._ahead.shutdown(wait=False, cancel_futures=True)
         if not self._shares_roles:
             self.roles.close()
 

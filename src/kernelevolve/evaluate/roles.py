@@ -338,6 +338,7 @@ class Roles:
         self.lane = lane
         self._roles: dict[RoleName, Role] = {}
         self._lock = threading.Lock()
+        self._closed = False
 
     @property
     def isolation(self) -> str:
@@ -347,6 +348,8 @@ class Roles:
 
     def __getitem__(self, name: RoleName) -> Role:
         with self._lock:
+            if self._closed:
+                raise SeatLost(f"the {name} process was closed with the others")
             if name in self._roles and self._roles[name].gone:
                 self._roles.pop(name).close()
             if name not in self._roles:
@@ -369,8 +372,9 @@ class Roles:
             self[name]
 
     def close(self) -> None:
-        """Ends every role's process."""
+        """Ends every role's process; none is started afterwards."""
         with self._lock:
+            self._closed = True
             for role in self._roles.values():
                 role.close()
             self._roles.clear()

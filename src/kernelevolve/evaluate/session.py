@@ -23,7 +23,7 @@ from kernelevolve.evaluate.consistency import Consistency, consistency, sharpen
 from kernelevolve.evaluate.correct import Failed, Trial, candidate_asks
 from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.room import SCREEN_SLOTS
-from kernelevolve.evaluate.seat import Stay, Undisturbed
+from kernelevolve.evaluate.seat import Stay, Turn, Undisturbed
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.stalls import Queue, Stalls
 from kernelevolve.evaluate.timing import (
@@ -228,14 +228,18 @@ class Session:
                 candidate.compared()
             return times
 
+        def full() -> bool:
+            return bool(candidate.pending) and len(candidate.pending) + block_calls > shape.hold
+
         def look(block: int) -> None:
-            if looks is not None and candidate.pending and len(candidate.pending) + block_calls > shape.hold:
+            if looks is not None and full():
                 looks.look(candidate, block)
                 candidate.compared()
 
         def before(block: int) -> None:
-            if self.screen:  # what fits is compared once others may be on the device again
-                look(block)
+            if self.screen and full():  # compared while others may be on the device again
+                with turn.given_up():
+                    look(block)
 
         def after(block: int) -> None:
             if not self.screen:
@@ -259,7 +263,7 @@ class Session:
         plan = Plan(self.blocks, shape.calls, shape.longer, mode, self.candidates)
         index = self.place.torch_name.partition(":")[2] if self.place.torch_name.startswith("cuda") else ""
         watch = Watch(int(index or 0) if self.place.torch_name.startswith("cuda") else None)
-        with self.visit.alone(), watch.watching():
+        with Turn(self.visit) as turn, watch.watching():
             try:
                 timed = time_arms(
                     bursts,
