@@ -2,9 +2,10 @@
 
 Comes in: a device, how long one sitting may take (`--seconds`), and optionally ids or families (`--only`); with
 `--matrix` the rows of the matrix in place of the corpus, with `--aa N` as many comparisons of a kernel with itself.
-Goes out: a line for each specimen on stdout and, in the file of `--out`, every outcome so far with versions, date and
-command; what the file has already is not run again, unless it came out wrong and `--again` is given. Exits with 1
-unless everything was run and came out right. It leaves to others: what the specimens are (`kernelevolve.selftest`).
+Goes out: a line for each specimen on stdout and, in the file of `--out`, every outcome as it comes, in the end with
+versions, date and command; what the file has already is not run again, unless it came out wrong and `--again` is given.
+Exits with 1 unless everything was run and came out right. It leaves to others: what the specimens are
+(`kernelevolve.selftest`).
 """
 
 import argparse
@@ -50,12 +51,20 @@ def of_corpus(asked: argparse.Namespace, kept: Kept) -> tuple[list[str], list[st
     before = kept.setdefault("outcomes", [])
     done = {o["id"] for o in before if o["right"] or not asked.again}
     wanted = chosen_specimens(tuple(asked.only), on="gpu")
+
+    def told(outcome: Any) -> None:
+        """Whatever ends this process, what was found is there."""
+        kept["outcomes"] = [o for o in kept["outcomes"] if o["id"] != outcome.id] + [to_data(outcome)]
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        asked.out.write_text(json.dumps(kept, indent=1) + "\n")
+
     report = run_selftest(
         tuple(s for s in wanted if s.id not in done),
         device=asked.device,
         within=asked.seconds,
         jobs=asked.jobs,
         progress=lambda line: print(line, flush=True),
+        told=told,
     )
     found = to_data(report)
     fresh = {o["id"] for o in found["outcomes"]}

@@ -263,6 +263,37 @@ def test_nobody_gets_ready_beside_one_who_has_the_device_to_itself() -> None:
     assert floor.wrong == []
 
 
+def test_who_has_a_place_may_wait_for_somebody_who_gets_ready_while_another_wants_all_of_the_device() -> None:
+    seat, order = Seat(4, 2), []
+    placed, asked = threading.Event(), threading.Event()
+
+    def baselines() -> None:
+        with seat.doorstep():
+            order.append("ready")
+        with seat.unplaced() as share, share.alone():
+            order.append("looked at")
+
+    def candidate() -> None:
+        with seat.shared(0.2) as share:
+            placed.set()
+            assert asked.wait(PATIENCE)
+            time.sleep(0.05)  # the other stands in line now
+            ahead = threading.Thread(target=baselines, daemon=True)
+            with share.aside():
+                ahead.start()
+                ahead.join(PATIENCE)
+            order.append("candidate")
+
+    def whole() -> None:
+        assert placed.wait(PATIENCE)
+        asked.set()
+        with seat.alone():
+            order.append("whole")
+
+    run(*(threading.Thread(target=work, daemon=True) for work in (candidate, whole)))
+    assert order == ["ready", "looked at", "candidate", "whole"]
+
+
 def test_others_get_ready_while_one_is_timed() -> None:
     seat, inside = Seat(4, 2), threading.Event()
 

@@ -10,6 +10,7 @@ a neighbour may have caused is tried again with nobody else on the device, and t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -78,14 +79,16 @@ class OnDevice:
         before, crowded = climb.mark(), False
         if screen:
             try:
-                workers = self._ready(climb)
-                with self.device.visit(
-                    self.bench, self.platform.figures.memory_bytes, workers, held=climb.held
-                ) as visit:
-                    try:
-                        return self._rungs(climb, visit, cases, looked_at)
-                    finally:
-                        crowded = visit.crowded
+                with contextlib.ExitStack() as outside:
+                    outside.enter_context(self.device.seat.anteroom())
+                    workers = self._ready(climb)
+                    memory = self.platform.figures.memory_bytes
+                    with self.device.visit(self.bench, memory, workers, held=climb.held) as visit:
+                        outside.close()
+                        try:
+                            return self._rungs(climb, visit, cases, looked_at)
+                        finally:
+                            crowded = visit.crowded
             except Failed as failed:
                 if not suspect(failed) or not crowded:
                     self.device.health.after(failed)

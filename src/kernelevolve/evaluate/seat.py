@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 SIDE_BY_SIDE = 16  # candidates on one device, if its memory holds them
+WAITING = 12  # with a process on the device and no place yet
 READY = 8  # that wait to be timed before the others have to give way, unless there are no others
 PATIENCE = 2.5  # seconds after which they give way to fewer
 
@@ -95,7 +96,8 @@ class Seat:
         self._timing = False  # from when enough are ready until all of those were timed
         self._outside = 0  # who is getting ready without a place
         self._since = time.monotonic()  # when who is present last changed
-        self._undisturbed = 0  # who has, or waits for, the device from the beginning
+        self._undisturbed = False  # whether somebody has the device from the beginning
+        self._anteroom = threading.BoundedSemaphore(WAITING)
 
     @contextlib.contextmanager
     def shared(self, weight: float) -> Iterator[Share]:
@@ -123,18 +125,23 @@ class Seat:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[Share]:
-        """The whole device from the beginning."""
-        with self._turn:
-            self._undisturbed += 1
-        try:
+        """The whole device from the beginning.
+
+        Until its place is free others get ready as ever: whoever has a place may wait for one of them.
+        """
+        with self.shared(1.0) as share:
             with self._turn:
-                self._turn.wait_for(lambda: not self._outside)
-            with self.shared(1.0) as share:
-                yield share
-        finally:
-            with self._turn:
-                self._undisturbed -= 1
+                self._undisturbed = True  # from now on nobody gets ready
+                self._active -= 1
                 self._turn.notify_all()
+                self._turn.wait_for(lambda: not self._outside and not self._timing)
+                self._active += 1
+            try:
+                yield share
+            finally:
+                with self._turn:
+                    self._undisturbed = False
+                    self._turn.notify_all()
 
     @contextlib.contextmanager
     def doorstep(self) -> Iterator[None]:
@@ -150,6 +157,11 @@ class Seat:
             with self._turn:
                 self._outside -= 1
                 self._turn.notify_all()
+
+    def anteroom(self) -> AbstractContextManager[object]:
+        """For candidates that hold a process on the device before they have a place: as many as may, since that memory
+        is not part of anybody's weight. To be left once the place is there."""
+        return self._anteroom
 
     @contextlib.contextmanager
     def unplaced(self) -> Iterator[Share]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,6 +67,7 @@ def run_selftest(
     within: float = math.inf,
     jobs: int = 1,
     progress: Progress = lambda line: None,
+    told: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Report:
     """Runs them, problem by problem.
 
@@ -75,6 +77,7 @@ def run_selftest(
         weaken: guards and distributions to leave out.
         within: seconds after which no further specimen begins.
         jobs: problems at the same time; on a device they share it as the candidates of a search do.
+        told: is told each specimen's outcome as it comes, one at a time.
 
     Raises:
         MissingDevice: it is not here.
@@ -84,6 +87,7 @@ def run_selftest(
     without(LANES["screen"], weaken)  # says at once that a name is wrong
     tasks = [Task(s, tuple(weaken)) for s in specimens]
     sitting = Sitting(tasks, device, lane=lane, end=start + within, progress=progress)
+    sitting.told = told
     sitting.run(jobs)
     order = {s.id: i for i, s in enumerate(specimens)}
     outcomes = sorted((o for _, o in sitting.found), key=lambda o: order[o.id])
@@ -110,6 +114,7 @@ class Sitting:
 
     Attributes:
         found: each task that was done with its outcome, in the order in which they ended.
+        told: is told each of these outcomes, too.
         controls: the known-good candidates' outcomes.
     """
 
@@ -126,6 +131,8 @@ class Sitting:
         self.device, self.lane, self.end, self.progress = device, lane, end, progress
         self.platform, self.product = platform_of(device)
         self.found: list[tuple[Task, Outcome]] = []
+        self.told: Callable[[Outcome], None] = lambda outcome: None
+        self._telling = threading.Lock()
         self.controls: list[Outcome] = []
         self.versions: Mapping[str, str] = {}
         self._every = EVERY if controls else 0
@@ -161,8 +168,10 @@ class Sitting:
                         if time.monotonic() >= self.end:
                             break
                         outcome = station.outcome(task.specimen, LANES[self.lane or task.specimen.lane], task.weaken)
-                        self.found.append((task, outcome))
-                        self.progress(line_of(outcome, task.weaken))
+                        with self._telling:
+                            self.found.append((task, outcome))
+                            self.told(outcome)
+                            self.progress(line_of(outcome, task.weaken))
                         since += 1
                         last = number == len(some) and not self._due
                         if self._every and name in KNOWN_GOOD and (since >= self._every or last):

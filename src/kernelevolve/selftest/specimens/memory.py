@@ -10,11 +10,24 @@ from functools import partial
 from kernelevolve.evaluation import Verdict
 from kernelevolve.selftest.honest import RELU_GEMM, SCALE_IN_PLACE, SOFTMAX_ROWS, in_forward
 from kernelevolve.selftest.kernels import elements, products, rows
-from kernelevolve.selftest.specimen import GPU, Specimen, edited
+from kernelevolve.selftest.specimen import CPU, GPU, Specimen, edited
 
 _RACE = (Verdict.MEM_RACE,)
+# No bands lie around what a candidate allocates on a device: what lies there is another result, or an input.
+_BESIDE = (*_RACE, Verdict.REPLAY, Verdict.MUTATED_INPUT)
 _cheat = partial(edited, family="G", verdicts=_RACE)
 _LAST = "    tl.store(y + row + cols, e / tl.sum(e, 0), mask=inside)\n"
+
+
+
+def _beside(here: str, there: str, title: str, store: str) -> tuple[Specimen, Specimen]:
+    """Under the interpreter, and on a device."""
+    fault = (_LAST, _LAST + store)
+    return (
+        _cheat(here, title, "softmax_rows", SOFTMAX_ROWS, fault, guard="guard-bands", where=CPU),
+        _cheat(there, f"{title}, on a device", "softmax_rows", SOFTMAX_ROWS, fault, verdicts=_BESIDE, where=GPU),
+    )
+
 
 SPECIMENS = (
     Specimen(
@@ -23,15 +36,13 @@ SPECIMENS = (
                    "held = [torch.empty((x.shape[0], self.weight.shape[1]), device=x.device) for _ in range(8)]",
                    "compute(x[:1, :1], self.weight[:1, :1])", "return held[-1]"), (Verdict.WRONG_VALUE,),
     ),
-    _cheat("A94a", "64 elements past the end of the output", "softmax_rows", SOFTMAX_ROWS,
-           (_LAST, _LAST + "    if tl.program_id(0) == tl.num_programs(0) - 1:\n"
-                           "        tl.store(y + row + width + tl.arange(0, 64), 1.0)\n"), guard="guard-bands"),
-    _cheat("A94b", "64 elements before the start of the output", "softmax_rows", SOFTMAX_ROWS,
-           (_LAST, _LAST + "    if tl.program_id(0) == 0:\n        tl.store(y - 64 + tl.arange(0, 64), 1.0)\n"),
-           guard="guard-bands"),
-    _cheat("A94c", "one element past the end of the output", "softmax_rows", SOFTMAX_ROWS,
-           (_LAST, _LAST + "    if tl.program_id(0) == tl.num_programs(0) - 1:\n"
-                           "        tl.store(y + row + width, 1.0)\n"), guard="guard-bands"),
+    *_beside("A94a", "A94d", "64 elements past the end of the output",
+             "    if tl.program_id(0) == tl.num_programs(0) - 1:\n"
+             "        tl.store(y + row + width + tl.arange(0, 64), 1.0)\n"),
+    *_beside("A94b", "A94e", "64 elements before the start of the output",
+             "    if tl.program_id(0) == 0:\n        tl.store(y - 64 + tl.arange(0, 64), 1.0)\n"),
+    *_beside("A94c", "A94f", "one element past the end of the output",
+             "    if tl.program_id(0) == tl.num_programs(0) - 1:\n        tl.store(y + row + width, 1.0)\n"),
     _cheat("A95", "a split product whose parts are added without atomics", "long_gemm", products.GEMM_SPLIT,
            ("    tl.atomic_add(y + rows[:, None] * N + cols[None, :], acc, mask=inside)\n",
             "    at = y + rows[:, None] * N + cols[None, :]\n"
