@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from kernelevolve.evaluate.seat import Seat, Turn
+from kernelevolve.evaluate.seat import Seat
 
 PATIENCE = 20.0
 Lock = type(threading.RLock())
@@ -306,30 +306,3 @@ def test_others_get_ready_while_one_is_timed() -> None:
         other.start()
         assert inside.wait(PATIENCE)
     other.join(PATIENCE)
-
-
-def test_a_turn_can_be_given_up_for_others_and_comes_again() -> None:
-    seat, floor = Seat(4, 1), Floor()
-    first = threading.Event()
-
-    def long(name: str) -> None:
-        with seat.shared(0.2) as share, Turn(share) as turn:
-            floor.time(name, 0.002)
-            first.set()
-            with turn.given_up():
-                floor.work(0.3)
-            floor.time(f"{name} again", 0.002)
-
-    one = threading.Thread(target=long, args=("one",), daemon=True)
-    one.start()
-    assert first.wait(PATIENCE)
-    run(job(seat, floor, "other", 0.2, 0, 1), job(seat, floor, "third", 0.2, 0, 1))
-    one.join(PATIENCE)
-    assert floor.wrong == [] and sorted(floor.timed) == ["one", "one again", "other", "third"]
-
-
-def test_a_turn_ends_with_the_error_of_what_was_done_in_between() -> None:
-    seat = Seat(4, 1)
-    with pytest.raises(ValueError, match="wrong"), seat.shared(0.2) as share, Turn(share) as turn, turn.given_up():
-        raise ValueError("wrong")
-    run(job(seat, Floor(), "next", 0.2, 0, 1))

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 SIDE_BY_SIDE = 16  # candidates on one device, if its memory holds them
 WAITING = 12  # with a process on the device and no place yet
 READY = 8  # that wait to be timed before the others have to give way, unless there are no others
-PATIENCE = 2.5  # seconds after which they give way to fewer
+PATIENCE = 8.0  # seconds after which they give way to fewer
 
 
 class Stay(Protocol):
@@ -51,28 +51,6 @@ class Undisturbed:
 
     def aside(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
-
-
-class Turn:
-    """Being alone on a device, as a context manager that can be left in between."""
-
-    def __init__(self, stay: Stay) -> None:
-        self._stay, self._alone = stay, contextlib.ExitStack()
-
-    def __enter__(self) -> Turn:
-        self._alone.enter_context(self._stay.alone())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._alone.close()
-
-    @contextlib.contextmanager
-    def given_up(self) -> Iterator[None]:
-        """Inside others have the device; another turn comes when it ends, unless by an error."""
-        self._alone.close()
-        self._stay.give_way()
-        yield
-        self._alone.enter_context(self._stay.alone())
 
 
 class Seat:

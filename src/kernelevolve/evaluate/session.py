@@ -23,7 +23,7 @@ from kernelevolve.evaluate.consistency import Consistency, consistency, sharpen
 from kernelevolve.evaluate.correct import Failed, Trial, candidate_asks
 from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.room import SCREEN_SLOTS
-from kernelevolve.evaluate.seat import Stay, Turn, Undisturbed
+from kernelevolve.evaluate.seat import Stay, Undisturbed
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.stalls import Queue, Stalls
 from kernelevolve.evaluate.timing import (
@@ -228,18 +228,14 @@ class Session:
                 candidate.compared()
             return times
 
-        def full() -> bool:
-            return bool(candidate.pending) and len(candidate.pending) + block_calls > shape.hold
-
         def look(block: int) -> None:
-            if looks is not None and full():
+            if looks is not None and candidate.pending and len(candidate.pending) + block_calls > shape.hold:
                 looks.look(candidate, block)
                 candidate.compared()
 
         def before(block: int) -> None:
-            if self.screen and full():  # compared while others may be on the device again
-                with turn.given_up():
-                    look(block)
+            if self.screen:  # what fits is compared once others may be on the device again
+                look(block)
 
         def after(block: int) -> None:
             if not self.screen:
@@ -248,11 +244,12 @@ class Session:
                 arm.next_block(keep=arm is candidate and looks is not None)
 
         def settle() -> None:
-            """Whatever is held is compared, and another block begins."""
-            if looks is not None and candidate.pending:
+            """Before a burst of all slots: what is held is compared if it leaves no room, and another block begins."""
+            if looks is not None and candidate.pending and len(candidate.pending) + shape.slots + 1 > shape.hold:
                 looks.look(candidate, len(candidate.blocks))
+                candidate.compared()
             for arm in arms.values():
-                arm.next_block()
+                arm.next_block(keep=arm is candidate and looks is not None)
 
         def one_more(block: int) -> None:
             before(block)
@@ -263,7 +260,7 @@ class Session:
         plan = Plan(self.blocks, shape.calls, shape.longer, mode, self.candidates)
         index = self.place.torch_name.partition(":")[2] if self.place.torch_name.startswith("cuda") else ""
         watch = Watch(int(index or 0) if self.place.torch_name.startswith("cuda") else None)
-        with Turn(self.visit) as turn, watch.watching():
+        with self.visit.alone(), watch.watching():
             try:
                 timed = time_arms(
                     bursts,
@@ -357,9 +354,9 @@ class Session:
         """Refuses times that this process's own clock contradicts; looks longer before it does."""
         if "clock" not in self.lane.defences:
             return
-        if names := arms[CANDIDATE].replaced:
-            raise self._refused("clock", Verdict.TIMER_INCONSISTENT, f"the candidate has replaced {', '.join(names)}")
         against = timed.timing.against
+        if names := [name for name in arms[CANDIDATE].replaced if name not in arms[against].replaced]:
+            raise self._refused("clock", Verdict.TIMER_INCONSISTENT, f"the candidate has replaced {', '.join(names)}")
         found = self._consistency(arms, against)
         if not found.holds:
             done = len(arms[CANDIDATE].blocks)

@@ -16,7 +16,7 @@ admit    {distribution, seconds}           -> tried {...}   see `protocol.Tried`
 baseline {opened, arm, seed, distribution} -> ready {}      arm: eager, compile, compile-max-autotune
 warm     {seed, seconds, slots, hold}      -> warmed {calls, seconds, first, slots, flush, ...}   `tensors.arm`
 renew    {calls}                           -> renewed {}
-burst    {mode, untimed}                   -> timed {milliseconds, sums}
+burst    {mode, untimed}                   -> timed {milliseconds, sums, replaced}
 look     {calls, handle?, candidate}       -> looked {calls, changed}      + arena; ask `oracle` first
 earlier  {calls, cases, handle?}           -> matched {index, stale}       + arena; one call, and earlier ones' cases
 compulsory {case, seconds}                 -> moved {read, written, shares}
@@ -43,6 +43,7 @@ from kernelevolve.judge.timed import TimedCalls
 from kernelevolve.problem import Problem, workload_source
 from kernelevolve.protocol import Case, Description, Opened, Variant
 from kernelevolve.tensors import describe, hidden, scale
+from kernelevolve.tensors.clock import replaced
 from kernelevolve.wire import Channel, Message
 
 State = dict[str, Any]
@@ -184,7 +185,8 @@ def _renew(state: State, message: Message) -> Answered:
 
 
 def _burst(state: State, message: Message) -> Answered:
-    return "timed", _held(state, "baseline", "baseline").burst(message.body)
+    # What a tracer of this machine has rewritten is no candidate's doing.
+    return "timed", {**_held(state, "baseline", "baseline").burst(message.body), "replaced": replaced()}
 
 
 def _look(state: State, message: Message) -> Answered:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import torch
 
+from kernelevolve.tensors import native
 from kernelevolve.tensors.ring import Ring as Ring
 from kernelevolve.tensors.ring import memory, nbytes
 from kernelevolve.tensors.ring import unhooked as unhooked
@@ -32,7 +33,8 @@ SPIN_MS = 0.1
 WARM_CALLS = 3
 WARM_LONGEST = 2.0  # seconds for seeing every slot once, at most
 
-_perf_counter = time.perf_counter
+_perf_counter, _altered = time.perf_counter, native.altered
+_ON_DEVICE = torch.version.cuda is not None or torch.version.hip is not None
 _EventBase: Any = getattr(torch._C, "_CudaEventBase", torch.cuda.Event)
 _record: Any = getattr(_EventBase, "record", None)
 _elapsed: Any = getattr(_EventBase, "elapsed_time", None)
@@ -53,8 +55,9 @@ _WATCHED: tuple[tuple[str, Any, str, Any], ...] = tuple(
 
 
 def replaced() -> list[str]:
-    """Names of timing functions that are no longer what they were before foreign code ran."""
-    return [label for label, owner, name, was in _WATCHED if getattr(owner, name, None) is not was and was is not None]
+    """Names of timing functions that are no longer what they were before foreign code ran, or their files' code."""
+    names = [label for label, owner, name, was in _WATCHED if getattr(owner, name, None) is not was and was is not None]
+    return [*names, *(_altered() if _ON_DEVICE else ())]
 
 
 @dataclass(frozen=True)
