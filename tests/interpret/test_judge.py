@@ -42,6 +42,23 @@ def test_another_order_of_summation_is_accepted(product: Bench, distribution: st
         assert product.failed(case, torch.relu(honest)) == []
 
 
+@pytest.mark.parametrize("terms", [128, 2048, 8192])
+def test_terms_of_one_sign_may_be_added_one_after_the_other_beside_a_reference_that_hardly_errs(terms: int) -> None:
+    inputs = f"[torch.rand(48, {terms}), torch.rand({terms}, 40)]"
+    bench = Bench(source_of("return (x.double() @ w.double()).float()", inputs, arguments="x, w"))
+    for case in (Case(1, "declared"), Case(2, "declared"), Case(3, "D1")):
+        x, w = bench.inputs(case)
+        sequential = torch.zeros(48, 40)
+        for k in range(terms):
+            sequential += x[:, k : k + 1] * w[k : k + 1]
+        assert bench.failed(case, sequential) == []
+        # What the sums leave room for is a few times their own error: operands of lower precision have none in it.
+        one = sequential.clone()
+        one[7, 9] *= 1 + 3e-5
+        assert "element" in [c.name for c in bench.failed(case, one)]
+        assert bench.failed(case, tf32(x) @ tf32(w))
+
+
 WRONG: dict[str, Callable[[TENSOR, TENSOR], TENSOR]] = {
     "zeros": lambda x, w: torch.zeros(96, 80),
     "constant": lambda x, w: torch.relu(x @ w).mean().expand(96, 80).contiguous(),

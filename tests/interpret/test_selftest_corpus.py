@@ -13,7 +13,7 @@ from kernelevolve.selftest.matrix import rows_for, run_matrix
 # `kernelevolve selftest --matrix` shows all guards; here those that are left out in each of the ways that there are.
 SHOWN = ("checksums", "fresh-inputs", "timed-outputs", "frames", "first-call", "overwrite", "guard-bands", "D8")
 # One of each way to be caught, all on one problem, so that processes and oracles are started once.
-FAST = ("A21", "A26b", "A65", "A71", "A72b", "A75", "A78", "A82a", "A88c", "A3")
+FAST = ("A21", "A26b", "A65", "A71", "A72b", "A75", "A78", "A82a", "A88c", "A3", "A41", "X129", "X211")
 
 
 def test_each_cheat_is_rejected_for_the_right_reason(capsys: pytest.CaptureFixture[str]) -> None:

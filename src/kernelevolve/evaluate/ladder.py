@@ -327,8 +327,10 @@ class Ladder:
             climb.reports[-1] = replace(climb.reports[-1], status="skipped")
 
     def _seen_full(self, climb: Climb) -> bool:
-        """Whether a screen runs all of it at full size in a moment."""
-        return self.device is not None and climb.lane.name == "screen" and climb.last is None
+        """Whether a screen compares all cases at full size in a moment."""
+        if self.device is None or climb.lane.name != "screen" or climb.last is not None:
+            return False
+        return len(self._cases(climb)) <= self.device.full_cases
 
     def _hidden(self, climb: Climb, trial: Trial) -> None:
         """Sizes that no file names: in a screen the same for all candidates of a session, since none is told them."""

@@ -12,9 +12,11 @@ output). Out: `Check` values with statistic and limit. Left to others: obtaining
    zero); K is the longest reduction, at most 16384. The fourth leaves room for two units in the last place, u = 2^-23,
    of a float32 output that hardly varies. Outputs with fewer than 64 elements: rms(O) for the centred one, R-O and O
    pooled over the reference's calibration draws, factor 4 for one case alone and 2 for the pool once it holds 32 cases.
-4. element rule: |C-O| <= max(4 max|R-O|, 8 u_out |O| + 8 u_acc S), factor 10 for gradients. S is the reference run on
-   absolute values where it only adds, multiplies, moves and clips from below; else sqrt(K) rms(O). Where R's errors
-   have a heavy tail, max|R-O| is one draw of few: `conditioning` then gives a second opinion.
+4. element rule: |C-O| <= max(4 max|R-O|, (8 u_out + WORST u sqrt(K)) |O| + 8 u_acc S), factor 10 for gradients, u =
+   2^-24. S is the reference run on absolute values where it only adds, multiplies, moves and clips from below; else
+   sqrt(K) rms(O). The second term is 6 times what adding K terms of one sign one after the other does: the worst of a
+   few thousand such sums is at half of it, where R itself may be right to the last place. Where R's errors have a
+   heavy tail, max|R-O| is one draw of few: `conditioning` then gives a second opinion.
 5. integers and booleans exact, and so are sums of products of small integers in a floating type (`leaf.exactly`);
    positions (argmax, sort, top-k) through the values that they point at, top-k and sort without duplicates.
 All sums run in chunks, in fp64, over every element.
@@ -30,7 +32,7 @@ import torch
 
 from kernelevolve.evaluation import Check
 from kernelevolve.judge.conditioning import largest_error
-from kernelevolve.judge.leaf import CHUNK, POOL, Leaf, pattern_of, relative, rms_limit, rounding
+from kernelevolve.judge.leaf import CHUNK, POOL, WORST, Leaf, order_of, pattern_of, relative, rms_limit, rounding
 from kernelevolve.judge.oracle import Pick, gather_values
 from kernelevolve.tensors.outputs import TensorMeta, dtype_name, dtype_of
 
@@ -193,6 +195,7 @@ def _tally(leaf: Leaf, values: Any, precision: str) -> _Errors:
     s_flat = None if leaf.absolute is None else leaf.absolute.reshape(-1)
     u_out = torch.finfo(dtype_of(dtype_name(leaf.dtype))).eps / 2
     u_acc = rounding(leaf.dtype, precision)
+    own = 8 * u_out + WORST * order_of(leaf)
     allowed = (10.0 if leaf.gradient else 4.0) * largest_error(leaf)
     spread = math.sqrt(leaf.reduction) * (leaf.pool.oracle_rms if leaf.few else leaf.rms)
     for start in range(0, o_flat.numel(), CHUNK):
@@ -212,7 +215,7 @@ def _tally(leaf: Leaf, values: Any, precision: str) -> _Errors:
         delta = torch.where(keep, c - exact, 0.0).abs_()
         tally.square += delta.square().sum().item()
         scale = spread if s_flat is None else torch.where(keep, s_flat[start : start + CHUNK], 0.0)
-        limit = (8 * u_out * exact.abs() + 8 * u_acc * scale).clamp_(min=allowed)
+        limit = (own * exact.abs() + 8 * u_acc * scale).clamp_(min=allowed)
         ratio = torch.where(delta > 0, delta / limit, 0.0)
         tally.beyond += int((ratio > 1).sum().item())
         top = ratio.max()

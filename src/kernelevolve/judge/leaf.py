@@ -25,6 +25,7 @@ DTYPE_FLOORS = {"float64": 1e-12, "float32": 5e-6, "float16": 1e-3, "bfloat16": 
 FP8_FLOOR = 8e-2
 # A rounding in fp32 errs by 0.4 * 2^-24 rms; partial sums of terms of one sign have rms 1/sqrt(3) of the sum.
 ORDER, ORDER_TERMS = 0.5, 16384
+WORST = 1.5  # of one element: 6 times that root mean square, which 10^9 of them reach
 # Units in the last place of float32 by which an honest kernel may miss every element: where the output varies by much
 # less than its size (a sigmoid around 0.5), no floor relative to the variation leaves room for that.
 ULPS = 2.0
@@ -226,11 +227,17 @@ def rounding(dtype: Any, precision: str) -> float:
     return 2.0**-53 if dtype is torch.float64 else 2.0**-11 if precision == "tf32" else 2.0**-24
 
 
+def order_of(leaf: Leaf) -> float:
+    """The unit in which adding the leaf's terms in another order errs, relative to their sum."""
+    unit = 2.0**-53 if leaf.dtype is torch.float64 else 2.0**-24
+    return unit * math.sqrt(min(leaf.reduction, ORDER_TERMS)) if leaf.reduction > 1 else 0.0
+
+
 def rms_terms(leaf: Leaf, precision: str, *, factor: float | None = None) -> dict[str, float]:
     """What rms(C-O) may be by each term of the rule, by the term's name; the largest decides."""
     factor = factor if factor is not None else 5.0 if leaf.gradient else 4.0 if leaf.few else 2.0
     reference = leaf.pool.reference_rms if leaf.few else leaf.reference_rms
-    order = ORDER * 2.0**-24 * math.sqrt(min(leaf.reduction, ORDER_TERMS)) if leaf.reduction > 1 else 0.0
+    order = ORDER * order_of(leaf)
     size = leaf.pool.oracle_rms if leaf.few else leaf.rms
     wide = leaf.dtype in (torch.float32, torch.float64)
     return {
