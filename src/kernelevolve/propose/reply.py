@@ -23,6 +23,7 @@ from kernelevolve.candidate import ENTRY
 from kernelevolve.propose import blocks as found_in
 from kernelevolve.propose.blocks import Block
 from kernelevolve.propose.edits import NoFit, apply_diff, apply_search, diff_names, is_diff, is_search
+from kernelevolve.syntax import parse
 
 LONGEST = 1 << 19  # characters of a reply; no kernel file may have as many
 LONGEST_NOTE = 300
@@ -524,7 +525,7 @@ def _short(text: str, most: int = 80) -> str:
 def _tree(source: str) -> ast.Module | str:
     """The syntax tree, or what is wrong."""
     try:
-        return ast.parse(source)
+        return parse(source)
     except SyntaxError as error:
         return f"line {error.lineno}: {error.msg}"
     except (ValueError, RecursionError, MemoryError) as error:
