@@ -46,6 +46,8 @@ _KNOWN: dict[tuple[str, str], tuple[int, bytes] | None] = {}  # where each lies,
 
 
 def _locate(part: str, names: Sequence[str]) -> None:
+    """Once for each library: it is there by the time of the first timed call, or never."""
+    _KNOWN.update(dict.fromkeys((part, name) for name in names))
     segments = _segments(part)
     for path in dict.fromkeys(path for _, _, _, path in segments):
         library = _load(path)
