@@ -34,6 +34,7 @@ def compare(
     evidence: Evidence,
     then: Callable[[Talk], None] | None = None,
     *,
+    enough: int = 0,
     stay: Stay | None = None,
     loaded: Conversation | None = None,
     keep: Callable[[Conversation], None] | None = None,
@@ -41,6 +42,7 @@ def compare(
     """Runs and compares every case; returns what was found and which isolation held.
 
     Args:
+        enough: ends after so many cases, if one of them said anything; 0 = after all.
         then: goes on with the same worker once all cases were right.
         stay: lets others by before each question.
         loaded: a worker that has the candidate already; a fresh one if None. It is ended here unless it is kept.
@@ -66,6 +68,8 @@ def compare(
             if loaded is None:
                 talk.load()
             for case in cases:
+                if enough and talk.checks and len(talk.tried) >= enough:
+                    break
                 talk.check(case)
             if then is not None and talk.right:
                 then(talk)

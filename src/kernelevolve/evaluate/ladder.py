@@ -281,11 +281,11 @@ class Ladder:
             checks = 0
             small = [d for d in self.bench.small() if d.variant.workload in workloads]
             for description in small:
-                wanted = list(cases)
+                enough = 0
                 if description.variant.size == "ragged":
-                    wanted = wanted[:RAGGED_CASES]  # the values are the scaled size's job, the edges this one's
+                    enough = RAGGED_CASES  # the values are the scaled size's job, the edges this one's
                 elif self._seen_full(climb):
-                    wanted = wanted[:SEEN_CASES]  # the values of all of them are the device's job, faults this one's
+                    enough = SEEN_CASES  # the values of all of them are the device's job, faults this one's
                 trial = Trial(
                     climb.candidate.source,
                     climb.choices[description.variant.workload],
@@ -297,7 +297,7 @@ class Ladder:
                 further = description.variant.size == "scaled" and description.variant.workload in looked_at
                 try:
                     found, climb.isolation = compare(
-                        self.bench, trial, wanted, Evidence.INTERPRETED, then if further else None
+                        self.bench, trial, cases, Evidence.INTERPRETED, then if further else None, enough=enough
                     )
                 except Failed as failed:
                     # Ragged sizes are ours and not the problem's: a candidate may say that it does not compute them.

@@ -53,7 +53,7 @@ class Looked:
 
 
 @dataclass(frozen=True)
-class _Limit:
+class Limit:
     """Relative limits of one output: of the rms error to the output's spread, of one element's to its rms."""
 
     rms: float
@@ -66,7 +66,7 @@ class TimedCalls:
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
-        self._limits: dict[tuple[str, str], _Limit] = {}
+        self._limits: dict[tuple[str, str], Limit] = {}
 
     def look(self, case: Case, metas: Sequence[TensorMeta], values: Values, *, full: bool, candidate: str) -> Looked:
         """Compares one call's outputs; in full where asked, where nothing is known yet, or the short way fails."""
@@ -114,7 +114,7 @@ class TimedCalls:
                 continue
             key, found = (case.distribution, leaf.path), _limit_of(leaf, self.reference.opened.precision)
             known = self._limits.get(key, found)
-            self._limits[key] = _Limit(
+            self._limits[key] = Limit(
                 max(found.rms, known.rms), max(found.element, known.element), found.constant or known.constant
             )
 
@@ -127,14 +127,14 @@ class TimedCalls:
         )
 
     @staticmethod
-    def _leaf_near(limit: _Limit | None, honest: Any, found: Any) -> bool:
+    def _leaf_near(limit: Limit | None, honest: Any, found: Any) -> bool:
         if limit is None or found.shape != honest.shape or found.dtype != honest.dtype:
             return False
         r_flat, c_flat = honest.detach().reshape(-1), found.detach().reshape(-1)
         if not honest.is_floating_point():
             return bool((r_flat == c_flat.to(r_flat.device)).all().item())
-        if (quick := _quickly_near(limit, r_flat, c_flat)) is not None:
-            return quick
+        if r_flat.dtype in _QUICK and r_flat.device.type != "cpu" and quickly_near(limit, r_flat, c_flat):
+            return True
         count, total, square, error, largest = 0, 0.0, 0.0, 0.0, 0.0
         for start in range(0, r_flat.numel(), CHUNK):
             r = r_flat[start : start + CHUNK].double()
@@ -157,18 +157,21 @@ class TimedCalls:
         return near_enough and largest <= SLACK * limit.element * size
 
 
-def _quickly_near(limit: _Limit, r_flat: Any, c_flat: Any) -> bool | None:
-    """Whether C is near R, in float32 and without a look at single elements; None where that does not decide.
+def quickly_near(limit: Limit, r_flat: Any, c_flat: Any) -> bool:
+    """Whether C is surely near R, in float32 and without a look at single elements; False decides nothing.
+
+    Both are flat and of one floating type, and stay as they are.
 
     Two numbers near each other are subtracted without an error, so only sums are rounded; 1 % is left for those. What
     is not finite, or not near by this, is looked at in float64.
     """
-    if r_flat.dtype not in _QUICK or not r_flat.numel() or r_flat.device.type == "cpu":
-        return None
+    if not r_flat.numel():
+        return False
     sums = torch.zeros(4, dtype=torch.float64, device=r_flat.device)  # of r, r^2, (c - r)^2; largest |c - r|
     for start in range(0, r_flat.numel(), QUICK_CHUNK):
         r = r_flat[start : start + QUICK_CHUNK].float()
-        delta = c_flat[start : start + QUICK_CHUNK].to(r.device).float().sub_(r)
+        # Never in place: float32 in the worker's own memory is compared where it lies, and once more if this is unsure.
+        delta = torch.sub(c_flat[start : start + QUICK_CHUNK].to(r.device), r)
         sums[0] += r.sum(dtype=torch.float64)
         sums[1] += torch.linalg.vector_norm(r).double().square()
         sums[2] += torch.linalg.vector_norm(delta).double().square()
@@ -176,11 +179,11 @@ def _quickly_near(limit: _Limit, r_flat: Any, c_flat: Any) -> bool | None:
     total, square, error, largest = sums.tolist()
     count = r_flat.numel()
     if not all(map(math.isfinite, (total, square, error, largest))):
-        return None
+        return False
     size = math.sqrt(square / count)
     spread = size if limit.constant else math.sqrt(max(0.0, square / count - (total / count) ** 2))
     near = math.sqrt(error / count) <= QUICK_SHARE * SLACK * limit.rms * spread
-    return True if near and largest <= QUICK_SHARE * SLACK * limit.element * size else None
+    return near and largest <= QUICK_SHARE * SLACK * limit.element * size
 
 
 def _arrived(values: Values, meta: TensorMeta) -> Any:
@@ -189,17 +192,17 @@ def _arrived(values: Values, meta: TensorMeta) -> Any:
     return values[meta.path]
 
 
-def _limit_of(leaf: Leaf, precision: str) -> _Limit:
+def _limit_of(leaf: Leaf, precision: str) -> Limit:
     """The full rule's limits for this leaf, relative to its spread and its rms."""
     constant = leaf.few or leaf.constant
     size = leaf.pool.oracle_rms if leaf.few else leaf.rms
     if not leaf.floating or not leaf.base or not size:
-        return _Limit(0.0, 0.0, constant)
+        return Limit(0.0, 0.0, constant)
     u_out = float(torch.finfo(leaf.dtype).eps) / 2
     summed = math.sqrt(leaf.reduction) * size if leaf.absolute is None else _largest(leaf.absolute)
     allowed = (10.0 if leaf.gradient else 4.0) * largest_error(leaf)
     element = max(allowed, 8 * u_out * _largest(leaf.oracle) + 8 * rounding(leaf.dtype, precision) * summed)
-    return _Limit(rms_limit(leaf, precision) / leaf.base, element / size, constant)
+    return Limit(rms_limit(leaf, precision) / leaf.base, element / size, constant)
 
 
 def _largest(values: Any) -> float:

@@ -36,12 +36,17 @@ def blame(error: BaseException, verdict: Verdict) -> Fault:
     frames = [f for f in stack if f.filename.endswith(CANDIDATE_FILE)]
     own = bool(stack) and stack[-1].filename.endswith(CANDIDATE_FILE)
     where = f" (candidate line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
-    text = str(error).strip().splitlines()
-    message = f"{type(error).__name__}: {' '.join(text[-3:])[:600]}{where}"
+    message = f"{type(error).__name__}: {_said(error)[:600]}{where}"
     if isinstance(error, MemoryError) or "out of memory" in message.lower() or "can't allocate memory" in message:
         verdict = Verdict.OOM
     refused = own and isinstance(error, (ValueError, NotImplementedError))
     return Fault(verdict, message, _whole(error), refused=refused)
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, in few lines: compilers come to the point at the end, the driver at the beginning."""
+    text = str(error).strip().splitlines()
+    return text[0] if text and text[0].startswith(("CUDA error:", "HIP error:")) else " ".join(text[-3:])
 
 
 def _whole(error: BaseException) -> str:

@@ -227,7 +227,7 @@ OWN = (
            (_STORE, "tl.store(y + rows[:, None] * N + cols[None, :], tl.clamp(acc, 0.0, 60.0), mask=inside)")),
     _cheat("X130", "a largest value that starts at 0", "row_facts", ROW_FACTS,
            ("tl.store(largest + row, tl.max(v, 0))", "tl.store(largest + row, tl.maximum(tl.max(v, 0), 0.0))"),
-           lane="accept", distribution="D11", timed=False),
+           verdicts=_SIZES, lane="accept", distribution="D11", timed=False),
     _cheat("X131", "zeros beyond the end of a row of a softmax", "softmax_rows", SOFTMAX_ROWS,
            ('other=-float("inf")', "other=0.0")),
     _cheat("X132", "one tile of the output skipped", "relu_gemm", RELU_GEMM,
