@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -116,3 +118,22 @@ def test_what_disturbs_drops_a_block(
         why = watch.why_drop(start, time.monotonic())
     assert watch.absent == "" and (dropped in why if dropped else why == "")
     assert ("under the software power cap" in watch.notes) == (reasons == 0x4)
+
+
+def test_a_second_process_of_the_candidate_on_the_device_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], text=True, **pipes) as candidate:  # type: ignore[call-overload]
+        assert candidate.stdout is not None
+        below = int(candidate.stdout.readline())
+        try:
+            own = candidate.pid
+            for pids, beside in [((), 0), ((own,), 1), ((own, below), 2), ((below, os.getpid()), 1)]:
+                monkeypatch.setitem(sys.modules, "pynvml", nvml(0, pids))
+                watch = Watch(0, own)
+                with watch.watching():
+                    assert watch.why_drop(0.0, time.monotonic()) == ""
+                assert watch.beside == beside
+        finally:
+            os.kill(below, 9)
+            candidate.stdin.close()

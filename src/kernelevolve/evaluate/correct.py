@@ -21,7 +21,7 @@ from kernelevolve.evaluate.talk import Talk
 from kernelevolve.evaluation import Correctness, Evidence, Verdict
 from kernelevolve.protocol import Case
 
-__all__ = ["BOUNDS", "Bounds", "Failed", "Trial", "Unseen", "addresses", "candidate_asks", "compare"]
+__all__ = ["BOUNDS", "Bounds", "Failed", "Trial", "Unseen", "addresses", "candidate_asks", "compare", "telling"]
 
 _ADDRESS_PROGRAMS = 24
 _ADDRESS_SECONDS = 30.0
@@ -88,6 +88,12 @@ def compare(
             stack.pop_all()
             keep(worker)
         return _found(talk, evidence, True), worker.isolation
+
+
+def telling(found: Sequence[Correctness], cases: Sequence[Case]) -> str:
+    """The first distribution on which a comparison on the device said something: on others passing means nothing."""
+    said = {check.distribution for one in found if one.evidence is Evidence.MEASURED for check in one.checks}
+    return next((c.distribution for c in cases if c.distribution in said), cases[0].distribution)
 
 
 def _found(talk: Talk, evidence: Evidence, passed: bool) -> Correctness:

@@ -228,18 +228,22 @@ class Device:
         cases: Sequence[Case],
         stay: Stay | None = None,
         visit: Visit | None = None,
+        *,
+        enough: int = 0,
     ) -> tuple[list[Correctness], str]:
-        """Compares at full size on the device: the first `full_cases` cases, one of each distribution first.
+        """Compares at full size on the device, one case of each distribution first.
 
         Args:
             choices: of each workload, by name.
+            cases: of these `full_cases`, and more until one of them says something.
+            enough: in place of `full_cases`.
             stay: lets others by before each question.
             visit: keeps the workers, to be timed, where memory allows.
 
         Returns:
             one entry per workload, and which isolation held.
         """
-        found, isolation = [], "none"
+        found, isolation, most = [], "none", enough or self.full_cases
         seen: dict[str, int] = {}
         rank = {c: seen.setdefault(c.distribution, 0) for c in cases}
         for c in cases:
@@ -251,9 +255,10 @@ class Device:
             self._make_room(trial.description)
             roomy = visit is not None and footprint(trial.description) <= ROOMY_BYTES
             keep = partial(visit.workers.__setitem__, workload.name) if visit is not None and roomy else None
-            some = ordered[: self.full_cases]
             loaded = visit.workers.get(workload.name) if visit is not None else None
-            one, isolation = compare(bench, trial, some, Evidence.MEASURED, stay=stay, loaded=loaded, keep=keep)
+            one, isolation = compare(
+                bench, trial, ordered, Evidence.MEASURED, enough=most, stay=stay, loaded=loaded, keep=keep
+            )
             if footprint(trial.description) > ROOMY_BYTES:
                 bench.forget(trial.description, self.torch_name)
             found.append(one)

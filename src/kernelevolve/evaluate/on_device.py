@@ -19,7 +19,7 @@ from kernelevolve.evaluate.behave import Behaviour
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder
 from kernelevolve.evaluate.climb import Climb, Reached
-from kernelevolve.evaluate.correct import Failed
+from kernelevolve.evaluate.correct import Failed, telling
 from kernelevolve.evaluate.health import suspect
 from kernelevolve.evaluate.measure import Device, Visit
 from kernelevolve.evaluate.modelling import Modelling
@@ -113,14 +113,14 @@ class OnDevice:
         return any(group.tuner.size > 1 for group in climb.tuning.groups)
 
     def _rungs(self, climb: Climb, visit: Visit, cases: Sequence[Case], looked_at: Sequence[str]) -> Verdict:
-        def correct(some: Sequence[Case], judged: bool = True) -> str:
+        def correct(judged: bool = True) -> str:
             kept = visit if judged and climb.lane.name == "screen" and climb.last is None else None
             found, climb.isolation = self.device.correct(
-                self.bench, climb.candidate.source, climb.choices, some, visit, kept
+                self.bench, climb.candidate.source, climb.choices, cases, visit, kept, enough=0 if judged else 1
             )
             climb.correctness += found
             if judged:
-                self._behave(climb, some[0].distribution, looked_at)
+                self._behave(climb, telling(found, cases), looked_at)
             checks, worst = sum(len(f.checks) for f in found), max(found, key=lambda f: f.own_error)
             return (
                 f"{checks} checks at full size, rms error {worst.own_error:.2g} of the output's spread, "
@@ -130,8 +130,7 @@ class OnDevice:
         # One case is enough to see that tuning is worth it; the rest is for the choice that is judged.
         tunable = self._tunable(climb)
         if tunable or climb.last is Rung.CORRECT:
-            first = cases if climb.last is Rung.CORRECT else cases[:1]
-            climb.rung(Rung.CORRECT, lambda: correct(first, climb.last is Rung.CORRECT))
+            climb.rung(Rung.CORRECT, lambda: correct(climb.last is Rung.CORRECT))
 
         def tune() -> str:
             if tunable:
@@ -142,7 +141,7 @@ class OnDevice:
 
         climb.rung(Rung.TUNE, tune)
         climb.resources = self.modelling.build_tuned(climb)[0].resources
-        climb.rung(Rung.CORRECT, lambda: correct(cases))
+        climb.rung(Rung.CORRECT, correct)
         if climb.last is Rung.TUNE:
             raise Reached
         verdicts: list[Verdict] = []
@@ -171,7 +170,7 @@ class OnDevice:
                 climb.choices[workload.name],
                 lane=climb.lane,
                 seeds=Seeds(self.secret),  # of the timed calls: nobody else's
-                distribution=cases[0].distribution,
+                distribution=telling(climb.correctness, cases),
                 visit=visit,
                 **rules,
             )

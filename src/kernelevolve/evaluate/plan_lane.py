@@ -21,6 +21,7 @@ from kernelevolve.evaluate.asking import Failed, Trial
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder, Packed
 from kernelevolve.evaluate.climb import Climb
+from kernelevolve.evaluate.correct import telling
 from kernelevolve.evaluate.graphs import by_mode
 from kernelevolve.evaluate.measure import Device
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal
@@ -97,7 +98,7 @@ def carry_out(
         if timed:
             secret = seeds or Seeds()
             rules: dict[str, Any] = {"figures": figures, "candidates": candidates, "blocks": blocks}
-            rules["distribution"] = cases[0].distribution if cases else "declared"
+            rules["distribution"] = telling([found], cases) if cases else "declared"
             runs = [
                 Session(bench, planned, trial, lane, _own(secret, number), **rules).measure()
                 for number in range(lane.processes)

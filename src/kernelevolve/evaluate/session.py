@@ -259,7 +259,7 @@ class Session:
         bursts: dict[str, Burst] = {**arms, CANDIDATE: burst}
         plan = Plan(self.blocks, shape.calls, shape.longer, mode, self.candidates)
         index = self.place.torch_name.partition(":")[2] if self.place.torch_name.startswith("cuda") else ""
-        watch = Watch(int(index or 0) if self.place.torch_name.startswith("cuda") else None)
+        watch = Watch(int(index or 0) if self.place.torch_name.startswith("cuda") else None, worker.root)
         with self.visit.alone(), watch.watching():
             try:
                 timed = time_arms(
@@ -275,6 +275,9 @@ class Session:
                 )
             except NothingCounts as error:
                 raise Failed(Verdict.INCONCLUSIVE, str(error)) from error
+            if watch.beside > 1:
+                told = f"{watch.beside} processes of the candidate are on the device while it is timed"
+                raise self._refused("clock", Verdict.TAMPER, f"{told}; a kernel needs one")
             self._clock(arms, timed, one_more, settle)
         if looks is not None and candidate.pending:
             self.visit.give_way()

@@ -1,6 +1,7 @@
 """What the driver says of the device while it measures: throttling, and who else is on it.
 
-In: the index of an NVIDIA device. Out: why the blocks of a span of time should be dropped, and what was not available.
+In: the index of an NVIDIA device, the process of the candidate. Out: why the blocks of a span of time should be
+dropped, whether the candidate brought another process along, and what was not available.
 Left to others: dropping (`timing`). Uses NVML through `pynvml` (package nvidia-ml-py) where that is installed; nothing
 is measured worse without it, only known less of.
 """
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kernelevolve.seal.limits import descendants
+
 # Hardware slowdown, software thermal, hardware thermal, power brake; 0x4 (the software power cap) is ordinary work.
 THROTTLED = 0x8 | 0x20 | 0x40 | 0x80
 POWER_CAP = 0x4
@@ -25,13 +28,19 @@ _SECONDS = 0.1
 class Watch:
     """Looks at one device ten times a second while it is open.
 
+    Args:
+        root: process of the candidate that is timed, above all others of it; 0 if there is none.
+
     Attributes:
         absent: why nothing is looked at; empty where it is.
         notes: what was seen and does not drop a block.
+        beside: how many processes the candidate had on the device at the same time, at most. One is timed; a second
+            can slow whatever it is compared with.
     """
 
-    def __init__(self, index: int | None) -> None:
-        self.absent, self.notes = "", set[str]()
+    def __init__(self, index: int | None, root: int = 0) -> None:
+        self.absent, self.notes, self.beside = "", set[str](), 0
+        self._root = root
         self._seen: list[tuple[float, str]] = []
         self._stop = threading.Event()
         self._nvml: Any = None
@@ -91,6 +100,8 @@ class Watch:
             self.notes.add("under the software power cap")
         if bits & THROTTLED:
             found = f"clocks throttled (0x{bits & THROTTLED:x})"
+        if self._root:
+            self.beside = max(self.beside, len(pids & {self._root, *descendants(self._root)}))
         foreign = sorted(pid for pid in pids if not _ours(pid))
         if foreign:
             found = f"process {foreign[0]} is on the device, too"
