@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import sys
@@ -32,6 +33,7 @@ from kernelevolve.wire import Attachment, Channel, WireError
 _LOG_TAIL = 16_384
 _ASKED_SECONDS = 1.0
 _KILL_PATIENCE = 5.0
+IDLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,12 @@ class _Nursery:
 
 
 def serve(
-    control: Channel, handle: Callable[[Channel], None], *, pid_offset: int = 0, offered: Layers | None = None
+    control: Channel,
+    handle: Callable[[Channel], None],
+    *,
+    pid_offset: int = 0,
+    offered: Layers | None = None,
+    idle: Callable[[], None] | None = None,
 ) -> None:
     """Answers `spawn` and `end` until the host closes the control channel, then ends every child.
 
@@ -128,6 +135,7 @@ def serve(
         pid_offset: process numbers to leave out in each child's namespace. Two processes that share device memory must
             not have the same number: CUDA takes the importer of a handle for its exporter when their numbers are equal.
         offered: layers of the seal to use; those that this machine has if None.
+        idle: called once, as soon as nothing is asked for: what most children need, so that they find it done.
 
     `spawn {memory_bytes, file_bytes, processes, output_bytes, device, seal, scratch, outer}` answers `spawned {pid,
     isolation}` with the attachment `socket`, or `unsealed {message}` where a layer that was tried before is refused.
@@ -141,6 +149,9 @@ def serve(
     nursery = _Nursery(control, handle, pid_offset, offered or layers.probe())
     try:
         while True:
+            if idle is not None and not select.select([control], [], [], IDLE_SECONDS)[0]:
+                idle()
+                idle = None
             try:
                 message = control.receive()
             except WireError:

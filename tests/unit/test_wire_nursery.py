@@ -6,7 +6,8 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,9 @@ def test_what_is_no_frame_is_refused(raw: bytes) -> None:
         Channel(right).receive(1)
 
 
+READY: list[float] = []
+
+
 def _serve(channel: Channel) -> None:
     """One conversation: does what the test asks."""
     while True:
@@ -74,7 +78,8 @@ def _serve(channel: Channel) -> None:
         else:
             interfaces = sorted(os.listdir("/sys/class/net")) if os.path.isdir("/sys/class/net") else []
             Path("/dev/shm/kernelevolve-leak").write_text("x")
-            facts = {"pid": os.getpid(), "tmp": os.listdir("/tmp"), "home": os.environ["HOME"], "net": interfaces}
+            facts = {"ready": READY, "net": interfaces, "pid": os.getpid(), "home": os.environ["HOME"]}
+            facts["tmp"] = os.listdir("/tmp")
             channel.send("facts", {**facts, "nice": os.getpriority(os.PRIO_PROCESS, 0)})
 
 
@@ -83,12 +88,12 @@ def control() -> Iterator[Channel]:
     yield from started()
 
 
-def started(offered: Layers | None = None) -> Iterator[Channel]:
+def started(offered: Layers | None = None, idle: Callable[[], None] | None = None) -> Iterator[Channel]:
     ours, theirs = Channel.pair()
     pid = os.fork()
     if pid == 0:
         ours.sock.close()
-        nursery.serve(theirs, _serve, offered=offered)
+        nursery.serve(theirs, _serve, offered=offered, idle=idle)
         os._exit(0)
     theirs.sock.close()
     yield ours
@@ -113,6 +118,19 @@ def test_a_sealed_child_sees_nothing_of_ours_and_leaves_nothing(control: Channel
         Path("/dev/shm/kernelevolve-leak").unlink(missing_ok=True)
     channel.close()
     assert control.ask("end", {"pid": pid}, timeout=10).body["signal"] is None
+
+
+def test_what_children_need_is_done_once_while_nothing_is_asked_for() -> None:
+    for control in started(idle=lambda: READY.append(time.monotonic())):
+        found = []
+        for pause in (0.0, 3 * nursery.IDLE_SECONDS, 3 * nursery.IDLE_SECONDS):
+            time.sleep(pause)
+            channel, _, _ = _spawn(control)
+            found.append(channel.ask("facts", {}, timeout=10).body["ready"])
+            channel.close()
+        first, *later = found
+        assert first == [], "who asks at once does not wait for it"
+        assert len(later[0]) == 1 and later[1] == later[0]
 
 
 def test_where_nothing_can_be_had_children_run_under_limits_alone_and_leave_nothing(

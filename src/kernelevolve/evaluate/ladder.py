@@ -129,12 +129,13 @@ class Ladder:
                 climb.labels.append("one choice for all workloads, as an autotuned kernel's configuration is")
             if self.device and self._seen_full(climb):
                 self.device.prepare(self.bench)
-            built = self._build(climb)
-            measured = None if climb.last or self.pinned else self.twins
-            if measured and (twin := measured.of(candidate, knobs, built, self.builder)):
-                return repeated(twin, climb.reports, self.platform.name)
-            if self.interpret:
-                self._interpret(climb)
+            with self.bench.roles.cores:
+                built = self._build(climb)
+                measured = None if climb.last or self.pinned else self.twins
+                if measured and (twin := measured.of(candidate, knobs, built, self.builder)):
+                    return repeated(twin, climb.reports, self.platform.name)
+                if self.interpret:
+                    self._interpret(climb)
             if self.device:
                 verdict = self._on(self.device).climb(climb, self._cases(climb), self._looked_at(climb))
             else:

@@ -331,11 +331,14 @@ class Roles:
     Attributes:
         sealed: whether foreign code runs behind walls; not so only where somebody asked for that.
         lane: in `publish`, each of the worker's children has a fresh process in bubblewrap, where there is one.
+        cores: to be held while a candidate is built and interpreted: as many at a time as there are processors, so that
+            the first are done early and a device does not wait until all of them are.
     """
 
     def __init__(self, *, seal: bool = True, lane: LaneName = "screen") -> None:
         self.sealed = seal
         self.lane = lane
+        self.cores = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
         self._roles: dict[RoleName, Role] = {}
         self._lock = threading.Lock()
         self._closed = False

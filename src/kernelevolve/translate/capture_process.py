@@ -12,6 +12,10 @@ import platform
 
 import torch
 
+# Exporting imports these, which takes seconds: once here, not in every child.
+import torch._dynamo
+import torch.export._trace
+
 from kernelevolve import nursery
 from kernelevolve.translate.capture import capture_source
 from kernelevolve.translate.capture_reference import Rules

@@ -18,6 +18,7 @@ import torch._dynamo
 import triton
 import triton.compiler.code_generator
 import triton.language
+import triton.runtime.cache
 
 from kernelevolve import nursery
 from kernelevolve.wire import Channel
@@ -40,7 +41,8 @@ def main() -> None:
                 "numpy": str(numpy.__version__),
             },
         )
-        nursery.serve(control, handle)
+        # Triton reads its whole library for a key of its cache: once here, not in every child that compiles something.
+        nursery.serve(control, handle, idle=triton.runtime.cache.triton_key)
 
     os._exit(0)  # nothing is left to save, and taking torch down in good order takes seconds
 
