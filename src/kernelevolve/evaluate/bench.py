@@ -22,12 +22,13 @@ from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Re
 from kernelevolve.evaluate.secrets import SECRET_BYTES
 from kernelevolve.nursery import Limits
 from kernelevolve.problem import Problem
-from kernelevolve.protocol import Description, Opened
+from kernelevolve.protocol import Case, Description, Opened, Variant
 from kernelevolve.seal.limits import BACKGROUND
 from kernelevolve.wire import Attachment, Message
 
 _DESCRIBE_SECONDS = 300.0
 _JUDGE_SECONDS = 300.0
+_EXPECTED = 256  # answers that are kept: more cases than a lane has
 _SCRATCHES = 128  # candidates whose folders are kept: more than are ever evaluated side by side
 _JUDGE_LIMITS = Limits(memory_bytes=16 << 30, nice=BACKGROUND)
 
@@ -56,6 +57,8 @@ class Bench:
         self.problem, self.roles, self.cache = problem, roles, BuildCache(cache_folder)
         self._hidden: dict[tuple[str, str, int, int, bool], tuple[Description, ...]] = {}
         self._oracles: dict[tuple[str, str], Conversation] = {}
+        self._expected: dict[tuple[Variant, str, Case], Mapping[str, Any]] = {}
+        self._writing = threading.Lock()
         self.lock = threading.RLock()
         self.shares_memory = True
         self.secret = os.urandom(SECRET_BYTES)
@@ -143,6 +146,19 @@ class Bench:
         conversation = self._oracles.pop((description.variant.label, device), None)
         if conversation is not None:
             conversation.end()
+
+    def expected(
+        self, description: Description, device: str, case: Case, ask: Callable[[], Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """What the judge says of a case: from `ask`, and known after that, since candidates of a screen share cases."""
+        key = (description.variant, device, case)
+        if (known := self._expected.get(key)) is None:
+            known = ask()
+            with self._writing:  # not the other lock, which is held while a judge works
+                self._expected[key] = known
+                while len(self._expected) > _EXPECTED:
+                    del self._expected[next(iter(self._expected))]
+        return known
 
     def judged(
         self,

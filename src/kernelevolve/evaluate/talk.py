@@ -90,7 +90,12 @@ class Talk:
 
     def expect(self, case: Case) -> Mapping[str, Any]:
         """What must come out for a case, and whether passing would mean anything."""
-        return self.judge("case", {"case": codec.to_data(case)})
+        return self.bench.expected(
+            self.trial.description,
+            self.trial.device,
+            case,
+            lambda: self.judge("case", {"case": codec.to_data(case)}),
+        )
 
     def check(self, case: Case, how: Placement | None = None, *, guard: str = "", ops: bool = True) -> bool:
         """Makes one call and compares everything about it; false where the case says nothing.
