@@ -6,31 +6,19 @@ In: `--fd N`, the socket to the host. Out: nothing on stdout. Left to others: th
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import platform
-from pathlib import Path
 
 import numpy
 import torch
 
 # The first tensor operation under a dispatch mode imports this, which takes seconds: once here, not in every child.
+# Not so torch.compile's back end: importing it asks for devices, after which no child may use one.
 import torch._dynamo
 
 from kernelevolve import nursery
 from kernelevolve.judge import answers
 from kernelevolve.wire import Channel
-
-
-def accelerated() -> bool:
-    """Whether there is a device on which baselines could be compiled."""
-    return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/kfd"))
-
-
-def ready_to_compile() -> None:
-    """Does what each compiled baseline would do first: imports the compiler, and reads Triton's library for its key."""
-    importlib.import_module("torch._inductor.compile_fx")
-    importlib.import_module("triton.runtime.cache").triton_key()
 
 
 def main() -> None:
@@ -42,7 +30,7 @@ def main() -> None:
     with Channel.from_fd(arguments.fd) as control:
         versions = {"torch": str(torch.__version__), "numpy": str(numpy.__version__)}
         control.send("ready", {"python": platform.python_version(), **versions})
-        nursery.serve(control, answers.serve, pid_offset=1, idle=ready_to_compile if accelerated() else None)
+        nursery.serve(control, answers.serve, pid_offset=1)
 
     os._exit(0)  # nothing is left to save, and taking torch down in good order takes seconds
 
