@@ -19,13 +19,18 @@ export OMP_NUM_THREADS ?= 1
 # Triton 3.10 changes this default; pinned so that every version compiles alike.
 export TRITON_DEFAULT_FP_FUSION ?= 1
 
-.PHONY: demo test oldest check docs clean
+.PHONY: demo test corpus oldest check docs clean
 
 demo: $(STAMP)
 	$(BIN)/kernelevolve optimize recsys:sampled_softmax --platform h100 --platform mi300x --effort quick --candidates 4
 
-test: check oldest
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+test: check oldest corpus
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 15
+
+# Every cheat and every odd but honest kernel that needs no device, and every guard left out in turn.
+corpus: $(STAMP)
+	$(BIN)/kernelevolve selftest --jobs $(WORKERS)
+	$(BIN)/kernelevolve selftest --matrix --jobs $(WORKERS)
 
 # What depends on Triton's insides, on the oldest supported Triton: the interpreter's conformance, recording, building.
 oldest: $(OLDEST_STAMP)

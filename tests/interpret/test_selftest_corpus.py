@@ -10,10 +10,9 @@ import pytest
 from kernelevolve.cli import main
 from kernelevolve.selftest.matrix import rows_for, run_matrix
 
-# `kernelevolve selftest --matrix` shows all guards; here those that are left out in each of the ways that there are.
-SHOWN = ("checksums", "fresh-inputs", "timed-outputs", "frames", "first-call", "overwrite", "guard-bands", "D8")
-# One of each way to be caught, all on one problem, so that processes and oracles are started once.
-FAST = ("A21", "A26b", "A65", "A71", "A72b", "A75", "A78", "A82a", "A88c", "A3", "A41", "X129", "X211")
+# `make corpus` runs all specimens and shows all guards; here few, for what the command and the report say of them.
+SHOWN = ("timed-outputs", "frames", "D8")
+FAST = ("A21", "A65", "A71", "A78")  # all on one problem, so that processes and oracles are started once
 
 
 def test_each_cheat_is_rejected_for_the_right_reason(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,7 +22,7 @@ def test_each_cheat_is_rejected_for_the_right_reason(capsys: pytest.CaptureFixtu
     assert result["correct"] is True
     assert {o["id"] for o in result["outcomes"]} == set(FAST)
     assert all(o["right"] for o in (*result["outcomes"], *result["controls"]))
-    assert len(result["controls"]) == 2, "a known-good candidate follows the cheats"
+    assert len(result["controls"]) == 1, "a known-good candidate follows the cheats"
 
 
 def test_without_a_guard_its_cheat_passes() -> None:

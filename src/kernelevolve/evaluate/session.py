@@ -216,11 +216,12 @@ class Session:
         pilots = self._pilots(mode, judges, facts)
         arms, looks = self._arms(mode, worker, judges, facts, pilots)
         candidate, shape = arms[CANDIDATE], arms[CANDIDATE].shape
+        shortest = SHORTEST_MS if "clock" in self.lane.defences else 0.0
         block_calls = BURSTS // 2 * (shape.calls + shape.longer)
 
         def burst(calls: int) -> Sequence[float]:
             times = candidate(calls)
-            if not all(math.isfinite(ms) and ms >= SHORTEST_MS for ms in times):
+            if not all(math.isfinite(ms) and ms >= shortest for ms in times):
                 told = f"the worker reports {', '.join(f'{ms:.3g}' for ms in times)} ms for calls"
                 raise self._refused("clock", Verdict.TIMER_INCONSISTENT, f"{told}; nothing takes below {SHORTEST_MS:g}")
             if looks is not None and shape.by_burst:
