@@ -82,12 +82,23 @@ def of_matrix(asked: argparse.Namespace, kept: Kept) -> tuple[list[str], list[st
     before = kept.setdefault("matrix", [])
     done = {(s["row"]["specimen"], *s["row"]["guards"]) for s in before if s["holds"] or not asked.again}
     rows = rows_for(tuple(asked.only), on="gpu")
+
+    def told(shown: Any) -> None:
+        """Whatever ends this process, what was found is there."""
+        one = to_data(shown) | {"holds": shown.holds}
+        key = (shown.row.specimen, *shown.row.guards)
+        others = [s for s in kept["matrix"] if (s["row"]["specimen"], *s["row"]["guards"]) != key]
+        kept["matrix"] = [*others, one]
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        asked.out.write_text(json.dumps(kept, indent=1) + "\n")
+
     report = run_matrix(
         tuple(r for r in rows if (r.specimen, *r.guards) not in done),
         device=asked.device,
         within=asked.seconds,
         jobs=asked.jobs,
         progress=lambda line: print(line, flush=True),
+        told=told,
     )
     for shown in report.shown:
         print(shown.line)

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from kernelevolve.cli import main
-from kernelevolve.selftest.matrix import rows_for, run_matrix
+from kernelevolve.selftest.matrix import Shown, rows_for, run_matrix
 
 # `make corpus` runs all specimens and shows all guards; here few, for what the command and the report say of them.
 SHOWN = ("timed-outputs", "frames", "D8")
@@ -27,7 +27,9 @@ def test_each_cheat_is_rejected_for_the_right_reason(capsys: pytest.CaptureFixtu
 
 def test_without_a_guard_its_cheat_passes() -> None:
     """So it is the guard that stops it, and nothing by accident."""
-    report = run_matrix(rows_for(SHOWN))
+    as_it_came: list[Shown] = []
+    report = run_matrix(rows_for(SHOWN), told=as_it_came.append)
+    assert {shown.line for shown in as_it_came} == {shown.line for shown in report.shown}
     for shown in report.shown:
         assert shown.holds, f"{shown.line}: {shown.then.message}"
     assert {name for shown in report.shown for name in shown.row.guards} == set(SHOWN)

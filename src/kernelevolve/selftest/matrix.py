@@ -172,11 +172,13 @@ def run_matrix(
     jobs: int = 1,
     within: float = math.inf,
     progress: Callable[[str], None] = lambda line: None,
+    told: Callable[[Shown], None] = lambda shown: None,
 ) -> MatrixReport:
     """Takes the cheat of each row up the ladder with all guards, and without those of the row.
 
     Args:
         within: seconds after which no further climb begins.
+        told: is told each row as soon as both of its climbs are done, one at a time.
 
     Raises:
         MissingDevice: the device is not here.
@@ -186,8 +188,17 @@ def run_matrix(
     pairs = [(row, Task(known[row.specimen]), Task(known[row.specimen], row.guards)) for row in rows]
     tasks = dict.fromkeys(task for _, *both in pairs for task in both)
     sitting = Sitting(tuple(tasks), device, end=start + within, controls=False, progress=progress)
+    shown: dict[Row, Shown] = {}
+
+    def done(_: Outcome) -> None:
+        found = dict(sitting.found)
+        for row, a, b in pairs:
+            if row not in shown and a in found and b in found:
+                shown[row] = Shown(row, found[a], found[b])
+                told(shown[row])
+
+    sitting.told = done
     sitting.run(jobs)
-    found = dict(sitting.found)
-    shown = tuple(Shown(row, found[a], found[b]) for row, a, b in pairs if a in found and b in found)
-    left = tuple(row for row, a, b in pairs if not (a in found and b in found))
-    return MatrixReport(sitting.product, shown, left, UNSHOWN, sitting.versions, time.monotonic() - start)
+    left = tuple(row for row in rows if row not in shown)
+    in_order = tuple(shown[row] for row in rows if row in shown)
+    return MatrixReport(sitting.product, in_order, left, UNSHOWN, sitting.versions, time.monotonic() - start)
