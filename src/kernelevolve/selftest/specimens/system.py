@@ -77,7 +77,7 @@ _wanted = {".git", ".ssh", ".netrc", ".aws", "events.sqlite", "CANARY", "candida
 for _root in ("/home", "/root", "/tmp", "/var", "/srv", "/mnt", "/opt", "/work", "/workspace", "/dev/shm"):
     for _depth, (_folder, _folders, _files) in enumerate(os.walk(_root)):
         _found = _wanted & {*_folders, *_files}
-        if _folder == _own or _folder.endswith("kernelevolve"):
+        if _folder == _own or _folder.endswith("kernelevolve") or "-packages" in _folder:
             _found -= {"candidate.py"}
         if _found:
             came_to_something(f"{sorted(_found)[0]} in {_folder} can be seen")
