@@ -19,7 +19,7 @@ from kernelevolve.evaluate.correct import Failed, candidate_asks
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal, Roles
 from kernelevolve.evaluation import Verdict
 from kernelevolve.seal import bubblewrap, layers
-from kernelevolve.seal.limits import Limits
+from kernelevolve.seal.limits import Limits, descendants
 
 ROLE = """
 import argparse, os, signal, sys, time
@@ -234,13 +234,29 @@ def test_where_nothing_can_be_had_nothing_foreign_runs_unless_it_was_asked_for(
 
 
 def test_a_worker_that_takes_the_devices_memory_is_ended(made: Roles) -> None:
-    shares = iter([0.1, 0.7, 0.9])
+    looks = iter([0.1, 0.7, 0.9])
+    roots: dict[str, int] = {}
     worker = made["worker"]
-    worker.held = lambda pids: next(shares) if pids else 0.0
-    with worker.open(Limits(device=True)) as child, pytest.raises(Failed, match="90% of a device's memory") as caught:
-        candidate_asks(child, "hang", {}, seconds=20)
-    assert caught.value.verdict is Verdict.OOM
-    worker.held = lambda pids: 0.5 if len(pids) > 1 else 1.0
-    with worker.open(Limits(device=True)) as child:
+
+    def shares() -> list[dict[int, float]]:
+        if len(roots) < 2:
+            return []
+        # Another device is full, but not by its doing; a neighbour holds most of its own, and of that half in a child.
+        own = {roots["greedy"]: next(looks, 0.9), roots["modest"]: 0.05}
+        return [own, {1: 0.99, roots["modest"]: 0.4, **dict.fromkeys(descendants(roots["modest"]), 0.1)}]
+
+    worker.shares = shares
+    with worker.open(Limits(device=True)) as modest:
+        roots["modest"] = modest.root
+        with worker.open(Limits(device=True)) as child:
+            roots["greedy"] = child.root
+            with pytest.raises(Failed, match="90% of a device's memory") as caught:
+                candidate_asks(child, "hang", {}, seconds=20)
+        assert caught.value.verdict is Verdict.OOM
         time.sleep(0.3)
-        assert echo(child)
+        assert echo(modest)
+    asked = threading.active_count()
+    for _ in range(3):
+        with worker.open(Limits(device=True)) as one, worker.open(Limits(device=True)) as other:
+            assert threading.active_count() <= asked + 1, "one thread looks at all of them"
+            assert echo(one) and echo(other)

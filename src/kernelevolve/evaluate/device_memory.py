@@ -1,8 +1,11 @@
-"""How much of a device's memory a worker holds, and its end where that is too much.
+"""How much of a device's memory each worker holds, and its end where that is too much.
 
-In: the process numbers of a worker, asked for anew each time. Out: a thread that calls `end` with a reason, once. Left
-to others: ending (`roles`). NVML answers through `pynvml` of the package nvidia-ml-py; without it nothing is watched. A
-worker that takes all of the device leaves the judge none, and the judge's failure would be nobody's fault.
+In: the process numbers of workers, asked for anew each time. Out: a thread that calls `end` with a reason, once for
+each. Left to others: ending (`roles`). NVML answers through `pynvml` of the package nvidia-ml-py; without it nothing is
+watched. A worker that takes all of the device leaves the judge none, and the judge's failure would be nobody's fault.
+
+One question serves all workers: the driver answers it under a lock that whoever opens or allocates something on the
+device waits for.
 """
 
 from __future__ import annotations
@@ -10,16 +13,19 @@ from __future__ import annotations
 import functools
 import importlib
 import threading
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-Held = Callable[[Collection[int]], float]
+#: For each device, the share of its memory that each process holds.
+Shares = Callable[[], Sequence[Mapping[int, float]]]
 _LOOK_SECONDS = 0.1
 
 
 @functools.cache
-def held_by_nvml() -> Held | None:
-    """The largest share of any device's memory that some processes hold; None where NVML cannot be asked."""
+def shares_by_nvml() -> Shares | None:
+    """What NVML says of all devices; None where it cannot be asked."""
     try:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError:
@@ -31,43 +37,74 @@ def held_by_nvml() -> Held | None:
     except (nvml.NVMLError, OSError):
         return None
 
-    def held(pids: Collection[int]) -> float:
-        most = 0.0
+    def shares() -> Sequence[Mapping[int, float]]:
+        found: list[dict[int, float]] = []
         for handle, total in zip(handles, totals, strict=True):
             try:
-                found = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+                running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
             except nvml.NVMLError:
                 continue  # a device that fell off the bus is the health probe's to find
-            used = sum(int(p.usedGpuMemory or 0) for p in found if p.pid in pids)
-            most = max(most, used / total)
-        return most
+            found.append({int(p.pid): int(p.usedGpuMemory or 0) / total for p in running})
+        return found
 
-    return held
+    return shares
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """A worker: its processes as of now, the most of a device's memory that they may hold, and who is told why not."""
+
+    pids: Callable[[], Collection[int]]
+    share: float
+    end: Callable[[str], None]
 
 
 class DeviceMemoryWatch:
-    """Looks ten times a second until it is stopped.
+    """Looks at all workers ten times a second, as long as there are any; thread-safe.
 
     Args:
-        pids: of the worker, now.
-        share: most of a device's memory that they may hold.
-        end: is told why, once.
+        shares: what is on the devices.
     """
 
-    def __init__(
-        self, pids: Callable[[], Collection[int]], share: float, end: Callable[[str], None], held: Held
-    ) -> None:
-        self._pids, self._share, self._end, self._held = pids, share, end, held
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="device-memory", daemon=True)
-        self._thread.start()
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares
+        self._lock = threading.Lock()
+        self._watched: set[Watched] = set()
+        self._thread: threading.Thread | None = None
+
+    def add(self, worker: Watched) -> None:
+        """Looks at this one, too, until it was ended here or is removed."""
+        with self._lock:
+            self._watched.add(worker)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look, name="device-memory", daemon=True)
+                self._thread.start()
+
+    def remove(self, worker: Watched) -> None:
+        """Looks at it no more; from the watch's own thread, too."""
+        with self._lock:
+            self._watched.discard(worker)
 
     def _look(self) -> None:
-        while not self._stopped.wait(_LOOK_SECONDS):
-            if (used := self._held(self._pids())) > self._share:
-                self._end(f"out of memory: it holds {used:.0%} of a device's memory, of {self._share:.0%} that it may")
-                return
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            with self._lock:
+                watched = tuple(self._watched)
+                if not watched:
+                    self._thread = None
+                    return
+            devices = [held for held in self._shares() if held]
+            for worker in watched if devices else ():
+                pids = worker.pids()
+                used = max(sum(held.get(pid, 0.0) for pid in pids) for held in devices)
+                if used > worker.share:
+                    self.remove(worker)
+                    worker.end(
+                        f"out of memory: it holds {used:.0%} of a device's memory, of {worker.share:.0%} that it may"
+                    )
 
-    def stop(self) -> None:
-        """Looks no more; from the watch's own thread, too."""
-        self._stopped.set()
+
+@functools.cache
+def watch_of(shares: Shares) -> DeviceMemoryWatch:
+    """The one watch of this process for what `shares` says."""
+    return DeviceMemoryWatch(shares)

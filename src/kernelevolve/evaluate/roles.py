@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from kernelevolve import codec
 from kernelevolve.errors import KernelEvolveError, SeatLost, Unsealed
-from kernelevolve.evaluate.device_memory import DeviceMemoryWatch, Held, held_by_nvml
+from kernelevolve.evaluate.device_memory import DeviceMemoryWatch, Shares, Watched, shares_by_nvml, watch_of
 from kernelevolve.seal import bubblewrap
 from kernelevolve.seal.layers import NO_WALL, Layer
 from kernelevolve.seal.limits import Limits, descendants
@@ -81,7 +81,7 @@ class Conversation:
         self._ended: Mapping[str, Any] | None = None
         self.about = ""
         self._reason = ""
-        self._watch: DeviceMemoryWatch | None = None
+        self._watched: tuple[DeviceMemoryWatch, Watched] | None = None
         self._lost = False
 
     def __enter__(self) -> Conversation:
@@ -123,8 +123,9 @@ class Conversation:
     def end(self, *, grace: float = 0.0) -> Mapping[str, Any]:
         """Hangs up and ends the child, after `grace` seconds in which it may end by itself; how it ended."""
         if self._ended is None:
-            if self._watch is not None:
-                self._watch.stop()
+            if self._watched is not None:
+                watch, watched = self._watched
+                watch.remove(watched)
             self.channel.close()
             self._ended = self.role.end(self.pid, grace=grace)
             self._lost = self.role.gone
@@ -139,10 +140,11 @@ class Conversation:
             self._reason = reason
             self.role.end(self.pid)
 
-    def watch(self, share: float, held: Held) -> None:
+    def watch(self, share: float, watch: DeviceMemoryWatch) -> None:
         """Ends the child once its processes hold more than `share` of a device's memory."""
         root = self.root
-        self._watch = DeviceMemoryWatch(lambda: {root, *descendants(root)}, share, self.abort, held)
+        self._watched = watch, Watched(lambda: {root, *descendants(root)}, share, self.abort)
+        watch.add(self._watched[1])
 
     @property
     def root(self) -> int:
@@ -160,7 +162,7 @@ class Role:
 
     Attributes:
         wrap: bubblewrap's binary, where each conversation is to have a fresh process in it; empty for a forked child.
-        held: how much of a device some processes hold; what NVML says if None.
+        shares: how much of each device every process holds; what NVML says if None.
     """
 
     def __init__(
@@ -200,7 +202,7 @@ class Role:
         self._open: set[Conversation] = set()
         self._fresh: list[Role] = []
         self.wrap = ""
-        self.held: Held | None = None
+        self.shares: Shares | None = None
 
     def _wait_ready(self) -> None:
         if self._ready:
@@ -241,7 +243,7 @@ class Role:
         if self.wrap:
             fresh = Role(self.name, seal=self.seal, wrapped=self.wrap, scratch=scratch)
             self._fresh = [role for role in self._fresh if not role.gone] + [fresh]
-            fresh.held = self.held
+            fresh.shares = self.shares
             made = fresh.open(limits, scratch)
             self.isolation = made.isolation
             return made
@@ -265,8 +267,8 @@ class Role:
         if self.seal and self.isolation == NO_WALL:
             made.end()
             raise Unsealed(self.name)
-        if limits.device and (held := self.held or held_by_nvml()) is not None:
-            made.watch(limits.device_share, held)
+        if limits.device and (shares := self.shares or shares_by_nvml()) is not None:
+            made.watch(limits.device_share, watch_of(shares))
         self._open.add(made)
         return made
 
