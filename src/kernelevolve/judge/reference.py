@@ -32,6 +32,7 @@ from kernelevolve.tensors.outputs import TensorMeta, dtype_of
 CALIBRATION_SECONDS = 5.0
 # Of oracles kept for other candidates on the same case: on the CPU, and on a device, where they are costly to compute.
 KEPT_BYTES, KEPT_ON_DEVICE = 1 << 28, 8 << 30
+SPARE_BYTES = 1 << 30  # of device memory that torch may keep for the next oracle: asking for it anew takes milliseconds
 ABSOLUTE_ELEMENTS = 1 << 28  # outputs larger than this get the simpler estimate of S
 Leaves = list[tuple[str, Any]]
 
@@ -131,6 +132,10 @@ class Reference:
         self._known[case] = leaves, computed
         self._release()
         return computed
+
+    def drop(self, case: Case) -> None:
+        """Keeps nothing of a case that nobody will ask about again."""
+        self._known.pop(case, None)
 
     def compare(
         self, case: Case, metas: Sequence[TensorMeta], values: Callable[[TensorMeta], Any], candidate: str = ""
@@ -285,8 +290,11 @@ class Reference:
             self._known.popitem(last=False)
 
     def _release(self) -> None:
-        """Gives unused device memory back: the worker runs on the same device."""
-        if self.opened.device.startswith("cuda"):
+        """Gives unused device memory back, but a little: the worker runs on the same device."""
+        device = self.opened.device
+        if not device.startswith("cuda"):
+            return
+        if torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) > SPARE_BYTES:
             torch.cuda.empty_cache()
 
     def _calibrate(self, case: Case) -> None:
