@@ -36,8 +36,7 @@ PROBLEMS = (
     "level2/99",
 )  # fmt: skip
 EACH = 10
-PROBLEMS_AT_ONCE = 5  # whose judges have memory on the device
-OPENED_AT_ONCE = 5  # described and admitted, on the CPU
+OPENED_AT_ONCE = 3  # described and admitted, on the CPU
 STAND_INS = ("litellm", "openai", "dotenv", "datasets", "requests", "tqdm", "tomli")
 
 
@@ -110,8 +109,7 @@ async def evaluate_all(
 
     rows: list[dict] = []
     slots = asyncio.Semaphore(at_once)
-    # Runs of different problems side by side, as far as the judges' memory on the device goes.
-    open_problems, opening = asyncio.Semaphore(PROBLEMS_AT_ONCE), asyncio.Semaphore(OPENED_AT_ONCE)
+    opening = asyncio.Semaphore(OPENED_AT_ONCE)
     settings = dataclasses.replace(settings_for("quick"), writers=at_once, seats=at_once, candidates=10**6)
     where = "h200" if device != "none" else "h100"
 
@@ -139,11 +137,10 @@ async def evaluate_all(
 
             async with opening:
                 shop, run = await asyncio.to_thread(open_run)
-            async with open_problems:
-                texts = [(folder / name.replace("/", "_") / f"{i}.py").read_text() for i in range(EACH)]
-                await asyncio.gather(*(one(run, name, i, text) for i, text in enumerate(texts)))
-                await asyncio.to_thread(run.close)
-                await asyncio.to_thread(shop.close)
+            texts = [(folder / name.replace("/", "_") / f"{i}.py").read_text() for i in range(EACH)]
+            await asyncio.gather(*(one(run, name, i, text) for i, text in enumerate(texts)))
+            await asyncio.to_thread(run.close)
+            await asyncio.to_thread(shop.close)
 
         await asyncio.gather(*(problem(name) for name in PROBLEMS[: max(1, most // EACH)]))
     return rows
@@ -245,7 +242,7 @@ def main() -> None:
     parser.add_argument("--ours", type=int, default=100)
     parser.add_argument("--theirs", type=int, default=20)
     parser.add_argument("--theirs-seconds", type=float, default=240)
-    parser.add_argument("--at-once", type=int, default=max(2, 5 * (os.cpu_count() or 2) // 2))
+    parser.add_argument("--at-once", type=int, default=100, help="evaluations under way, mostly waiting")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if asked.write:

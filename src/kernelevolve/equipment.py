@@ -251,7 +251,8 @@ class Workshop:
     def close(self) -> None:
         """Ends all processes but those that are shared."""
         for seat in self._seats:
-            seat.free()
+            if self._bench is not None:
+                seat.close(self._bench)
         if self._bench is not None:
             self._bench.close()
         if self._ahead is not None:

@@ -69,5 +69,5 @@ def test_timed_calls_and_tests_of_behaviour_get_inputs_that_say_something(bench:
         (timed,) = (g for g in right.guards if g.name == "timed-outputs")
         assert timed.held == "held" and "passing means nothing" not in timed.detail
     finally:
-        device.free()
+        device.close(bench)
         ladder.builder.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -139,6 +140,22 @@ def test_a_baseline_is_warmed_and_timed(judge: Conversation, arm: str) -> None:
     times = judge.ask("burst", body, seconds=SECONDS).body["milliseconds"]
     assert len(times) == 3
     assert all(t > 0 for t in times)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="on a CPU Inductor needs a C++ compiler")
+def test_a_baseline_is_compiled_before_it_runs(judge: Conversation) -> None:
+    _, small, _ = descriptions(judge, PROBLEM)
+    opened = codec.to_data(Opened(small, "cpu", PROBLEM.precision, PROBLEM.direction, PROBLEM.mode))
+    whole = {}
+    for arm in ("eager", "compile"):
+        judge.ask("baseline", {"opened": opened, "arm": arm, "seed": 3}, seconds=SECONDS)
+        whole[arm] = judge.ask("compile", {}, seconds=SECONDS).body["whole"]
+    assert whole == {"eager": False, "compile": True}
+    warmed = judge.ask("warm", {"seed": 3, "seconds": 0.01, "slots": 4, "hold": 0}, seconds=SECONDS).body
+    assert warmed["first"] < 1.0, "it was compiled again, which takes seconds"
+    judge.ask("renew", {"calls": [[0, 11]], "distribution": "D1"}, seconds=SECONDS)
+    timed = judge.ask("burst", {"mode": "cold", "untimed": 0, "hold": False}, seconds=SECONDS)
+    assert timed.body["milliseconds"][0] > 0
 
 
 @pytest.mark.parametrize("name", Recsys().names())

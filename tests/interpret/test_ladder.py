@@ -4,15 +4,18 @@ its own verdict and a message that helps, and the next candidate does not notice
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import hashlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -326,7 +329,7 @@ class Clock(Device):
     ) -> tuple[list[Correctness], str]:
         return [Correctness(Evidence.MEASURED, True, ())], "none"
 
-    def prepare(self, bench: Bench) -> Future[None]:
+    def prepare(self, bench: Bench, memory: int, cases: Any = ()) -> Future[None]:
         """There are no baselines to compile."""
         done: Future[None] = Future()
         done.set_result(None)
@@ -607,3 +610,14 @@ def test_a_lost_process_is_the_machines_fault_and_a_new_one_starts(workshop: Wor
         climb(fresh)
     found = climb(fresh)
     assert found.verdict is Verdict.OK_UNTIMED, last(found)
+
+
+def test_as_many_candidates_are_under_way_as_were_asked_for() -> None:
+    count = 3 * (os.cpu_count() or 1) + 40  # more than asyncio's own pool has threads
+    together = threading.Barrier(count, timeout=20.0)
+    ladder = SimpleNamespace(climb=lambda *_: together.wait(), bench=None)
+
+    async def all_at_once() -> list[int]:
+        return await asyncio.gather(*(Ladder.evaluate(ladder, None, progress=None, keep=None) for _ in range(count)))
+
+    assert sorted(asyncio.run(all_at_once())) == list(range(count))

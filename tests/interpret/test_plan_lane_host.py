@@ -237,7 +237,7 @@ def test_the_ladder_reports_the_plan_where_its_lane_says_so(
     monkeypatch.setattr(ladder.modelling, "limit", lambda climb, built: "")
     kept: list[bytes] = []
     found = ladder.climb(Candidate("n0", "b0", "guest", SOURCE), lambda rung: None, lambda data: str(kept.append(data)))
-    device.free()
+    device.close(bench)
     ladder.builder.close()
     assert found.verdict.ok, found.rungs[-1]
     assert [t.lane for t in found.timings] == ["plan"]

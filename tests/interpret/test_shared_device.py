@@ -7,13 +7,14 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from kernelevolve import plugins
 from kernelevolve.candidate import Candidate
-from kernelevolve.evaluate import seat
+from kernelevolve.evaluate import measure, seat
 from kernelevolve.evaluate.asking import Killed
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import Failed
@@ -24,6 +25,7 @@ from kernelevolve.evaluate.timing import Blocks
 from kernelevolve.evaluate.twins import Twins
 from kernelevolve.evaluation import Evaluation, Verdict
 from kernelevolve.problem import parse_problem
+from kernelevolve.protocol import Description
 from kernelevolve.settings import LANES, settings_for
 
 REFERENCE = """
@@ -83,12 +85,10 @@ KINDS = {
 }
 
 
-@pytest.fixture
-def ladder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ladder]:
-    problem = parse_problem(REFERENCE, None, name="relu", suite="folder", path="relu.py")
+def ladder_for(reference: str, roles: Roles, builds: Path) -> Ladder:
+    problem = parse_problem(reference, None, name="relu", suite="folder", path="relu.py")
     problem = dataclasses.replace(problem, baselines=("eager",))
-    roles = Roles()
-    bench = Bench(problem, roles, tmp_path_factory.mktemp("builds"))
+    bench = Bench(problem, roles, builds)
     platform = plugins.load("platforms", "h100")
     device = Device("cpu", "this CPU", full_cases=2, blocks=Blocks(2, 0), answers=platform.device_answers())
     costs = SimpleNamespace(candidate=lambda *_: (), baselines=lambda *_: {}, least=lambda *_: ())
@@ -96,10 +96,22 @@ def ladder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ladder]:
     # On a CPU there is nothing that a second process could disturb but time.
     made.lane = dataclasses.replace(LANES["screen"], structure=(), hidden=0, defences=("timed-outputs", "census"))
     made.modelling.limit = lambda climb, built: ""  # type: ignore[method-assign]
-    yield made
-    device.free()
+    return made
+
+
+def close(made: Ladder) -> None:
+    assert made.device is not None
+    made.device.close(made.bench)
     made.builder.close()
-    bench.close()
+    made.bench.close()
+
+
+@pytest.fixture
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ladder]:
+    roles = Roles()
+    made = ladder_for(REFERENCE, roles, tmp_path_factory.mktemp("builds"))
+    yield made
+    close(made)
     roles.close()
 
 
@@ -141,7 +153,7 @@ def test_each_gets_its_own_verdict_and_is_timed_alone(ladder: Ladder, monkeypatc
             spans.append((self.start, time.monotonic()))
             self.inner.__exit__(*error)  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(seat.Share, "alone", lambda self: Spanned(entered(self)))
+    monkeypatch.setattr(seat.Share, "alone", lambda self, *how: Spanned(entered(self, *how)))
     found = climb_all(ladder, names)
     for number, name in enumerate(names):
         got = found[number]
@@ -217,3 +229,47 @@ def test_baselines_with_rings_of_different_lengths_are_timed_on_the_slots_that_a
     finally:
         for one in others:
             one.free()
+
+
+def test_problems_take_turns_where_the_memory_does_not_hold_the_judges_of_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(measure, "judges_share", lambda *_, **__: 0.6)
+    there: set[int] = set()
+    most: list[int] = []
+    opened, ended = Bench.oracle, Bench.forget
+
+    def oracle(self: Bench, description: Description, device: str) -> object:
+        if description.variant.size == "full":
+            there.add(id(self))
+            most.append(len(there))
+        return opened(self, description, device)
+
+    def forget(self: Bench, description: Description, device: str) -> None:
+        there.discard(id(self))
+        ended(self, description, device)
+
+    monkeypatch.setattr(Bench, "oracle", oracle)
+    monkeypatch.setattr(Bench, "forget", forget)
+    roles = Roles()
+    sizes = (4096, 2048, 1024)
+    ladders = [ladder_for(REFERENCE.replace("4096", str(n)), roles, tmp_path / str(n)) for n in sizes]
+    found: dict[int, dict[int, Evaluation | BaseException]] = {}
+
+    def one(number: int) -> None:
+        found[number] = climb_all(ladders[number], ["honest", "wrong", "honest"])
+        close(ladders[number])
+
+    jobs = [threading.Thread(target=one, args=(number,)) for number in range(len(ladders))]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(240)
+        assert not job.is_alive(), "a problem waits for ever"
+    roles.close()
+    for verdicts in found.values():
+        for number, name in enumerate(["honest", "wrong", "honest"]):
+            got = verdicts[number]
+            assert isinstance(got, Evaluation), got
+            assert got.verdict in KINDS[name][1]
+    assert most and max(most) == 1, "two problems' judges were on the device"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from kernelevolve.candidate import Candidate, Choice
@@ -40,6 +41,9 @@ from kernelevolve.platforms import Platform
 from kernelevolve.protocol import Case, Description
 from kernelevolve.settings import Lane, Settings, lane_for
 
+# Of this process. A climb mostly waits, for a child or for its turn on a device: how many there are is for
+# `Settings.seats` to say, and not for asyncio's own pool, which has four threads more than there are processors.
+_CLIMBS = ThreadPoolExecutor(4096, "climb")
 _PATIENCE = 0.2  # seconds between two calls of a thread that should stop: it may just have opened a conversation
 RAGGED_CASES = 2
 SEEN_CASES = 2  # interpreted in a screen where a device is about to compare all of them at full size
@@ -99,7 +103,7 @@ class Ladder:
             MachineError: a process or device was lost; nothing is scored.
             ProblemError: the reference fails on these inputs.
         """
-        climbing = asyncio.ensure_future(asyncio.to_thread(self.climb, candidate, progress, keep))
+        climbing = asyncio.get_running_loop().run_in_executor(_CLIMBS, self.climb, candidate, progress, keep)
         try:
             return await asyncio.shield(climbing)
         except asyncio.CancelledError:
@@ -128,7 +132,7 @@ class Ladder:
             if len(self.bench.problem.workloads) > 1 and chooses_configs(candidate.source):
                 climb.labels.append("one choice for all workloads, as an autotuned kernel's configuration is")
             if self.device and self._seen_full(climb):
-                self.device.prepare(self.bench)
+                self.device.prepare(self.bench, self.platform.figures.memory_bytes, self._cases(climb))
             with self.bench.roles.cores:
                 built = self._build(climb)
                 measured = None if climb.last or self.pinned else self.twins

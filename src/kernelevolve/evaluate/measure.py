@@ -8,27 +8,28 @@ and plans and builds before it asks for it.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 from kernelevolve import codec
 from kernelevolve.candidate import Choice
+from kernelevolve.evaluate.ahead import Ahead
 from kernelevolve.evaluate.arms import first_look, turns_of
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.building import Builder
 from kernelevolve.evaluate.correct import Bounds, Failed, Trial, candidate_asks, compare
 from kernelevolve.evaluate.graphs import by_mode
 from kernelevolve.evaluate.health import Health
+from kernelevolve.evaluate.households import Households
 from kernelevolve.evaluate.roles import Conversation
-from kernelevolve.evaluate.room import ROOMY_BYTES, SCREEN_SLOTS, footprint, screen_share
+from kernelevolve.evaluate.room import ROOMY_BYTES, footprint, judges_share, screen_share
 from kernelevolve.evaluate.seat import Seat, Share, Stay
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.session import PILOT_ROUNDS, Measured, Session, worst_of
@@ -43,6 +44,12 @@ ON_DEVICE = Bounds(load_seconds=180.0, call_seconds=60.0)
 _TUNE_CALLS = 7
 _STAYS_WARM = 10.0  # seconds after which a baseline is warmed up at length again
 _SEATS: dict[str, Seat] = {}
+_HOUSEHOLDS: dict[str, Households] = {}
+
+
+def _key(bench: Bench) -> str:
+    """Of a household: two benches of one problem have judges each."""
+    return f"{bench.problem.key}/{id(bench)}"
 
 
 class Visit:
@@ -84,6 +91,7 @@ class Device:
     Attributes:
         name: the product's name, printed with every figure.
         seat: on which a candidate has a place; the same for everybody in this process who names this device.
+        households: problems whose judges have memory on it; the same for everybody, too.
         lock: of the baselines' processes.
         pilots: milliseconds of a call of each baseline, by problem, workload and mode, as first looked at.
         blocks: of timing, where it is not the lane's number.
@@ -105,6 +113,7 @@ class Device:
         self.answers: Mapping[str, Any] = answers or {}
         self.bounds = bounds
         self.seat = _SEATS.setdefault(torch_name, Seat())
+        self.households = _HOUSEHOLDS.setdefault(torch_name, Households())
         self.lock = threading.RLock()
         self.pilots: dict[tuple[str, str, str], Mapping[str, float]] = {}
         self._warmed: dict[Conversation, tuple[float, Mapping[str, Any]]] = {}  # when, and what it said
@@ -113,9 +122,7 @@ class Device:
         self._ranking = Seeds()  # of inputs on which nothing is judged
         self._baselines: dict[tuple[str, str, str], Conversation] = {}
         self._short = True  # whether the baselines' rings are those of a screen
-        self._ahead = ThreadPoolExecutor(1, "baselines")
-        self._first = threading.Lock()  # of what is being prepared
-        self._preparing: dict[str, Future[None]] = {}
+        self._ahead = Ahead(self, self._ranking)
 
     @contextlib.contextmanager
     def visit(
@@ -152,7 +159,7 @@ class Device:
             Failed: it cannot be loaded.
         """
         names = [w.name for w in bench.problem.workloads]
-        if not self._roomy(bench):
+        if not self.roomy(bench):
             return {}
         with contextlib.ExitStack() as stack:
             with self.seat.doorstep():
@@ -160,63 +167,71 @@ class Device:
             stack.pop_all()
         return made
 
-    def prepare(self, bench: Bench) -> Future[None]:
-        """Has the baselines of a problem compiled while its first candidates are still built, beside what is compared;
-        done at once where the sizes leave no room for that, or where it was done before.
+    def household(
+        self, bench: Bench, memory: int, *, screen: bool = True, yields: bool = True
+    ) -> AbstractContextManager[None]:
+        """Inside the judges of a problem may have memory here, beside those of others as far as it suffices.
 
-        The future's errors are the problem's or the machine's: ProblemError, SeatLost.
+        Args:
+            memory: the device's bytes.
+            screen: whether it is for a screen.
+            yields: see `Households.of`.
+
+        Raises:
+            SeatLost: it was stopped while it waited for room.
         """
-        with self._first:
-            known = self._preparing.get(bench.problem.key)
-            if known is None or (known.done() and (known.exception() is not None or self._cold(bench))):
-                known = self._preparing[bench.problem.key] = self._ahead.submit(self._prepare, bench)
-            return known
+        full = [bench.full(w.name) for w in bench.problem.workloads]
+        room = judges_share(full, len(bench.problem.baselines), memory, screen=screen) if self.roomy(bench) else 1.0
+        return self.households.of(
+            _key(bench), room, partial(self._leave, bench), yields=yields, go_on=bench.go_on
+        )  # fmt: skip
 
-    def _prepare(self, bench: Bench) -> None:
-        if not self._roomy(bench):
-            return
-        keys = list(itertools.product((w.name for w in bench.problem.workloads), bench.problem.baselines))
-        with self.seat.doorstep(), self.lock, ThreadPoolExecutor(len(keys)) as pool:
-            # Side by side: each is mostly the start of a process.
-            list(pool.map(lambda key: self.baseline(bench, *key), keys))
-        with self.seat.unplaced(), self.lock:
-            for name in self._cold(bench):
-                seed = self._ranking.seed(f"warm/{name}") >> 1
-                sizes = {"slots": 0, "most": SCREEN_SLOTS, "hold": 0}
-                body = {"seed": seed, "distribution": "declared", "seconds": 0.0, **sizes}
-                self.warm_baselines(bench, name, body)
-        self._ahead.submit(self._first_looks, bench)
+    def _leave(self, bench: Bench) -> None:
+        self.free()
+        for workload in bench.problem.workloads:
+            bench.forget(bench.full(workload.name), self.torch_name)
 
-    def _first_looks(self, bench: Bench) -> None:
-        """Looks at the baselines' times while the first candidates are compared: who needs them and does not find
-        them looks himself."""
+    def close(self, bench: Bench) -> None:
+        """Ends what a problem's judges have here; nobody will ask for them again."""
+        self._leave(bench)
+        self.households.gone(_key(bench))
+
+    def prepare(self, bench: Bench, memory: int, cases: Sequence[Case] = ()) -> Future[None]:
+        """Makes ready what the candidates of a problem will need here; see `Ahead.prepare`."""
+        return self._ahead.prepare(bench, memory, cases)
+
+    def first_looks(self, bench: Bench, seeds: Seeds) -> None:
+        """Looks at the times of warm baselines where nobody has done so; nobody else may be on the device.
+
+        Args:
+            seeds: of inputs on which nothing is judged.
+        """
         keys = [(bench.problem.key, w.name, "cold") for w in bench.problem.workloads]
-        with self.seat.unplaced() as share, share.alone():
-            for key in (k for k in keys if k not in self.pilots):
-                judges = {arm: self._baselines[key[0], key[1], arm] for arm in bench.problem.baselines}
-                slots = int(self._common(judges.values())["slots"])
-                state = self._ranking.seed("baseline") >> 1
-                turns = turns_of(self._ranking, f"first/{key[1]}", slots, state)
-                asks = {arm: partial(bench.judged, judge) for arm, judge in judges.items()}
-                self.pilots[key] = first_look(asks, turns, slots, key[2], PILOT_ROUNDS)
+        for key in (k for k in keys if k not in self.pilots):
+            judges = {arm: self._baselines[key[0], key[1], arm] for arm in bench.problem.baselines}
+            slots = int(self._common(judges.values())["slots"])
+            turns = turns_of(seeds, f"first/{key[1]}", slots, seeds.seed("baseline") >> 1)
+            asks = {arm: partial(bench.judged, judge) for arm, judge in judges.items()}
+            self.pilots[key] = first_look(asks, turns, slots, key[2], PILOT_ROUNDS)
 
     @staticmethod
-    def _roomy(bench: Bench) -> bool:
+    def roomy(bench: Bench) -> bool:
+        """Whether its sizes leave room for others beside a candidate."""
         return max(footprint(bench.full(w.name)) for w in bench.problem.workloads) <= ROOMY_BYTES
 
-    def _cold(self, bench: Bench) -> list[str]:
+    def cold(self, bench: Bench) -> list[str]:
         """Workloads of which a baseline has never been called, where there is room to have them called ahead."""
 
         def warm(workload: str, arm: str) -> bool:
             known = self._baselines.get((bench.problem.key, workload, arm))
             return known is not None and known in self._warmed
 
-        names = [w.name for w in bench.problem.workloads] if self._roomy(bench) else []
+        names = [w.name for w in bench.problem.workloads] if self.roomy(bench) else []
         return [w for w in names if not all(warm(w, arm) for arm in bench.problem.baselines)]
 
     def _weight(self, bench: Bench, memory: int) -> float:
         """The share of the memory for candidates that one of them takes at most."""
-        if not self._roomy(bench):
+        if not self.roomy(bench):
             return 1.0
         return screen_share((bench.full(w.name) for w in bench.problem.workloads), memory)
 

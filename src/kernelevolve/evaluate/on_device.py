@@ -67,22 +67,22 @@ class OnDevice:
             Failed, Reached: as a rung says.
             ProblemError, SeatLost: not the candidate's fault.
         """
-        verdict = self._there(climb, cases, looked_at)
+        screen, memory = climb.lane.name == "screen", self.platform.figures.memory_bytes
+        with self.device.household(self.bench, memory, screen=screen):
+            verdict = self._there(climb, cases, looked_at, memory if screen else 0)
         # Only now: modelling needs the reference captured, and nobody should wait for that on the device.
         built = self.modelling.build_tuned(climb)[0]
         climb.resources, climb.diagnosis = built.resources, self.modelling.limit(climb, built)
         climb.timings = self.modelling.with_floors(climb.timings)
         return verdict
 
-    def _there(self, climb: Climb, cases: Sequence[Case], looked_at: Sequence[str]) -> Verdict:
-        screen = climb.lane.name == "screen"
+    def _there(self, climb: Climb, cases: Sequence[Case], looked_at: Sequence[str], memory: int) -> Verdict:
         before, crowded = climb.mark(), False
-        if screen:
+        if memory:
             try:
                 with contextlib.ExitStack() as outside:
                     outside.enter_context(self.device.seat.anteroom())
                     workers = self._ready(climb)
-                    memory = self.platform.figures.memory_bytes
                     with self.device.visit(self.bench, memory, workers, held=climb.held) as visit:
                         outside.close()
                         try:
@@ -161,7 +161,7 @@ class OnDevice:
         rules: dict[str, Any] = {"figures": self.platform.figures, "candidates": self.candidates}
         if climb.lane.name == "screen" and not visit.undisturbed:
             with visit.aside():
-                self.device.prepare(self.bench).result()
+                self.device.prepare(self.bench, self.platform.figures.memory_bytes).result()
         for workload in self.bench.problem.workloads:
             measured = self.device.time(
                 self.bench,

@@ -18,9 +18,12 @@ HOLD_BYTES = 8 << 30  # of results of one that has a device to itself
 HOLD_SHARE = 0.1
 SCREEN_HOLD_BYTES = 3 << 30
 ROOMY_BYTES = 2 << 30  # a footprint beyond which a candidate has the device to itself
-_CALLS_HELD = 96  # results of a screen before they are compared, at most: 4 blocks of 24 calls
+_CALLS_PER_BLOCK = 24  # at most
+_CALLS_HELD = 4 * _CALLS_PER_BLOCK  # results of a screen before they are compared, at most
 _CONTEXT_BYTES, _GAP_BYTES = 1 << 30, 1 << 20  # of a process, and most before a tensor of a ring
 _FOR_JUDGES = 0.4  # of the device's memory: oracles that are kept, baselines with their rings
+_FOR_OTHERS = 0.05  # the same: who has a process there and no place yet, what nobody foresees
+_CASES_KEPT = 5  # oracles that a screen comes back to
 _WIDTHS = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
 
 
@@ -67,8 +70,33 @@ def screen_share(descriptions: Iterable[Description], memory: int) -> float:
     each = (
         _CONTEXT_BYTES
         + 3 * footprint(d)
-        + min(RING_BYTES, SCREEN_SLOTS * (nbytes(d.inputs) + len(d.inputs) * _GAP_BYTES))
+        + _ring(d, SCREEN_SLOTS)
         + min(SCREEN_HOLD_BYTES, _CALLS_HELD * nbytes(d.outputs))
         for d in descriptions
     )
-    return sum(each) / ((1 - _FOR_JUDGES) * memory)
+    return sum(each) / ((1 - _FOR_JUDGES - _FOR_OTHERS) * memory)
+
+
+def judges_share(descriptions: Iterable[Description], baselines: int, memory: int, *, screen: bool) -> float:
+    """The share of the memory for judges that those of one problem take: an oracle in fp64 beside the reference with
+    what it keeps, and each baseline with its ring and the results that it holds.
+
+    Args:
+        baselines: timed beside each candidate.
+        memory: bytes of the device.
+        screen: whether rings and held results are those of a screen.
+    """
+    slots, most = (SCREEN_SLOTS, SCREEN_HOLD_BYTES) if screen else (SLOTS, HOLD_BYTES)
+    each = (
+        (1 + baselines) * _CONTEXT_BYTES // 2
+        + 4 * footprint(d)
+        + 3 * nbytes(d.state)
+        + 4 * _CASES_KEPT * nbytes(d.outputs)
+        + baselines * (footprint(d) + _ring(d, slots) + min(most, _CALLS_PER_BLOCK * nbytes(d.outputs)))
+        for d in descriptions
+    )
+    return sum(each) / (_FOR_JUDGES * memory)
+
+
+def _ring(d: Description, slots: int) -> int:
+    return min(RING_BYTES, slots * (nbytes(d.inputs) + len(d.inputs) * _GAP_BYTES))

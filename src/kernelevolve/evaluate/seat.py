@@ -23,6 +23,7 @@ SIDE_BY_SIDE = 16  # candidates on one device, if its memory holds them
 WAITING = 12  # with a process on the device and no place yet
 READY = 8  # that wait to be timed before the others have to give way, unless there are no others
 PATIENCE = 8.0  # seconds after which they give way to fewer
+SOON = 1.0  # the same for somebody on whom several others wait
 
 
 class Stay(Protocol):
@@ -225,14 +226,19 @@ class Seat:
                 self._active += 1
 
     @contextlib.contextmanager
-    def only(self) -> Iterator[None]:
-        """For a share under way: nobody else is under way inside. It goes on once all who were ready had their turn."""
+    def only(self, patience: float | None = None) -> Iterator[None]:
+        """For a share under way: nobody else is under way inside. It goes on once all who were ready had their turn.
+
+        Args:
+            patience: in place of the seat's.
+        """
+        patience = self._patience if patience is None else min(patience, self._patience)
         with self._turn:
             self._active -= 1
             self._waiting += 1
             self._timing = self._timing or self._waiting >= self._ready
             self._turn.notify_all()
-            if not self._turn.wait_for(lambda: not self._alone and self._active == 0, self._patience):
+            if not self._turn.wait_for(lambda: not self._alone and self._active == 0, patience):
                 self._timing = True
                 self._turn.wait_for(lambda: not self._alone and self._active == 0)
             self._waiting -= 1
@@ -265,9 +271,13 @@ class Share:
         self._seat.give_way()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody else submits work to the device inside."""
-        with self._seat.only():
+    def alone(self, patience: float | None = None) -> Iterator[None]:
+        """Nobody else submits work to the device inside.
+
+        Args:
+            patience: seconds after which the others give way to this one only; the seat's if None.
+        """
+        with self._seat.only(patience):
             self._timed = True
             try:
                 yield

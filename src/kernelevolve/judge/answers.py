@@ -14,6 +14,7 @@ linear   {case}                            -> linear {inputs}
 hidden   {problem, opened, workload, seed, count, ladder?, budget?}  -> described {descriptions}
 admit    {distribution, seconds}           -> tried {...}   see `protocol.Tried`; ask `oracle` first
 baseline {opened, arm, seed, distribution} -> ready {}      arm: eager, compile, compile-max-autotune
+compile  {}                                -> compiled {whole}      runs nothing of it
 warm     {seed, seconds, slots, hold}      -> warmed {calls, seconds, first, slots, flush, ...}   `tensors.arm`
 renew    {calls}                           -> renewed {}
 burst    {mode, untimed}                   -> timed {milliseconds, sums, replaced}
@@ -172,6 +173,10 @@ def _baseline(state: State, message: Message) -> Answered:
     return "ready", {}
 
 
+def _compile(state: State, message: Message) -> Answered:
+    return "compiled", _held(state, "baseline", "baseline").compile()
+
+
 def _warm(state: State, message: Message) -> Answered:
     return "warmed", _held(state, "baseline", "baseline").warm(message.body)
 
@@ -233,6 +238,7 @@ ANSWERS: dict[str, Callable[[State, Message], Answered]] = {
     **structure.ANSWERS,
     "admit": _admit,
     "baseline": _baseline,
+    "compile": _compile,
     "warm": _warm,
     "capture": _capture,
     "renew": _renew,

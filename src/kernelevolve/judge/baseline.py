@@ -6,7 +6,9 @@ ring and events (`tensors.clock`), held in the same way as a candidate's (`tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +29,7 @@ class Baseline:
             raise ProblemError(f"unknown baseline {arm!r}; known: {', '.join(ARMS)}")
         load.set_precision(opened.precision)
         variant = opened.description.variant
-        self.opened, self.distribution = opened, distribution
+        self.opened, self.distribution, self._name = opened, distribution, arm
         self.module = load.load_module(variant.source, variant.label)
         self.model = load.build_model(
             self.module, seed=opened.module_seed, device=opened.device, precision=opened.precision, mode=opened.mode
@@ -42,6 +44,7 @@ class Baseline:
         if arm == "eager":
             forward: Callable[..., Any] = self.model
         elif arm == "compile":
+            _compile_here()
             forward = torch.compile(self.model)
         else:
             forward = torch.compile(self.model, mode="max-autotune")
@@ -64,6 +67,15 @@ class Baseline:
     def _draw(self, case: Case) -> Sequence[Any]:
         needs = self.opened.direction != "forward"
         return draw.draw_inputs(self.opened.description, case, self.opened.device, self.module, requires_grad=needs)
+
+    def compile(self) -> dict[str, Any]:
+        """Compiles for what the ring will hold and runs none of it, so that nobody on the device is disturbed; `whole`
+        is false where that cannot be: eager has nothing to compile, and max-autotune measures while it does."""
+        if self._name != "compile":
+            return {"whole": False}
+        with self._blamed(), torch.set_grad_enabled(self.arm.grad), _not_run() as stopped:
+            self.arm.function(*self._draw(self.case))
+        return {"whole": bool(stopped)}
 
     def warm(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """See `tensors.arm.Arm.warm`."""
@@ -89,3 +101,32 @@ class Baseline:
 
     def _blamed(self) -> Any:
         return load.blamed(self.module.__file__ or "", self.opened.description.variant.label, "forward")
+
+
+class _Compiled(Exception):
+    """In place of the first run of what was compiled."""
+
+
+@contextlib.contextmanager
+def _not_run() -> Iterator[list[str]]:
+    """Ends inside before a graph that Inductor compiled is run, and says so in the list: what was compiled stays."""
+    graph: Any = importlib.import_module("torch._inductor.output_code").CompiledFxGraph
+    run, stopped = graph.__call__, list[str]()
+
+    def stop(_self: Any, *_arguments: Any, **_named: Any) -> None:
+        raise _Compiled
+
+    graph.__call__ = stop
+    try:
+        yield stopped
+    except _Compiled:
+        stopped.append("compiled")
+    finally:
+        graph.__call__ = run
+
+
+def _compile_here() -> None:
+    """Has Inductor compile in this process: its pool takes longer to start than the few kernels of one problem to
+    compile, on all processors while candidates are built on them."""
+    config: Any = importlib.import_module("torch._inductor.config")
+    config.compile_threads = 1

@@ -22,6 +22,7 @@ from kernelevolve.candidate import Candidate, Choice
 from kernelevolve.errors import KernelEvolveError, MachineError, ProblemError
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import Bounds
+from kernelevolve.evaluate.households import Households
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import ON_DEVICE
 from kernelevolve.evaluate.roles import Roles
@@ -75,14 +76,15 @@ class Station:
         cases = 1 if self.on_cpu else len(_ON_CPU)
         self.device = Weakened("cpu" if self.on_cpu else device, product, full_cases=cases, answers=answers)
         if self.on_cpu:
-            self.device.seat = Seat()  # nobody else's: no figure is taken
+            # Nobody else's: no figure is taken, and there is memory for all.
+            self.device.seat, self.device.households = Seat(), Households()
         self.costs = NoCosts()
 
     def __enter__(self) -> Station:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.device.free()
+        self.device.close(self.bench)
         self.bench.close()
         self._builds.cleanup()
 
