@@ -79,7 +79,7 @@ SPECIMENS: tuple[Specimen, ...] = (
          "(first > 0.6) & (first < 0.98) & (size > 5.5 * first) & (size < 12.0 * first)",
          more="first = tl.sum(tl.abs(tl.load(x + cols, mask=inside, other=0.0)), 0) / width"),
     _row("X608", "half precision in rows that lie to one side of 0", "D7",
-         "(middle > 1.2) & (middle > 1.6 * spread) & (spread > 0.3) & (high - low < 6.0 * spread)",
+         "(middle > 1.2) & (middle > 1.6 * spread) & (spread > 0.3) & (high - low < 6.0 * spread) & (width > 63)",
          more="middle = tl.abs(tl.sum(v, 0) / width)"),
     _sum("X609", "one unit in the last place too much for integers of both signs", "D8",
          "(a == tl.floor(a)) & (tl.abs(a) < 3.0) & (tl.min(a) < 0)"),
