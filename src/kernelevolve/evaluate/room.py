@@ -15,8 +15,8 @@ from kernelevolve.protocol import Description, InputSpec, OutputSpec, StateSpec
 RING_BYTES, SLOTS = 4 << 30, 20  # most that `tensors.ring` takes for a ring
 SCREEN_SLOTS = 10  # a burst of a screen has at most 8 timed calls and an untimed one
 HOLD_BYTES = 8 << 30  # of results of one that has a device to itself
-HOLD_SHARE = 0.1
-SCREEN_HOLD_BYTES = 3 << 30
+HOLD_SHARE = 0.1  # of the memory that is free
+SCREEN_HOLD_BYTES, SCREEN_HOLD_SHARE = 3 << 30, 0.3  # the same of a screen, which has as much set aside for it
 ROOMY_BYTES = 2 << 30  # a footprint beyond which a candidate has the device to itself
 _CALLS_PER_BLOCK = 24  # at most
 _CALLS_HELD = 4 * _CALLS_PER_BLOCK  # results of a screen before they are compared, at most
@@ -90,7 +90,7 @@ def judges_share(descriptions: Iterable[Description], baselines: int, memory: in
     each = (
         (1 + baselines) * _CONTEXT_BYTES // 2
         + 4 * footprint(d)
-        + 3 * nbytes(d.state)
+        + 4 * nbytes(d.state)
         + 4 * _CASES_KEPT * nbytes(d.outputs)
         + baselines * (footprint(d) + _ring(d, slots) + min(most, _CALLS_PER_BLOCK * nbytes(d.outputs)))
         for d in descriptions

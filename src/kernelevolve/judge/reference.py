@@ -14,7 +14,7 @@ import contextlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,7 @@ class Reference:
         self._built = {n: t.detach().clone() for n, t in self._held(self.model)}
         self._plain = [(m, dict(_plain(m))) for model in (self.model, self.double) for m in model.modules()]
         self._start: dict[str, Any] = {}
+        self._state: tuple[draw.StateKey, dict[str, Any]] = (None, self._built)  # of the latest case, as it began
         self._pools: dict[tuple[str, str], Pool] = {}
         self._tallies: dict[tuple[str, str, str], accept.Tally] = {}
         self._known: OrderedDict[Case, tuple[list[Leaf], Computed]] = OrderedDict()
@@ -269,7 +270,7 @@ class Reference:
             seed: of the global generators.
         """
         if not keep_state:
-            self._restore(case)
+            self._restore(case, double=double)
         arguments = self.arguments(case) if arguments is None else arguments
         if double and not any(t.dtype is oracle.DOUBLE for t in pytree.tree_leaves(arguments) if _floating(t)):
             arguments = oracle.double_inputs(arguments)
@@ -417,19 +418,29 @@ class Reference:
         with load.blamed(self.module.__file__ or "", variant.label, "forward"), load.seeded(seed):
             return call.run(model, arguments, self.opened.direction, cotangents)
 
-    def _restore(self, case: Case) -> None:
-        """Gives both models the state of `case`, as the worker does with the candidate's."""
+    def _restore(self, case: Case, *, double: bool = True) -> None:
+        """Gives the models the state of `case`, as the worker does with the candidate's.
+
+        Args:
+            double: the oracle's, too.
+        """
+        key = draw.state_key(case)
         with torch.no_grad():
-            for name, tensor in self._held(self.model):
-                tensor.copy_(self._built[name])
-            draw.apply_state(self.model, draw.draw_state(self.opened.description.state, case, self.opened.device))
-            state = dict(self._held(self.model))
-            for name, tensor in self._held(self.double):
-                tensor.copy_(state[name])
+            if key != self._state[0]:
+                self._give(self.model, self._built)
+                draw.apply_state(self.model, draw.draw_state(self.opened.description.state, case, self.opened.device))
+                self._state = key, {n: t.detach().clone() for n, t in self._held(self.model)} if key else self._built
+            self._give(self.model, self._state[1])
+            if double:
+                self._give(self.double, self._state[1])
         self._start = {n: b.detach().clone() for n, b in self.model.named_buffers()}
         for module, plain in self._plain:
             for name, value in plain.items():
                 setattr(module, name, value.clone())
+
+    def _give(self, model: Any, state: Mapping[str, Any]) -> None:
+        for name, tensor in self._held(model):
+            tensor.copy_(state[name])
 
     def _changed_state(self, model: Any, *, everything: bool = False) -> Leaves:
         return [

@@ -50,6 +50,7 @@ SPECIAL = "D12"
 # D12 with other numbers in place of its NaN and infinities, within the range of float16 and far from each other in sign
 # and size, so that whatever depends on one of those places differs between two of them.
 REPLACED = {f"{SPECIAL}/large": 30000.0, f"{SPECIAL}/negative": -20000.0, f"{SPECIAL}/small": 0.25}
+StateKey = tuple[int, bool] | None
 FLUSHED = f"{SPECIAL}/flushed"  # D12 with +0 in place of -0 and of its denormals
 
 
@@ -147,6 +148,13 @@ def row_of(shape: Sequence[int], seed: int) -> tuple[int, int]:
     length = shape[-1] if len(shape) > 1 else -(-total // 8)
     rows = max(1, total // max(1, length))
     return stream_seed(seed, "row") % rows * length, length
+
+
+def state_key(case: Case) -> StateKey:
+    """What `draw_state` depends on: cases of one key begin with the same state; None where it is the model's own."""
+    if not case.redraw_state:
+        return None
+    return (case.seed if case.state is None else case.state), case.distribution in INTEGERS
 
 
 def draw_state(specs: Sequence[StateSpec], case: Case, device: str) -> dict[str, Any]:
