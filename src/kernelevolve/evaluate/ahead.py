@@ -1,8 +1,8 @@
 """What is made ready on a device before the first candidate of a problem gets there.
 
-In: a bench, the inputs on which candidates will be compared. Out: baselines that are compiled, warm and looked at, and
-oracles that are computed, while the first candidates are still built. Left to others: baselines and their warmth
-(`measure`), room for them (`households`), turns (`seat`).
+In: a bench, the inputs on which candidates will be compared. Out: baselines that are compiled, warm and looked at,
+oracles that are computed and floors that are known, while the first candidates are still built. Left to others:
+baselines and their warmth (`measure`), room for them (`households`), turns (`seat`).
 
 Whatever takes long submits no work to the device, so that nobody who is timed has to wait for it.
 """
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernelevolve import codec
 from kernelevolve.evaluate.bench import Bench
+from kernelevolve.evaluate.floor import compulsory
 from kernelevolve.evaluate.room import SCREEN_SLOTS
 from kernelevolve.evaluate.seat import SOON, Share
 from kernelevolve.evaluate.secrets import Seeds
@@ -93,3 +94,7 @@ class Ahead:
                 for full, case in itertools.product(fulls, cases):
                     share.give_way()
                     bench.expected(full, device.torch_name, case, partial(computed, share, full, case))
+                for full in fulls:
+                    share.give_way()
+                    seed = self._seeds.seed(f"floor/{full.variant.workload}")
+                    compulsory(bench, full, device.torch_name, Case(seed, state=seed), share)

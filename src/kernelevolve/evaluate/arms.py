@@ -22,7 +22,7 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.consistency import Taken
 from kernelevolve.evaluate.correct import Failed, candidate_asks
 from kernelevolve.evaluate.roles import Conversation, Refusal
-from kernelevolve.evaluate.room import HOLD_BYTES, HOLD_SHARE, SCREEN_HOLD_BYTES
+from kernelevolve.evaluate.room import HOLD_BYTES, HOLD_SHARE, SCREEN_HOLD_BYTES, SCREEN_HOLD_SHARE
 from kernelevolve.evaluate.seat import Stay, Undisturbed
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.timing import pilot
@@ -76,8 +76,8 @@ def shape_for(calls: int, slow: bool, slots: int, output: int, free: int, *, blo
         free: bytes of free device memory.
     """
     untimed = 1 if slow or blocks or slots < 8 else 3
-    most = SCREEN_HOLD_BYTES if blocks else HOLD_BYTES
-    room = max(1, int(min(most, HOLD_SHARE * free)) // max(1, output))
+    most, share = (SCREEN_HOLD_BYTES, SCREEN_HOLD_SHARE) if blocks else (HOLD_BYTES, HOLD_SHARE)
+    room = max(1, int(min(most, share * free)) // max(1, output))
     longest = max(1, slots - untimed)
     calls = max(1, min(calls, longest // 2, room // 6))
     longer = min(2 * calls, longest)

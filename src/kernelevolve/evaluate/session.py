@@ -12,15 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
-from kernelevolve import codec
 from kernelevolve.candidate import Choice
 from kernelevolve.evaluate import graphs, kernels
 from kernelevolve.evaluate.arms import Arm, Call, Looks, first_look, shape_for, turns_of
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.consistency import Consistency, consistency, sharpen
 from kernelevolve.evaluate.correct import Failed, Trial, candidate_asks
+from kernelevolve.evaluate.floor import compulsory
 from kernelevolve.evaluate.roles import Conversation
 from kernelevolve.evaluate.room import SCREEN_SLOTS
 from kernelevolve.evaluate.seat import Stay, Undisturbed
@@ -56,8 +55,6 @@ SLOWED, SLOWED_MS, SLOWED_LOOKS = 1.5, 0.005, 3  # by what a baseline may be slo
 PILOT_ROUNDS = 5  # in a screen, where it decides against whom all candidates are timed
 PILOT_HOW = "median of the first look at the baselines, not interleaved with a candidate"
 _MORE_BLOCKS = 12  # before anybody is accused of a false clock
-_COMPULSORY_SECONDS = 5.0
-_MOVED: WeakKeyDictionary[Bench, dict[tuple[str, str, str], Mapping[str, Any]]] = WeakKeyDictionary()
 GUARDS = ("fresh-inputs", "timed-outputs", "clock", "floor")
 
 
@@ -404,7 +401,8 @@ class Session:
         if self.figures is None:
             self.guards.append(Guard("floor", "not run", "the bandwidth of this device is not known"))
             return
-        moved = self._compulsory()
+        case = Case(self.seeds.seed(f"time/{self.workload}/floor"), self.distribution, state=self.state)
+        moved = compulsory(self.bench, self.trial.description, self.place.torch_name, case, self.visit)
         least = (moved["read"] + moved["written"]) / self.figures.bandwidth * 1e3
         took = timed.timing.candidate.value
         counted = ", ".join(f"{name} {share:.2g}" for name, share in moved["shares"]) or "nothing proved"
@@ -416,22 +414,6 @@ class Session:
         if took < FLOOR * least:
             raise self._refused("floor", Verdict.BELOW_FLOOR, said)
         self._held("floor", said)
-
-    def _compulsory(self) -> Mapping[str, Any]:
-        """The bytes of this workload, tried once for all candidates of a bench."""
-        with self.visit.holding(self.bench.lock):  # several candidates may want to know at once
-            known = _MOVED.setdefault(self.bench, {})
-            key = (self.workload, self.place.torch_name, self.distribution)
-            if key not in known:
-                known[key] = self._try_compulsory()
-            return known[key]
-
-    def _try_compulsory(self) -> Mapping[str, Any]:
-        case = Case(self.seeds.seed(f"time/{self.workload}/floor"), self.distribution, state=self.state)
-        with self.bench.lock:
-            judge = self.bench.oracle(self.trial.description, self.place.torch_name)
-            body = {"case": codec.to_data(case), "seconds": _COMPULSORY_SECONDS}
-            return self.bench.judged(judge, "compulsory", body).body
 
     def _report(self, mode: str, arms: Mapping[str, Arm], looks: Looks | None, watch: Watch) -> None:
         shape = arms[CANDIDATE].shape
