@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +15,7 @@ import pytest
 from kernelevolve import plugins
 from kernelevolve.candidate import Candidate
 from kernelevolve.evaluate import measure, seat
+from kernelevolve.evaluate.arms import Arm
 from kernelevolve.evaluate.asking import Killed
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import Failed
@@ -165,6 +166,24 @@ def test_each_gets_its_own_verdict_and_is_timed_alone(ladder: Ladder, monkeypatc
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(ordered)), "two were timed at once"
     timed = [g for n in (0, 3) for g in found[n].guards if g.name == "timed-outputs"]  # type: ignore[union-attr]
     assert all(g.held == "held" and "timed calls compared" in g.detail for g in timed)
+
+
+def test_both_arms_of_a_screen_get_the_same_calls(ladder: Ladder, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: dict[Arm, dict[int, object]] = {}
+    burst = Arm.__call__
+
+    def noted(self: Arm, calls: int) -> Sequence[float]:
+        due = self.turns(self.number, self.shape.untimed + calls)
+        called.setdefault(self, {})[self.number] = self.shape.untimed, [(c.slot, c.case.seed) for c in due]
+        return burst(self, calls)
+
+    monkeypatch.setattr(Arm, "__call__", noted)
+    assert isinstance(found := climb_all(ladder, ["honest"])[0], Evaluation), found
+    timed = [bursts for bursts in called.values() if 0 not in bursts]  # number 0 is the first look at the baseline
+    assert len(timed) == 2, "the candidate and the baseline"
+    both = sorted(timed[0].keys() & timed[1].keys())
+    assert len(both) >= 8
+    assert [timed[0][number] for number in both] == [timed[1][number] for number in both]
 
 
 def test_a_failure_beside_others_is_looked_at_again_alone(ladder: Ladder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kernelevolve import codec
@@ -25,7 +25,7 @@ from kernelevolve.evaluate.roles import Conversation, Refusal
 from kernelevolve.evaluate.room import HOLD_BYTES, HOLD_SHARE, SCREEN_HOLD_BYTES, SCREEN_HOLD_SHARE
 from kernelevolve.evaluate.seat import Stay, Undisturbed
 from kernelevolve.evaluate.secrets import Seeds
-from kernelevolve.evaluate.timing import pilot
+from kernelevolve.evaluate.timing import BURSTS, pilot
 from kernelevolve.evaluation import Check, Verdict
 from kernelevolve.protocol import Case, Description
 from kernelevolve.wire import Message
@@ -63,6 +63,11 @@ class Shape:
     hold: int
     by_burst: bool
 
+    @property
+    def block(self) -> int:
+        """Results that are held until they are compared, where that is done as soon as can be."""
+        return self.longer if self.by_burst else BURSTS // 2 * (self.calls + self.longer)
+
 
 def shape_for(calls: int, slow: bool, slots: int, output: int, free: int, *, blocks: int = 0) -> Shape:
     """As many calls as asked for, as far as slots and memory for results allow.
@@ -81,10 +86,9 @@ def shape_for(calls: int, slow: bool, slots: int, output: int, free: int, *, blo
     longest = max(1, slots - untimed)
     calls = max(1, min(calls, longest // 2, room // 6))
     longer = min(2 * calls, longest)
-    block = 2 * (calls + longer)
-    by_burst = block > room
-    hold = longer if by_burst else block * max(1, min(blocks, room // block))
-    return Shape(slots, untimed, calls, longer, hold, by_burst)
+    by_burst = BURSTS // 2 * (calls + longer) > room
+    one = Shape(slots, untimed, calls, longer, 0, by_burst)
+    return replace(one, hold=one.block * (1 if by_burst else max(1, min(blocks, room // one.block))))
 
 
 class Arm:

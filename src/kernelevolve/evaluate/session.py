@@ -322,18 +322,19 @@ class Session:
         turns = turns_of(self.seeds, label, slots, self.state, self.distribution)
         fastest = min(pilots.values())
         calls, slow = calls_per_burst(fastest, short=self.screen), fastest >= SLOW_MS
-        block = shape_for(calls, slow, slots, output, free)
-        shape = shape_for(calls, slow, slots, output, free, blocks=self.blocks.count) if self.screen else block
+        shape = shape_for(calls, slow, slots, output, free, blocks=self.blocks.count if self.screen else 0)
+        # The same calls on the same slots; only what is compared together is held for longer than a block.
+        theirs = replace(shape, hold=shape.block)
         timed = {n: j for n, j in judges.items() if not self.screen or pilots[n] == fastest}
         seed = self._seed(f"{mode}/warm")
         self.visit.give_way()
         worker_asks("warm", self._warm_body(seed, slots=slots, hold=shape.hold))
         self.visit.give_way()
         for judge in timed.values():
-            self.place.hold(self.bench, judge, {**self._warm_body(seed, slots=slots, hold=block.hold), "seconds": 0.0})
+            self.place.hold(self.bench, judge, {**self._warm_body(seed, slots=slots, hold=theirs.hold), "seconds": 0.0})
         arms = {CANDIDATE: Arm(worker_asks, turns, shape, mode, Queue(worker.root))}
         for name, judge in timed.items():
-            arms[name] = Arm(self._judge_asks(judge), turns, block, mode, Queue(judge.root))
+            arms[name] = Arm(self._judge_asks(judge), turns, theirs, mode, Queue(judge.root))
         for arm in arms.values():
             arm.number = 1  # number 0 was the pilot's
         if "timed-outputs" not in self.lane.defences:
