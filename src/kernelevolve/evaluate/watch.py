@@ -42,6 +42,7 @@ class Watch:
         self.absent, self.notes, self.beside = "", set[str](), 0
         self._root = root
         self._seen: list[tuple[float, str]] = []
+        self._mine: set[int] = set()  # processes on the device that were found to descend from this one
         self._stop = threading.Event()
         self._nvml: Any = None
         self._errors: tuple[type[BaseException], ...] = ()
@@ -102,8 +103,8 @@ class Watch:
             found = f"clocks throttled (0x{bits & THROTTLED:x})"
         if self._root:
             self.beside = max(self.beside, len(pids & {self._root, *descendants(self._root)}))
-        foreign = sorted(pid for pid in pids if not _ours(pid))
-        if foreign:
+        self._mine |= {pid for pid in pids - self._mine if _ours(pid)}
+        if foreign := sorted(pids - self._mine):
             found = f"process {foreign[0]} is on the device, too"
         if found:
             self._seen.append((now, found))
