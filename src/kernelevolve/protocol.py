@@ -174,6 +174,7 @@ class Opened:
         module_seed: seed under which `Model` and `ModelNew` are constructed.
         candidate: the kernel file's text; empty for the reference.
         choice: knob values to use, by name.
+        queues: of the process's context on the device, 0 for as many as usual; see `tensors.queues`.
     """
 
     description: Description
@@ -186,6 +187,7 @@ class Opened:
     special_values: SpecialValues = "finite"
     candidate: str = ""
     choice: Mapping[str, Any] = field(default_factory=dict)
+    queues: int = 0
 
 
 @dataclass(frozen=True)

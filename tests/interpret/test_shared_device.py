@@ -6,9 +6,10 @@ import dataclasses
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,13 +22,13 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.correct import Failed
 from kernelevolve.evaluate.ladder import Ladder
 from kernelevolve.evaluate.measure import Device
-from kernelevolve.evaluate.roles import Roles
+from kernelevolve.evaluate.roles import Conversation, Roles
 from kernelevolve.evaluate.timing import Blocks
 from kernelevolve.evaluate.twins import Twins
 from kernelevolve.evaluation import Evaluation, Verdict
 from kernelevolve.problem import parse_problem
 from kernelevolve.protocol import Description
-from kernelevolve.settings import LANES, settings_for
+from kernelevolve.settings import LANES, LaneName, settings_for
 
 REFERENCE = """
 import torch
@@ -78,7 +79,7 @@ def text(value: str = "tl.where(v < 0, 0.0, v)", before: str = "", body: str = "
 
 
 # Only where forward has data: the builder's recording must not see it.
-DIES = text(body="        if x.device.type != 'meta':\n            import os\n            os.kill(os.getpid(), 9)")
+DIES = text(body="        import os, sys\n        if 'worker' in sys.argv:\n            os.kill(os.getpid(), 9)")
 KINDS = {
     "honest": (text(), {Verdict.OK_FASTER, Verdict.OK_SAME, Verdict.OK_SLOWER, Verdict.INCONCLUSIVE}),
     "wrong": (text("tl.where(v < 0, 0.0, v * 1.01)"), {Verdict.WRONG_VALUE}),
@@ -248,6 +249,47 @@ def test_baselines_with_rings_of_different_lengths_are_timed_on_the_slots_that_a
     finally:
         for one in others:
             one.free()
+
+
+def test_a_screen_keeps_the_one_baseline_beside_which_candidates_are_timed(
+    ladder: Ladder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, place = ladder.bench, ladder.device
+    assert place is not None
+    bench.problem = dataclasses.replace(bench.problem, baselines=("eager", "another"))
+    opened: list[Conversation] = []
+    asked = Bench.judged
+
+    def judged(self: Bench, judge: Conversation, kind: str, body: Mapping[str, Any], *given: Any, **rules: Any) -> Any:
+        if kind == "baseline":
+            opened.append(judge)
+            body = {**body, "arm": "eager"}
+        return asked(self, judge, kind, body, *given, **rules)
+
+    monkeypatch.setattr(Bench, "judged", judged)
+    first, second = (
+        ladder.climb(Candidate(f"n{i}", f"b{i}", "guest", text(before=f"# {i}")), print, lambda data: "kept")
+        for i in range(2)
+    )
+    ((timing,), (again,)) = first.timings, second.timings
+    (known,) = place.pilots.values()
+    assert set(known) == {"eager", "another"} and timing.against == min(known, key=known.__getitem__)
+    assert list(timing.baselines) == [timing.against] == list(again.baselines), "one is timed beside candidates"
+    assert list(timing.aside) == [arm for arm in known if arm != timing.against]
+    assert len(opened) == 2 and [place.arms(bench, "declared")] == [[timing.against]]
+    assert [judge.role.gone or judge.channel.sock.fileno() < 0 for judge in opened].count(True) == 1
+
+
+@pytest.mark.parametrize(("lane", "queues"), [("screen", "2"), ("accept", None)])
+def test_who_shares_a_device_makes_a_context_with_few_queues(
+    ladder: Ladder, lane: LaneName, queues: str | None
+) -> None:
+    asks = f"        import os, sys\n        assert 'worker' not in sys.argv or os.environ.get(QUEUES) == {queues!r}"
+    source = text(before="QUEUES = 'CUDA_DEVICE_MAX_CONNECTIONS'", body=asks)
+    rules = {"structure": (), "hidden": 0, "defences": ("timed-outputs", "census"), "processes": 1, "modes": ("cold",)}
+    ladder.lane = dataclasses.replace(LANES[lane], **rules)
+    found = ladder.climb(Candidate("n0", "b0", "guest", source), print, lambda data: "kept")
+    assert found.correct, found.rungs
 
 
 def test_problems_take_turns_where_the_memory_does_not_hold_the_judges_of_all(

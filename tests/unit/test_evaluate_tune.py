@@ -177,7 +177,9 @@ class TimedDevice(Device):
     def _make_room(self, description: Any) -> None:
         pass
 
-    def worker(self, bench: Any, workload: str, source: str, choice: Mapping[str, Choice]) -> Any:
+    def worker(
+        self, bench: Any, workload: str, source: str, choice: Mapping[str, Choice], *, queues: int = 0
+    ) -> Any:
         return SimpleNamespace(
             name=workload, end=lambda: None, channel=SimpleNamespace(sock=SimpleNamespace(fileno=lambda: 3))
         )

@@ -67,7 +67,7 @@ def test_bursts_fit_slots_and_memory() -> None:
     shared = shape_for(4, False, 20, 1 << 20, 100 << 30, blocks=6)
     assert (shared.untimed, shared.calls, shared.longer, shared.hold, shared.by_burst) == (1, 4, 8, 6 * 24, False)
     tight = shape_for(4, False, 20, 256 << 20, 100 << 30, blocks=4)  # 3 GiB for each of several on a device
-    assert (tight.untimed, tight.calls, tight.longer, tight.hold, tight.by_burst) == (1, 2, 4, 12, False)
+    assert (tight.untimed, tight.calls, tight.longer, tight.hold, tight.by_burst) == (1, 1, 2, 12, False)
     for calls in (1, 2, 4):
         for slots in range(2, 30):
             for output in (1, 1 << 20, 1 << 30, 16 << 30):

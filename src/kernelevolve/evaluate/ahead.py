@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from kernelevolve import codec
 from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.floor import compulsory
-from kernelevolve.evaluate.room import SCREEN_SLOTS
+from kernelevolve.evaluate.room import screen_slots
 from kernelevolve.evaluate.seat import SOON, Share
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.protocol import Case, Description
@@ -64,18 +64,21 @@ class Ahead:
         device = self._device
         if not device.roomy(bench):
             return
-        keys = list(itertools.product((w.name for w in bench.problem.workloads), bench.problem.baselines))
+        keys = [(w.name, arm) for w in bench.problem.workloads for arm in device.arms(bench, w.name)]
         with device.household(bench, memory, yields=False):
             with device.seat.doorstep(), device.lock, ThreadPoolExecutor(len(keys)) as pool:
                 # Side by side: each is mostly the start of a process, and compiling.
                 list(pool.map(lambda key: bench.judged(device.baseline(bench, *key), "compile", {}), keys))
             with device.seat.unplaced(), device.lock:
                 for name in device.cold(bench):
-                    sizes = {"slots": 0, "most": SCREEN_SLOTS, "hold": 0}
+                    sizes = {"slots": 0, "most": screen_slots(bench.full(name)), "hold": 0}
                     body: dict[str, Any] = {"distribution": "declared", "seconds": 0.0, **sizes}
                     device.warm_baselines(bench, name, {"seed": self._seeds.seed(f"warm/{name}") >> 1, **body})
-            with device.seat.unplaced() as share, share.alone(SOON):  # all candidates of the problem may wait for it
-                device.first_looks(bench, self._seeds)
+            if device.unseen(bench):
+                # All candidates of the problem may wait for it.
+                with device.seat.unplaced() as share, share.alone(SOON):
+                    device.first_looks(bench, self._seeds)
+            device.settle(bench, memory)
 
     def _oracles(self, bench: Bench, memory: int, cases: Sequence[Case]) -> None:
         device = self._device

@@ -22,7 +22,7 @@ from kernelevolve.evaluate.bench import Bench
 from kernelevolve.evaluate.consistency import Taken
 from kernelevolve.evaluate.correct import Failed, candidate_asks
 from kernelevolve.evaluate.roles import Conversation, Refusal
-from kernelevolve.evaluate.room import HOLD_BYTES, HOLD_SHARE, SCREEN_HOLD_BYTES, SCREEN_HOLD_SHARE
+from kernelevolve.evaluate.room import HELD_BLOCKS, HOLD_BYTES, HOLD_SHARE, SCREEN_HOLD_BYTES, SCREEN_HOLD_SHARE
 from kernelevolve.evaluate.seat import Stay, Undisturbed
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.timing import BURSTS, pilot
@@ -84,7 +84,8 @@ def shape_for(calls: int, slow: bool, slots: int, output: int, free: int, *, blo
     most, share = (SCREEN_HOLD_BYTES, SCREEN_HOLD_SHARE) if blocks else (HOLD_BYTES, HOLD_SHARE)
     room = max(1, int(min(most, share * free)) // max(1, output))
     longest = max(1, slots - untimed)
-    calls = max(1, min(calls, longest // 2, room // 6))
+    # What does not fit is compared between blocks, while nobody else works: in a screen at most every other block's.
+    calls = max(1, min(calls, longest // 2, room // (6 * (HELD_BLOCKS if blocks else 1))))
     longer = min(2 * calls, longest)
     by_burst = BURSTS // 2 * (calls + longer) > room
     one = Shape(slots, untimed, calls, longer, 0, by_burst)

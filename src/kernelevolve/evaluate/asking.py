@@ -108,6 +108,7 @@ class Trial:
         device: `cpu` means under the interpreter.
         answers: what the stand-in device answers on the CPU.
         bounds: what it may use.
+        queues: of its context on the device; see `protocol.Opened`.
     """
 
     source: str
@@ -116,6 +117,7 @@ class Trial:
     device: str
     answers: Mapping[str, Any]
     bounds: Bounds = BOUNDS
+    queues: int = 0
 
     @property
     def key(self) -> str:

@@ -19,6 +19,7 @@ from kernelevolve import codec
 from kernelevolve.errors import ProblemError, SeatLost
 from kernelevolve.evaluate.cache import BuildCache
 from kernelevolve.evaluate.roles import ChildDied, ChildSilent, Conversation, Refusal, Roles
+from kernelevolve.evaluate.room import FEW_QUEUES
 from kernelevolve.evaluate.secrets import SECRET_BYTES
 from kernelevolve.nursery import Limits
 from kernelevolve.problem import Problem
@@ -116,7 +117,9 @@ class Bench:
             self._hidden[key] = tuple(codec.from_data(Description, d) for d in answer.body["descriptions"])
         return self._hidden[key]
 
-    def opened(self, description: Description, device: str, *, candidate: str = "", choice: Any = None) -> Opened:
+    def opened(
+        self, description: Description, device: str, *, candidate: str = "", choice: Any = None, queues: int = 0
+    ) -> Opened:
         """What a conversation about one size starts from."""
         p = self.problem
         return Opened(
@@ -129,6 +132,7 @@ class Bench:
             special_values=p.special_values,
             candidate=candidate,
             choice=choice or {},
+            queues=queues,
         )
 
     def oracle(self, description: Description, device: str) -> Conversation:
@@ -136,7 +140,7 @@ class Bench:
         key = (description.variant.label, device)
         if key not in self._oracles or self._oracles[key].role.gone:
             judge = self.roles["judge"].open(_JUDGE_LIMITS if device == "cpu" else None)
-            opened = codec.to_data(self.opened(description, device))
+            opened = codec.to_data(self.opened(description, device, queues=FEW_QUEUES))
             self.judged(judge, "oracle", {"opened": opened, "problem": codec.to_data(self.problem)})
             self._oracles[key] = judge
         return self._oracles[key]

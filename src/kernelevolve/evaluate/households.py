@@ -77,6 +77,13 @@ class Households:
                 household.inside, household.since = household.inside - 1, time.monotonic()
                 self._turn.notify_all()
 
+    def lighter(self, key: str, weight: float) -> None:
+        """The judges of `key` hold no more than that from now on."""
+        with self._turn:
+            if household := self._there.get(key):
+                household.weight = min(household.weight, weight)
+            self._turn.notify_all()
+
     def gone(self, key: str) -> None:
         """The judges of `key` were ended, and nobody will be inside any more."""
         with self._turn:

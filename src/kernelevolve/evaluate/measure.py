@@ -29,11 +29,11 @@ from kernelevolve.evaluate.graphs import by_mode
 from kernelevolve.evaluate.health import Health
 from kernelevolve.evaluate.households import Households
 from kernelevolve.evaluate.roles import Conversation
-from kernelevolve.evaluate.room import ROOMY_BYTES, footprint, judges_share, screen_share
+from kernelevolve.evaluate.room import FEW_QUEUES, ROOMY_BYTES, footprint, judges_share, screen_share
 from kernelevolve.evaluate.seat import Seat, Share, Stay
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.session import PILOT_ROUNDS, Measured, Session, worst_of
-from kernelevolve.evaluate.timing import Blocks
+from kernelevolve.evaluate.timing import Blocks, calls_per_burst
 from kernelevolve.evaluate.tune import Group, Tuning
 from kernelevolve.evaluation import Correctness, Evidence
 from kernelevolve.hardware import HardwareFigures
@@ -121,7 +121,7 @@ class Device:
         self.health = Health(torch_name)
         self._ranking = Seeds()  # of inputs on which nothing is judged
         self._baselines: dict[tuple[str, str, str], Conversation] = {}
-        self._short = True  # whether the baselines' rings are those of a screen
+        self._short = True  # whether the baselines' rings and contexts are those of a screen
         self._ahead = Ahead(self, self._ranking)
 
     @contextlib.contextmanager
@@ -163,7 +163,9 @@ class Device:
             return {}
         with contextlib.ExitStack() as stack:
             with self.seat.doorstep():
-                made = {n: stack.enter_context(self.worker(bench, n, source, choices[n])) for n in names}
+                made = {
+                    n: stack.enter_context(self.worker(bench, n, source, choices[n], queues=FEW_QUEUES)) for n in names
+                }
             stack.pop_all()
         return made
 
@@ -180,11 +182,15 @@ class Device:
         Raises:
             SeatLost: it was stopped while it waited for room.
         """
-        full = [bench.full(w.name) for w in bench.problem.workloads]
-        room = judges_share(full, len(bench.problem.baselines), memory, screen=screen) if self.roomy(bench) else 1.0
-        return self.households.of(
-            _key(bench), room, partial(self._leave, bench), yields=yields, go_on=bench.go_on
-        )  # fmt: skip
+        room = self._judges_weight(bench, memory, screen=screen)
+        return self.households.of(_key(bench), room, partial(self._leave, bench), yields=yields, go_on=bench.go_on)
+
+    def _judges_weight(self, bench: Bench, memory: int, *, screen: bool) -> float:
+        if not self.roomy(bench):
+            return 1.0
+        names = [w.name for w in bench.problem.workloads]
+        arms = max(len(self.arms(bench, name)) if screen else len(bench.problem.baselines) for name in names)
+        return judges_share(map(bench.full, names), arms, memory, screen=screen)
 
     def _leave(self, bench: Bench) -> None:
         self.free()
@@ -200,14 +206,34 @@ class Device:
         """Makes ready what the candidates of a problem will need here; see `Ahead.prepare`."""
         return self._ahead.prepare(bench, memory, cases)
 
+    def arms(self, bench: Bench, workload: str) -> Sequence[str]:
+        """Baselines beside which candidates are timed: in a screen the one that was the fastest at first sight."""
+        known = self.pilots.get((bench.problem.key, workload, "cold"))
+        return [min(known, key=known.__getitem__)] if known and self._short else bench.problem.baselines
+
+    def unseen(self, bench: Bench) -> list[str]:
+        """Workloads at whose baselines nobody has looked yet."""
+        names = [workload.name for workload in bench.problem.workloads]
+        return [name for name in names if (bench.problem.key, name, "cold") not in self.pilots]
+
+    def settle(self, bench: Bench, memory: int) -> None:
+        """Ends the baselines beside which nobody will be timed, so that others have their room."""
+        for workload in bench.problem.workloads:
+            for arm in set(bench.problem.baselines) - set(self.arms(bench, workload.name)):
+                with self.lock:
+                    judge = self._baselines.pop((bench.problem.key, workload.name, arm), None)
+                if judge is not None:
+                    self._warmed.pop(judge, None)
+                    judge.end()
+        self.households.lighter(_key(bench), self._judges_weight(bench, memory, screen=self._short))
+
     def first_looks(self, bench: Bench, seeds: Seeds) -> None:
         """Looks at the times of warm baselines where nobody has done so; nobody else may be on the device.
 
         Args:
             seeds: of inputs on which nothing is judged.
         """
-        keys = [(bench.problem.key, w.name, "cold") for w in bench.problem.workloads]
-        for key in (k for k in keys if k not in self.pilots):
+        for key in [(bench.problem.key, name, "cold") for name in self.unseen(bench)]:
             judges = {arm: self._baselines[key[0], key[1], arm] for arm in bench.problem.baselines}
             slots = int(self._common(judges.values())["slots"])
             turns = turns_of(seeds, f"first/{key[1]}", slots, seeds.seed("baseline") >> 1)
@@ -227,13 +253,19 @@ class Device:
             return known is not None and known in self._warmed
 
         names = [w.name for w in bench.problem.workloads] if self.roomy(bench) else []
-        return [w for w in names if not all(warm(w, arm) for arm in bench.problem.baselines)]
+        return [w for w in names if not all(warm(w, arm) for arm in self.arms(bench, w))]
 
     def _weight(self, bench: Bench, memory: int) -> float:
         """The share of the memory for candidates that one of them takes at most."""
         if not self.roomy(bench):
             return 1.0
-        return screen_share((bench.full(w.name) for w in bench.problem.workloads), memory)
+        sizes = ((bench.full(w.name), self._calls(bench, w.name)) for w in bench.problem.workloads)
+        return screen_share(sizes, memory)
+
+    def _calls(self, bench: Bench, workload: str) -> int:
+        """Timed calls of a short burst of a screen; 0 before anybody has looked at the baselines."""
+        known = self.pilots.get((bench.problem.key, workload, "cold"))
+        return calls_per_burst(min(known.values()), short=True) if known else 0
 
     def correct(
         self,
@@ -266,7 +298,8 @@ class Device:
         ordered = sorted(cases, key=rank.__getitem__)
         for workload in bench.problem.workloads:
             choice, full = choices[workload.name], bench.full(workload.name)
-            trial = Trial(source, choice, full, self.torch_name, self.answers, self.bounds)
+            queues = FEW_QUEUES if visit is not None else 0
+            trial = Trial(source, choice, full, self.torch_name, self.answers, self.bounds, queues)
             self._make_room(trial.description)
             roomy = visit is not None and footprint(trial.description) <= ROOMY_BYTES
             keep = partial(visit.workers.__setitem__, workload.name) if visit is not None and roomy else None
@@ -294,14 +327,19 @@ class Device:
         for known in (self._baselines, self._warmed, self._holds):
             known.clear()
 
-    def worker(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Conversation:
+    def worker(
+        self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice], *, queues: int = 0
+    ) -> Conversation:
         """A fresh process that holds the candidate at full size.
+
+        Args:
+            queues: of its context; see `protocol.Opened`.
 
         Raises:
             Failed: it cannot be loaded.
         """
         worker = bench.roles["worker"].open(self.bounds.on_device, bench.scratch(source))
-        opened = bench.opened(bench.full(workload), self.torch_name, candidate=source, choice=choice)
+        opened = bench.opened(bench.full(workload), self.torch_name, candidate=source, choice=choice, queues=queues)
         try:
             body = {"opened": codec.to_data(opened), "answers": dict(self.answers)}
             candidate_asks(worker, "load", body, seconds=self.bounds.load_seconds)
@@ -381,7 +419,8 @@ class Device:
             Failed: a timed call was wrong, or its time cannot be true.
         """
         seeds = seeds or Seeds()
-        trial = Trial(source, choice, bench.full(workload), self.torch_name, self.answers, self.bounds)
+        queues = FEW_QUEUES if lane.name == "screen" else 0
+        trial = Trial(source, choice, bench.full(workload), self.torch_name, self.answers, self.bounds, queues)
         runs: list[Measured] = []
         for number in range(lane.processes):
             if number or self._short != (lane.name == "screen"):
@@ -400,7 +439,8 @@ class Device:
         key = (bench.problem.key, workload, arm)
         if key not in self._baselines or self._baselines[key].role.gone:
             judge = bench.roles["judge"].open()
-            opened = codec.to_data(bench.opened(bench.full(workload), self.torch_name))
+            queues = FEW_QUEUES if self._short else 0
+            opened = codec.to_data(bench.opened(bench.full(workload), self.torch_name, queues=queues))
             state = {"seed": self._ranking.seed("baseline") >> 1, "distribution": "declared"}
             bench.judged(judge, "baseline", {"opened": opened, "arm": arm, **state})
             self._baselines[key] = judge
@@ -417,7 +457,7 @@ class Device:
             body: of the question `warm`.
         """
         with self.lock:
-            judges = {arm: self.baseline(bench, workload, arm) for arm in bench.problem.baselines}
+            judges = {arm: self.baseline(bench, workload, arm) for arm in self.arms(bench, workload)}
             for judge in judges.values():
                 if time.monotonic() - self._warmed.get(judge, (-math.inf, {}))[0] > _STAYS_WARM:
                     facts = bench.judged(judge, "warm", body).body

@@ -196,7 +196,9 @@ class PlanPlace:
         """As the device does."""
         self._place.hold(bench, judge, body)
 
-    def worker(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Conversation:
+    def worker(
+        self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice], *, queues: int = 0
+    ) -> Conversation:
         """A fresh process that carries out this workload's plan; see `open`."""
         return self.open(workload)
 

@@ -21,7 +21,7 @@ from kernelevolve.evaluate.consistency import Consistency, consistency, sharpen
 from kernelevolve.evaluate.correct import Failed, Trial, candidate_asks
 from kernelevolve.evaluate.floor import compulsory
 from kernelevolve.evaluate.roles import Conversation
-from kernelevolve.evaluate.room import SCREEN_SLOTS
+from kernelevolve.evaluate.room import screen_slots
 from kernelevolve.evaluate.seat import Stay, Undisturbed
 from kernelevolve.evaluate.secrets import Seeds
 from kernelevolve.evaluate.stalls import Queue, Stalls
@@ -71,7 +71,9 @@ class Place(Protocol):
 
     def hold(self, bench: Bench, judge: Conversation, body: Mapping[str, Any]) -> None: ...
 
-    def worker(self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice]) -> Conversation: ...
+    def worker(
+        self, bench: Bench, workload: str, source: str, choice: Mapping[str, Choice], *, queues: int = 0
+    ) -> Conversation: ...
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ class Session:
         try:
             self.visit.give_way()
             if worker is None:
-                worker = self.place.worker(self.bench, self.workload, trial.source, trial.choice)
+                worker = self.place.worker(
+                    self.bench, self.workload, trial.source, trial.choice, queues=trial.queues
+                )
             judges, facts = self.place.warm_baselines(self.bench, self.workload, self._warm_body(self._seed("warm")))
             modes = (m for m in self.lane.modes if m != graphs.MODE or self._captured(worker, judges))
             timed = tuple(self._mode(mode, worker, judges, facts) for mode in modes)
@@ -200,7 +204,7 @@ class Session:
         seconds = WARM_SECONDS[self.place.torch_name.partition(":")[0]]
         if self.screen:  # the device is at work already
             seconds *= SCREEN_WARM
-        most = SCREEN_SLOTS if self.screen else 0
+        most = screen_slots(self.trial.description) if self.screen else 0
         return {**rules, "seconds": seconds, "slots": slots, "most": most, "hold": hold}
 
     def _seed(self, label: str) -> int:

@@ -68,8 +68,9 @@ class Talk:
 
     def load(self) -> None:
         """Has the candidate imported and constructed."""
+        trial = self.trial
         opened = self.bench.opened(
-            self.trial.description, self.trial.device, candidate=self.trial.source, choice=self.trial.choice
+            trial.description, trial.device, candidate=trial.source, choice=trial.choice, queues=trial.queues
         )
         body = {"opened": codec.to_data(opened), "answers": dict(self.trial.answers)}
         self.ask("load", body, seconds=self.trial.bounds.load_seconds)

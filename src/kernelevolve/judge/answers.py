@@ -45,6 +45,7 @@ from kernelevolve.problem import Problem, workload_source
 from kernelevolve.protocol import Case, Description, Opened, Variant
 from kernelevolve.tensors import describe, hidden, scale
 from kernelevolve.tensors.clock import replaced
+from kernelevolve.tensors.queues import limit_queues
 from kernelevolve.wire import Channel, Message
 
 State = dict[str, Any]
@@ -136,7 +137,9 @@ def _hidden(state: State, message: Message) -> Answered:
 
 
 def _oracle(state: State, message: Message) -> Answered:
-    state["reference"] = Reference(codec.from_data(Opened, message.body.get("opened", message.body)))
+    opened = codec.from_data(Opened, message.body.get("opened", message.body))
+    limit_queues(opened.queues)
+    state["reference"] = Reference(opened)
     return "ready", {}
 
 
@@ -164,11 +167,10 @@ def _admit(state: State, message: Message) -> Answered:
 
 def _baseline(state: State, message: Message) -> Answered:
     body = message.body
+    opened = codec.from_data(Opened, body["opened"])
+    limit_queues(opened.queues)
     state["baseline"] = Baseline(
-        codec.from_data(Opened, body["opened"]),
-        str(body["arm"]),
-        int(body.get("seed", 0)),
-        str(body.get("distribution", "D1")),
+        opened, str(body["arm"]), int(body.get("seed", 0)), str(body.get("distribution", "D1"))
     )
     return "ready", {}
 

@@ -19,6 +19,7 @@ from kernelevolve.hardware import HardwareFigures, Target
 from kernelevolve.protocol import Case, Opened, Placement
 from kernelevolve.seal.limits import Limits
 from kernelevolve.tensors import load, outputs
+from kernelevolve.tensors.queues import limit_queues
 from kernelevolve.wire import Attachment, Channel, Message, memory_bytes
 from kernelevolve.worker import ipc, pack, plan, sanitized, structure, timed
 from kernelevolve.worker.build import build
@@ -140,6 +141,7 @@ def _load(state: State, message: Message, channel: Channel) -> None:
     silence_autotune()
     answers = message.body["answers"]
     on_cpu = opened.device == "cpu"
+    limit_queues(opened.queues)
     bound_memory(opened.device)
     state["runner"] = Runner(opened, lambda: interpreting(device_answers=answers) if on_cpu else nullcontext())
     channel.send("loaded", {"device": _device_facts(opened.device)})
