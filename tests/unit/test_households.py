@@ -88,6 +88,22 @@ def test_a_problem_that_was_left_stays_until_its_room_is_needed() -> None:
     assert floor.ended == {"a": 1}
 
 
+def test_who_needs_less_than_at_first_makes_room_for_another_while_he_is_there() -> None:
+    homes, floor = Households(idle=60.0), Floor({"a": 0.7, "b": 0.6})
+    with homes.of("a", 0.7, lambda: floor.leave("a")):
+        other = job(homes, floor, "b", 0.0)
+        other.start()
+        other.join(0.3)
+        assert other.is_alive(), "there is no room for both"
+        homes.lighter("nobody", 0.1)
+        homes.lighter("a", 0.9)
+        other.join(0.3)
+        assert other.is_alive(), "nobody becomes heavier or lighter than he said"
+        homes.lighter("a", 0.3)
+        other.join(PATIENCE)
+        assert not other.is_alive() and not floor.ended
+
+
 def test_a_small_one_passes_by_for_a_while_and_further_candidates_wait_in_the_end() -> None:
     homes, floor = Households(idle=0.0, fair=1.0), Floor({"a": 0.6, "large": 0.9, "small": 0.2})
     order: list[str] = []

@@ -222,8 +222,9 @@ class Device:
             for arm in set(bench.problem.baselines) - set(self.arms(bench, workload.name)):
                 with self.lock:
                     judge = self._baselines.pop((bench.problem.key, workload.name, arm), None)
+                    for known in (self._warmed, self._holds):
+                        known.pop(judge, None)  # type: ignore[arg-type]
                 if judge is not None:
-                    self._warmed.pop(judge, None)
                     judge.end()
         self.households.lighter(_key(bench), self._judges_weight(bench, memory, screen=self._short))
 
