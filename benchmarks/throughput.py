@@ -7,7 +7,8 @@ others: whether a verdict is right (`kernelevolve selftest`).
 The candidates are the built-in engineer's plans and knob choices, one choice each; one of ten is wrong and one does not
 compile. KernelBench's side is `eval_kernel_against_ref` as its `eval_from_generations.py` calls it: 5 correctness and
 100 timing trials, a fresh process for each candidate. It takes the first `--theirs` candidates, two per problem, and
-imports its package with stand-ins for the modules that only write prompts (litellm, openai, ...).
+imports its package with stand-ins for the modules that only write prompts (litellm, openai, ...). A process for each is
+dear where torch's bytecode is not on disk: the record says whether it is, and `python -m compileall` mends it.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import asyncio
 import contextlib
 import datetime
 import importlib.machinery
+import importlib.util
 import io
 import itertools
 import json
@@ -206,6 +208,13 @@ def evaluate_theirs(
 # ---------------------------------------------------------------------------------------------------- main
 
 
+def bytecode() -> str:
+    """Whether a fresh process finds torch compiled, or compiles its sources again."""
+    found = importlib.util.find_spec("torch")
+    cached = found and found.origin and importlib.util.cache_from_source(found.origin)
+    return "on disk" if cached and Path(cached).exists() else "none: each process compiles the sources of its libraries"
+
+
 class Busy(threading.Thread):
     """Samples the share of time in which the device ran a kernel, as `nvidia-smi` reports it, ten times a second."""
 
@@ -259,6 +268,7 @@ def main() -> None:
     subprocess.run(
         [sys.executable, "-c", "import torch._inductor.compile_fx, triton; torch.cuda.is_available()"], check=True
     )
+    record["bytecode"] = bytecode()
     for side, work in (
         (
             "ours",
